@@ -1,0 +1,48 @@
+# `make` leaves the program at ./moec. One output folder per flavour: `make`, `make SAN=address,undefined check`
+# never need a clean. The Makefile names no source file: it lists folders.
+CC     ?= gcc
+WERROR ?= -Werror
+MPICC  ?= mpicc
+comma  := ,
+OUT    := build/cpu$(if $(SAN),-$(subst $(comma),-,$(SAN)))
+MPIINC := $(shell $(MPICC) --showme:compile 2>/dev/null || $(MPICC) -compile_info 2>/dev/null | tr ' ' '\n' | grep '^-I')
+MPILIB := $(shell $(MPICC) --showme:link 2>/dev/null || $(MPICC) -link_info 2>/dev/null | tr ' ' '\n' | grep '^-[LlW]')
+# Built for the machine it is built on; MARCH= gives a binary for any x86-64 (slower).
+MARCH  ?= -march=native
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+CFLAGS := -std=c17 -D_GNU_SOURCE -O3 -g -MMD -MP -I. -Isrc -I$(OUT) -fvisibility=hidden -fno-math-errno -pthread \
+          -ffp-contract=off $(MARCH) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all) \
+          -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla $(WERROR)
+LDLIBS := -lopenblas -ljansson -lpcre2-8 -lzstd -lz -lm -lpthread $(MPILIB)
+SRC    := $(sort $(wildcard src/*/*.c))
+OBJ    := $(SRC:%=$(OUT)/%.o)
+LIBOBJ := $(filter-out $(OUT)/src/cmd/main.c.o,$(OBJ))
+REFOBJ := $(patsubst %,$(OUT)/%.o,$(sort $(wildcard tests/ref/*.c)))
+TESTS  := $(patsubst tests/%.c,$(OUT)/tests/%,$(sort $(wildcard tests/*_test.c)))
+
+moec: $(OUT)/moec
+	@cp $< $@.new && mv $@.new $@
+$(OUT)/moec: $(OBJ)
+	$(CC) $(CFLAGS) $^ $(LDLIBS) -o $@
+# The registry is the listing of src/ops.
+$(OUT)/ops.def: FORCE
+	@mkdir -p $(@D); printf 'OP(%s)\n' $(basename $(notdir $(sort $(wildcard src/ops/*.c)))) >$@.new
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+$(OUT)/version.h: FORCE
+	@mkdir -p $(@D); echo '#define MOEC_COMMIT "$(VERSION)"' >$@.new
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+$(OUT)/src/device/comm_mpi.c.o: CFLAGS += $(MPIINC) -Wno-conversion
+$(OUT)/%.c.o: %.c | $(OUT)/ops.def $(OUT)/version.h
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -c $< -o $@
+$(OUT)/tests/%_test: $(OUT)/tests/%_test.c.o $(OUT)/tests/test_main.c.o $(REFOBJ) $(LIBOBJ)
+	$(CC) $(CFLAGS) $^ $(LDLIBS) -o $@
+tests: $(TESTS)
+check: $(OUT)/moec tests
+	@OUT=$(OUT) tools/run-tests.sh
+clean:
+	rm -rf build moec
+FORCE:
+.PHONY: tests check clean FORCE
+.SECONDARY:
+-include $(shell test -d $(OUT) && find $(OUT) -name '*.d')

@@ -1,0 +1,9 @@
+/* pool.h - threads of one rank. A task list is cut by the caller, never by the number of threads, so
+ * results do not depend on it. pool_run returns when all tasks are done; tasks must not call pool_run. */
+#pragma once
+#include <stdint.h>
+void pool_start(int n_threads); /* including the caller; again with another number restarts it */
+int pool_threads(void);
+int pool_cores(void); /* cores this process may use */
+typedef void pool_task(void *context, int64_t task);
+void pool_run(int64_t n_tasks, pool_task *f, void *context); /* no allocation */

@@ -1,0 +1,68 @@
+/* ckpt.h - checkpoints. A checkpoint is a Hugging Face directory (config.json, model-*.safetensors + index,
+ * tokenizer files) with, beside it, optimizer-RRRRR-of-NNNNN.safetensors (F32 "TENSOR.exp_avg",
+ * "TENSOR.exp_avg_sq", "TENSOR.master" where the stored weight is not F32), train_state.json (position and
+ * fingerprints) and checkpoint.json, the manifest: version, every file with bytes and XXH3, written last.
+ * Nothing here communicates: every rank writes its own files, the caller puts barriers between the calls. */
+#pragma once
+#include "base/arena.h"
+#include "base/err.h"
+#include "graph/param.h"
+#include <stdint.h>
+struct ckpt_range { /* elements [begin, end) of parameter `param` */
+    int param;
+    int64_t begin, end;
+};
+struct ckpt_holding { /* what one rank holds; ascending */
+    int n_weights, n_states;
+    struct ckpt_range *weights; /* replicas on several ranks are normal */
+    struct ckpt_range *states;  /* over all ranks: disjoint, covering every parameter */
+};
+struct ckpt_job { /* the same on all ranks, except `weight`, `exp_avg`, `exp_avg_sq` */
+    const char *directory;      /* final name, .../step-00000010; the temporary one is derived from it */
+    const struct param_list *params;
+    int n_ranks;
+    const struct ckpt_holding *holding; /* of every rank */
+    const enum dtype *stored; /* dtype in the files, by parameter; the source's, or config.json's torch_dtype */
+    const char *model_dir;      /* config.json and tokenizer files are copied from here as bytes */
+    const char *train_state;    /* JSON text */
+    int64_t max_shard_bytes;
+    /* rank's own data: weight[i] belongs to holding[rank].weights[i], the others to .states[i]; host floats */
+    const float *const *weight, *const *exp_avg, *const *exp_avg_sq;
+    const float *const *state_weight; /* master of the same ranges as .states */
+};
+/* 1. rank 0: removes leftovers, makes the temporary directory. 2. all: ckpt_write. 3. rank 0: ckpt_publish
+ * (index, manifest, fsync, rename, then "last" in the parent moved to it, then all but keep_last removed;
+ * keep_last 0 keeps all; a checkpoint that another file names is never removed half). */
+bool ckpt_begin(const struct ckpt_job *job, struct err *e);
+bool ckpt_write(const struct ckpt_job *job, int rank, struct err *e);
+bool ckpt_publish(const struct ckpt_job *job, int keep_last, struct err *e);
+
+/* Reading a model directory: any Hugging Face directory with safetensors (index or single file), a
+ * checkpoint, or config.json alone (then n_tensors = 0). Unknown, missing, overlapping or mis-shaped tensors
+ * are errors that name them. */
+struct ckpt;
+struct ckpt *ckpt_open(struct arena *a, const char *dir, struct err *e); /* NULL on error */
+void ckpt_close(struct ckpt *c);
+int64_t ckpt_n_tensors(const struct ckpt *c);
+const char *ckpt_train_state(const struct ckpt *c); /* NULL when it is not a checkpoint */
+/* Every piece of every parameter is there with its shape and nothing else is (except rotary inv_freq buffers). */
+bool ckpt_match(const struct ckpt *c, const struct param_list *params, struct err *e);
+enum dtype ckpt_stored(const struct ckpt *c, const struct param *p); /* dtype of its first piece */
+/* Elements [begin, end) of a parameter as float; a non-finite value is an error that names tensor and index. */
+bool ckpt_read_weight(const struct ckpt *c, const struct param *p, int64_t begin, int64_t end, float *out, struct err *e);
+/* Optimizer state of the same range; exact float32 weight into `weight`. From any number of ranks. */
+/* exp_avg and exp_avg_sq may be NULL. */
+bool ckpt_read_state(const struct ckpt *c, const struct param *p, int64_t begin, int64_t end, float *weight,
+                     float *exp_avg, float *exp_avg_sq, struct err *e);
+/* Manifest, sizes, checksums of all files, headers, finite values; one line per problem through `report`. */
+bool ckpt_verify(const char *dir, void (*report)(const char *line), struct err *e);
+
+/* Directory named by --model_id: a directory, or org/name in the Hugging Face cache (HF_HUB_CACHE, HF_HOME,
+ * ~/.cache/huggingface/hub; refs/main, snapshots). Never downloads; the error says how to get it. NULL on error. */
+char *ckpt_find_model(struct arena *a, const char *model_id, struct err *e);
+/* --ckpt_dir given by people: a checkpoint, a run directory, its checkpoints/ folder, or "last". NULL on error. */
+char *ckpt_find(struct arena *a, const char *dir, struct err *e);
+/* One consolidated file set with optimizer state (same format, ranks = 1); clean Hugging Face directory.
+ * dtype < 0 keeps the stored dtypes. Memory is bounded by one tensor. */
+bool ckpt_merge(const char *from, const char *to, int64_t max_shard_bytes, struct err *e);
+bool ckpt_export(const char *from, const char *to, int dtype, int64_t max_shard_bytes, struct err *e);

@@ -1,0 +1,50 @@
+/* config.h - the options of one command, from defaults, then a config file, then flags. The table of all
+ * options is config.def; `-` and `_` in names are the same. Errors are one line with err.code EXIT_USAGE. */
+#pragma once
+#include "base/arena.h"
+#include "base/err.h"
+#include "base/str.h"
+#include <stdint.h>
+/* The words of CHOICE options, in the order of config.def. */
+enum { INIT_AUTO, INIT_RANDOM, INIT_PRETRAINED };
+enum { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
+enum { RUN_MODE_RUN, RUN_MODE_COMPILE };
+enum { ZERO_AUTO, ZERO_OFF, ZERO_ON };
+enum { LR_CONSTANT, LR_COSINE, LR_LINEAR };
+enum { DTYPE_KEEP, DTYPE_FLOAT32, DTYPE_BFLOAT16, DTYPE_FLOAT16 };
+
+#define FIELD_TEXT(name)   const char *name; /* NULL = none */
+#define FIELD_INT(name)    int64_t name;
+#define FIELD_REAL(name)   double name;
+#define FIELD_BOOL(name)   bool name;
+#define FIELD_PAIR(name)   double name[2];
+#define FIELD_BYTES(name)  int64_t name;
+#define FIELD_CHOICE(name) int name;
+enum {
+    N_OPTIONS = 0
+#define GROUP(...)      +1
+#define OPTION(...)     +1
+#define OPTION_FOR(...) +1
+#include "config/config.def"
+};
+struct config {
+#define OPTION(kind, name, ...) FIELD_##kind(name)
+#include "config/config.def"
+    const char *command;
+    bool given[N_OPTIONS]; /* by row of the table: set by a flag or by a config file */
+};
+/* command: "train", "tokenizer train", ...; argv: what follows it. Texts live in the arena or in argv. With
+ * --help (or -h) only out->help is sure. Required options are checked. */
+bool config_parse(struct arena *a, const char *command, int argc, char **argv, struct config *out, struct err *e);
+bool config_given(const struct config *c, const char *name); /* by flag or config file */
+
+int config_n_commands(void);
+const char *config_command(int i);          /* name */
+bool config_is_command(const char *command); /* "tokenizer train" is one, "tokenizer" is not */
+const char *config_nearest_command(const char *word); /* NULL when none is near */
+
+void config_overview(struct str *s);                   /* `moec help`: the commands */
+void config_help(struct str *s, const char *command);  /* usage, options in groups, defaults, units */
+void config_print(struct str *s, const struct config *c); /* a line per option; * = not the default */
+void config_json(struct str *s, const struct config *c);  /* one object; --config reads it back */
+void config_doc(struct str *s);                        /* doc/options.md */

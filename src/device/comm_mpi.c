@@ -1,0 +1,210 @@
+/* comm_mpi.c - comm.h on MPI; the only file that includes mpi.h. */
+#include "device/comm.h"
+#include "base/err.h"
+#include <limits.h>
+#include <mpi.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_RANKS = 4096, MAX_TYPES = 16 };
+struct comm_group {
+    MPI_Comm comm;
+    int n;
+};
+static bool active;
+static int rank, n_ranks = 1, n_local = 1;
+static struct {
+    int64_t elements;
+    MPI_Datatype type;
+} types[MAX_TYPES];
+static int n_types, counts[4][MAX_RANKS];
+
+static void check(int result, const char *call)
+{
+    char text[MPI_MAX_ERROR_STRING];
+    int length = 0;
+    if (result == MPI_SUCCESS)
+        return;
+    MPI_Error_string(result, text, &length);
+    die("%s: %.*s", call, length, text);
+}
+#define OK(call) check((call), #call)
+
+static void stop_all(int code)
+{
+    if (active)
+        MPI_Abort(MPI_COMM_WORLD, code);
+}
+
+/* Any launcher we know? Without one, MPI is not started: a single rank needs none. */
+static bool launched(void)
+{
+    static const char *const names[] = { "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "PMI_RANK", "MPI_LOCALNRANKS" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (getenv(names[i]))
+            return true;
+    return false;
+}
+
+void comm_start(void)
+{
+    if (!launched())
+        return;
+    int provided;
+    OK(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided));
+    active = true;
+    OK(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
+    OK(MPI_Comm_rank(MPI_COMM_WORLD, &rank));
+    OK(MPI_Comm_size(MPI_COMM_WORLD, &n_ranks));
+    err_on_rank(rank, n_ranks, stop_all);
+    if (n_ranks > MAX_RANKS)
+        die("%d ranks; at most %d are supported", n_ranks, MAX_RANKS);
+    MPI_Comm node;
+    OK(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node));
+    OK(MPI_Comm_size(node, &n_local));
+    OK(MPI_Comm_free(&node));
+}
+
+void comm_stop(void)
+{
+    if (!active)
+        return;
+    for (int i = 0; i < n_types; i++)
+        MPI_Type_free(&types[i].type);
+    MPI_Finalize();
+    active = false;
+}
+
+int comm_rank(void)
+{
+    return rank;
+}
+
+int comm_ranks(void)
+{
+    return n_ranks;
+}
+
+int comm_local_ranks(void)
+{
+    return n_local;
+}
+
+const char *comm_name(void)
+{
+    static char text[MPI_MAX_LIBRARY_VERSION_STRING];
+    int length = 0;
+    if (!active)
+        return "none (one rank)";
+    MPI_Get_library_version(text, &length);
+    text[strcspn(text, ",\n")] = 0;
+    return text;
+}
+
+struct comm_group *comm_split(struct arena *a, int color)
+{
+    if (!active)
+        return NULL;
+    struct comm_group *g = ARENA_NEW(a, struct comm_group, 1);
+    OK(MPI_Comm_split(MPI_COMM_WORLD, color, rank, &g->comm));
+    OK(MPI_Comm_set_errhandler(g->comm, MPI_ERRORS_RETURN));
+    OK(MPI_Comm_size(g->comm, &g->n));
+    OK(MPI_Barrier(g->comm));
+    return g->n > 1 ? g : NULL;
+}
+
+void comm_barrier(void)
+{
+    if (active)
+        OK(MPI_Barrier(MPI_COMM_WORLD));
+}
+
+void comm_broadcast(void *data, size_t bytes)
+{
+    for (size_t at = 0; active && at < bytes; at += 1u << 30) {
+        const size_t left = bytes - at;
+        OK(MPI_Bcast((char *)data + at, (int)(left < 1u << 30 ? left : 1u << 30), MPI_BYTE, 0, MPI_COMM_WORLD));
+    }
+}
+
+bool comm_agree(uint64_t hash)
+{
+    uint64_t low = hash, high = hash;
+    if (active) {
+        OK(MPI_Allreduce(MPI_IN_PLACE, &low, 1, MPI_UINT64_T, MPI_MIN, MPI_COMM_WORLD));
+        OK(MPI_Allreduce(MPI_IN_PLACE, &high, 1, MPI_UINT64_T, MPI_MAX, MPI_COMM_WORLD));
+    }
+    return low == high;
+}
+
+void comm_gather_in_place(const struct comm_group *g, void *all, size_t bytes)
+{
+    CHECK(bytes <= INT_MAX, "%zu bytes from each member", bytes);
+    if (g)
+        OK(MPI_Allgather(MPI_IN_PLACE, 0, MPI_BYTE, all, (int)bytes, MPI_BYTE, g->comm));
+}
+
+void comm_sum_doubles(double *x, int64_t n)
+{
+    CHECK(n <= INT_MAX, "%lld doubles", (long long)n);
+    if (active)
+        OK(MPI_Allreduce(MPI_IN_PLACE, x, (int)n, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD));
+}
+
+void comm_sum_integers(int64_t *x, int64_t n)
+{
+    CHECK(n <= INT_MAX, "%lld integers", (long long)n);
+    if (active)
+        OK(MPI_Allreduce(MPI_IN_PLACE, x, (int)n, MPI_INT64_T, MPI_SUM, MPI_COMM_WORLD));
+}
+
+double comm_max(double x)
+{
+    if (active)
+        OK(MPI_Allreduce(MPI_IN_PLACE, &x, 1, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD));
+    return x;
+}
+
+/* One datatype per row width, kept: rows are counted in int, elements may be more than 2^31. */
+static MPI_Datatype row_type(int64_t elements)
+{
+    for (int i = 0; i < n_types; i++)
+        if (types[i].elements == elements)
+            return types[i].type;
+    CHECK(n_types < MAX_TYPES && elements <= INT_MAX, "row of %lld elements", (long long)elements);
+    types[n_types].elements = elements;
+    OK(MPI_Type_contiguous((int)elements, MPI_FLOAT, &types[n_types].type));
+    OK(MPI_Type_commit(&types[n_types].type));
+    return types[n_types++].type;
+}
+
+static int to_int(int64_t x)
+{
+    CHECK(x >= 0 && x <= INT_MAX, "%lld rows in one exchange", (long long)x);
+    return (int)x;
+}
+
+void comm_exchange(const struct comm_group *g, const float *send, float *recv, const struct comm_rows *r, int64_t row_elements)
+{
+    if (!g) {
+        memcpy(recv + r->recv_at[0] * row_elements, send + r->send_at[0] * row_elements,
+               (size_t)(r->send_rows[0] * row_elements) * sizeof(float));
+        return;
+    }
+    for (int i = 0; i < g->n; i++) {
+        counts[0][i] = to_int(r->send_rows[i]);
+        counts[1][i] = to_int(r->send_at[i]);
+        counts[2][i] = to_int(r->recv_rows[i]);
+        counts[3][i] = to_int(r->recv_at[i]);
+    }
+    const MPI_Datatype t = row_type(row_elements);
+    OK(MPI_Alltoallv(send, counts[0], counts[1], t, recv, counts[2], counts[3], t, g->comm));
+}
+
+void comm_gather_ranges(const struct comm_group *g, float *x, const int64_t *begin, const int64_t *end)
+{
+    const int64_t block = 1 << 26;
+    for (int i = 0; g && i < g->n; i++)
+        for (int64_t at = begin[i]; at < end[i]; at += block)
+            OK(MPI_Bcast(x + at, (int)(end[i] - at < block ? end[i] - at : block), MPI_FLOAT, i, g->comm));
+}

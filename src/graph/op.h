@@ -1,0 +1,49 @@
+/* op.h - an operator, declared once. src/ops/NAME.c defines `const struct op op_NAME`; shape inference,
+ * planner, memory plan, tests, bench and docs read that record and nothing else.
+ *   anno   "x: n h^, w: h^ -> y: n h^, r: n @f32"; the letters are the glossary in DESIGN.md
+ *            d     may be split, and every argument that has d is split with it
+ *            d+    may be split; the outputs that lack it are then partial sums (a collective adds them)
+ *            d^    stays whole. Partial gradients (w lacks n, so dw is one) are derived, not declared
+ *            n     the letter n stands for all leading dimensions that the rest does not name: [B S D]
+ *                  matches "n d" with n = B*S; splitting n splits the first of them
+ *            (a h) one dimension of length a*h; a is split, h comes from another argument or from the
+ *                  attribute of the same name
+ *            r(e)  rows sorted by e: r is a capacity, an argument "end: e s @i32" in device memory says
+ *                  where each segment ends; splitting e takes its rows along
+ *            1     one element.  @i32 @f32 @f64: dtype; without it, the model's float of the device
+ *   saved  arguments that backward reads: they stay alive until then, or are recomputed
+ *   cost   of one call on *local* sizes, [0] forward, [1] backward: flops, and bytes of memory traffic
+ *   work   bytes of c->work that one call needs, [0] forward, [1] backward; NULL = none
+ *   fwd    by backend; NULL = not there, and the planner will not place it there. Asynchronous on
+ *          c->stream. Cannot fail on input: graph_check() ran before.
+ *   bwd    reads saved arguments and grad[] of float outputs, writes grad[] of float inputs; a NULL grad of
+ *          an input is not wanted, a NULL grad of an output is zero. Bit i of c->add: add to grad[i]
+ *          instead of writing it.
+ *   fill   for tests, bench and profile: writes valid values into the i32 inputs (and constants) of a call
+ *          whose dim, attr and arg are set; NULL when any float input does. */
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+enum backend { CPU, CUDA, BACKENDS };
+enum { OP_ARGS = 12, OP_DIMS = 10, OP_ATTRS = 8 };
+struct call {
+    void *arg[OP_ARGS], *grad[OP_ARGS]; /* order of anno; dense, row-major, not aliased */
+    uint32_t add;                       /* see bwd */
+    int64_t dim[OP_DIMS];               /* local sizes in elements, order of first appearance in anno */
+    double attr[OP_ATTRS];              /* order of .attrs */
+    void *work;                         /* 64-byte aligned, contents undefined */
+    void *stream;                       /* cudaStream_t; NULL on CPU */
+};
+typedef void kernel(const struct call *c);
+struct op_case {
+    int64_t dim[OP_DIMS];
+    double attr[OP_ATTRS];
+};
+struct op {
+    const char *name, *anno, *attrs, *saved;
+    void (*cost)(const struct call *c, double flops[2], double bytes[2]);
+    void (*work)(const struct call *c, size_t bytes[2]);
+    kernel *fwd[BACKENDS], *bwd[BACKENDS];
+    void (*fill)(const struct call *c, uint64_t seed);
+    const struct op_case *cases; /* sizes for test, bench and profile; a case with dim[0] = 0 ends the list */
+};

@@ -1,0 +1,85 @@
+/* adamw.c - AdamW (arXiv 1711.05101) with the order of operations of torch.optim.AdamW. control holds the
+ * learning rate, the factor for gradients (1 / clipping), 1 - beta1^t and 1 - beta2^t. Outputs may be the
+ * inputs of the same name. */
+#include "base/pool.h"
+#include "graph/op.h"
+#include "ops/fill.h"
+#include "ops/kernel.h"
+#include "ops/vector.h"
+enum { P, M, V, G, CONTROL, P2, M2, V2, X = 0, C };
+enum { A_BETA1, A_BETA2, A_EPS, A_DECAY };
+enum { EACH = 16384 }; /* elements of a task */
+struct rule {
+    float scale, keep1, new1, keep2, new2, eps, shrink, root, step;
+};
+
+static struct rule rule_of(const struct call *c)
+{
+    const float *control = c->arg[CONTROL];
+    const double *attr = c->attr, rate = (double)control[0];
+    return (struct rule){ .scale = control[1],
+                          .keep1 = (float)attr[A_BETA1],
+                          .new1 = (float)(1 - attr[A_BETA1]),
+                          .keep2 = (float)attr[A_BETA2],
+                          .new2 = (float)(1 - attr[A_BETA2]),
+                          .eps = (float)attr[A_EPS],
+                          .shrink = (float)(1 - rate * attr[A_DECAY]),
+                          .root = (float)sqrt((double)control[3]),
+                          .step = (float)(rate / (double)control[2]) };
+}
+
+/* No restrict: an output may be its input. */
+WIDE static void update(const struct call *c, struct rule u, struct span s)
+{
+    const float *p = c->arg[P], *m = c->arg[M], *v = c->arg[V], *g = c->arg[G];
+    float *p2 = c->arg[P2], *m2 = c->arg[M2], *v2 = c->arg[V2];
+    for (int64_t i = s.from; i < s.to; i++) {
+        const float gi = g[i] * u.scale;
+        const float mi = u.keep1 * m[i] + u.new1 * gi, vi = u.keep2 * v[i] + u.new2 * gi * gi;
+        p2[i] = p[i] * u.shrink - u.step * (mi / (sqrtf(vi) / u.root + u.eps));
+        m2[i] = mi;
+        v2[i] = vi;
+    }
+}
+
+static void fwd_part(void *context, int64_t task)
+{
+    const struct call *c = context;
+    update(c, rule_of(c), cut_span(c->dim[X], EACH, task));
+}
+
+static void fwd(const struct call *c)
+{
+    pool_run(cut_parts(c->dim[X], EACH), fwd_part, (void *)c);
+}
+
+static void fill(const struct call *c, uint64_t seed)
+{
+    float *v = c->arg[V], *control = c->arg[CONTROL];
+    for (int64_t i = 0; i < c->dim[X]; i++)
+        v[i] *= v[i]; /* a mean of squares */
+    control[0] = (float)(1e-3 * (1 + rng_uniform(seed, 0, 0)));
+    control[1] = 0.75f;
+    control[2] = (float)(1 - pow(c->attr[A_BETA1], 3));
+    control[3] = (float)(1 - pow(c->attr[A_BETA2], 3));
+}
+
+static void cost(const struct call *c, double flops[2], double bytes[2])
+{
+    flops[0] = 15 * (double)c->dim[X];
+    bytes[0] = 28 * (double)c->dim[X];
+    flops[1] = bytes[1] = 0;
+}
+
+const struct op op_adamw = {
+    .name = "adamw",
+    .anno = "p: x, m: x, v: x, g: x, control: c^ @f32 -> p2: x, m2: x, v2: x",
+    .attrs = "beta1 beta2 eps decay",
+    .cost = cost,
+    .fwd = { [CPU] = fwd },
+    .fill = fill,
+    .cases = (const struct op_case[]){ { { 1, 4 }, { 0.9, 0.95, 1e-8, 0 } },
+                                       { { 77, 4 }, { 0.9, 0.95, 1e-8, 0.1 } },
+                                       { { 40000, 4 }, { 0.9, 0.999, 1e-6, 0.01 } },
+                                       { .dim = { 0 } } },
+};

@@ -1,0 +1,161 @@
+/* expert_up.c - first half of the experts: h = xs w^T with w = [gate rows, up rows], so that a row of h is
+ * [gate | up]; y = silu(gate) up. Rows are sorted by (expert, source), see ops/segment.h. The gradient of w
+ * has the shape [parts][e g f d]: one part for all sources, or one for each. */
+#include "base/pool.h"
+#include "graph/op.h"
+#include "ops/fill.h"
+#include "ops/segment.h"
+#include "ops/vector.h"
+enum { XS, END, W, HID, Y, R = 0, E, D, S, G, F };
+enum { A_TILE, A_PARTS };
+enum { WEIGHT_ROWS = 128 }; /* rows of w whose gradient is one task */
+struct state {
+    const struct call *c;
+    struct segments g;
+    struct rows xs, dh;
+};
+
+static struct segments segments_of(const struct call *c)
+{
+    return (struct segments){ c->arg[END], c->dim[E], c->dim[S], (int64_t)c->attr[A_TILE] };
+}
+
+WIDE static void silu_times(float *restrict y, const float *restrict h, int64_t f)
+{
+    for (int64_t i = 0; i < f; i++)
+        y[i] = h[i] * vector_sigmoid(h[i]) * h[f + i];
+}
+
+static void fwd_panel(void *context, int64_t task)
+{
+    const struct state *s = context;
+    const struct call *c = s->c;
+    const int64_t d = c->dim[D], f = c->dim[F], width = 2 * f;
+    const struct run r = segments_panel(&s->g, task);
+    float *h = c->arg[HID], *y = c->arg[Y];
+    segments_times(&s->g, s->xs, r, TR, width, (const float *)c->arg[W] + r.expert * width * d, 0, h);
+    for (int64_t i = r.from; i < r.to; i++)
+        silu_times(y + i * f, h + i * width, f);
+}
+
+static struct state state_of(const struct call *c)
+{
+    struct state s = { .c = c, .g = segments_of(c) };
+    CHECK(c->dim[G] == 2 && c->dim[R] % s.g.tile == 0, "%lld matrices in w, %lld rows in tiles of %lld",
+          (long long)c->dim[G], (long long)c->dim[R], (long long)s.g.tile);
+    s.xs = (struct rows){ c->arg[XS], c->work, c->dim[D] };
+    return s;
+}
+
+static int64_t tail_elements(const struct call *c)
+{
+    return segments_tail_elements(c->dim[E] * c->dim[S], (int64_t)c->attr[A_TILE], c->dim[D]);
+}
+
+static void fwd(const struct call *c)
+{
+    struct state s = state_of(c);
+    segments_copy_tails(&s.g, s.xs);
+    pool_run(segments_panels(&s.g), fwd_panel, &s);
+}
+
+WIDE static void silu_times_bwd(float *restrict dh, const float *restrict h, const float *restrict dy,
+                                int64_t f)
+{
+    for (int64_t i = 0; i < f; i++) {
+        const float gate = h[i], up = h[f + i], sigma = vector_sigmoid(gate);
+        dh[i] = dy[i] * up * sigma * (1 + gate * (1 - sigma));
+        dh[f + i] = dy[i] * gate * sigma;
+    }
+}
+
+/* dh in c->work, with zero rows as padding, and dxs = dh w. */
+static void bwd_panel(void *context, int64_t task)
+{
+    const struct state *s = context;
+    const struct call *c = s->c;
+    const int64_t d = c->dim[D], f = c->dim[F], width = 2 * f;
+    const struct run r = segments_panel(&s->g, task);
+    const struct run padded = { r.index, r.expert, r.from, round_up(r.to, s->g.tile) };
+    const float *h = c->arg[HID], *dy = c->grad[Y];
+    float *dh = (float *)c->work + tail_elements(c);
+    for (int64_t i = r.from; i < r.to; i++)
+        silu_times_bwd(dh + i * width, h + i * width, dy + i * f, f);
+    memset(dh + r.to * width, 0, (size_t)((padded.to - r.to) * width) * sizeof *dh);
+    if (c->grad[XS])
+        segments_times(&s->g, s->dh, padded, NO, d, (const float *)c->arg[W] + r.expert * width * d,
+                       beta_of(c, XS), c->grad[XS]);
+}
+
+static int64_t weight_panels(const struct call *c)
+{
+    return cut_parts(2 * c->dim[F], WEIGHT_ROWS);
+}
+
+/* One panel of rows of one expert's dw, in one part. */
+static void bwd_weight(void *context, int64_t task)
+{
+    const struct state *s = context;
+    const struct call *c = s->c;
+    const int64_t d = c->dim[D], width = 2 * c->dim[F], panel = task % weight_panels(c);
+    const int64_t matrix = task / weight_panels(c); /* [parts][e] */
+    const struct span columns = cut_span(width, WEIGHT_ROWS, panel);
+    segments_weight_gradient(&s->g, s->dh, s->xs, matrix % c->dim[E], matrix / c->dim[E],
+                             (int64_t)c->attr[A_PARTS], columns, adds(c, W),
+                             (float *)c->grad[W] + (matrix * width + columns.from) * d);
+}
+
+static void bwd(const struct call *c)
+{
+    struct state s = state_of(c);
+    const int64_t parts = (int64_t)c->attr[A_PARTS];
+    const float *dh = (const float *)c->work + tail_elements(c);
+    CHECK(parts == 1 || parts == c->dim[S], "%lld parts of %lld sources", (long long)parts,
+          (long long)c->dim[S]);
+    s.dh = (struct rows){ dh, 0, 2 * c->dim[F] };
+    pool_run(segments_panels(&s.g), bwd_panel, &s);
+    if (!c->grad[W])
+        return;
+    segments_copy_tails(&s.g, s.xs);
+    pool_run(parts * c->dim[E] * weight_panels(c), bwd_weight, &s);
+}
+
+static void work(const struct call *c, size_t bytes[2])
+{
+    bytes[0] = (size_t)tail_elements(c) * sizeof(float);
+    bytes[1] = bytes[0] + (size_t)(c->dim[R] * 2 * c->dim[F]) * sizeof(float);
+}
+
+static void fill(const struct call *c, uint64_t seed)
+{
+    fill_end(c->arg[END], c->dim[E] * c->dim[S], c->dim[R], (int64_t)c->attr[A_TILE], seed);
+}
+
+static void cost(const struct call *c, double flops[2], double bytes[2])
+{
+    const double r = (double)c->dim[R], d = (double)c->dim[D], f = (double)c->dim[F], e = (double)c->dim[E];
+    flops[0] = 4 * r * d * f + 20 * r * f;
+    flops[1] = 8 * r * d * f + 50 * r * f;
+    bytes[0] = 4 * (r * d + 2 * e * f * d + 3 * r * f);
+    bytes[1] = 4 * (2 * r * d + (2 + 2 * c->attr[A_PARTS]) * e * f * d + 5 * r * f);
+}
+
+const struct op op_expert_up = {
+    .name = "expert_up",
+    .anno = "xs: r(e) d^, end: e s^ @i32, w: e g^ f d^ -> h: r(e) g^ f, y: r(e) f",
+    .attrs = "tile parts",
+    .saved = "xs end w h",
+    .cost = cost,
+    .work = work,
+    .fwd = { [CPU] = fwd },
+    .bwd = { [CPU] = bwd },
+    .fill = fill,
+    .cases = (const struct op_case[]){ { { 1, 1, 1, 1, 2, 1 }, { 1, 1 } },
+                                       { { 40, 5, 9, 1, 2, 7 }, { 1, 1 } },
+                                       { { 700, 4, 24, 2, 2, 70 }, { 1, 1 } },
+                                       { { 60, 3, 9, 2, 2, 6 }, { 1, 2 } },
+                                       { { 96, 4, 17, 1, 2, 6 }, { 8, 1 } },
+                                       { { 120, 3, 10, 3, 2, 5 }, { 4, 3 } },
+                                       { { 120, 3, 10, 3, 2, 5 }, { 4, 1 } },
+                                       { .dim = { 0 } } },
+};

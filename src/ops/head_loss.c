@@ -1,0 +1,133 @@
+/* head_loss.c - logits = x w^T in chunks of c rows, nll = lse - logit[label]; a label below 0 is ignored (its
+ * nll and its gradient are 0). When one chunk holds all rows, backward finds the logits of forward and turns
+ * them into their gradient in place; otherwise it makes them again. */
+#include "base/blas.h"
+#include "base/err.h"
+#include "base/pool.h"
+#include "graph/op.h"
+#include "ops/fill.h"
+#include "ops/kernel.h"
+#include "ops/vector.h"
+enum { X, W, LABEL, NLL, LSE, LOGITS, N = 0, D, V, C };
+struct chunk {
+    const struct call *c;
+    struct span rows;
+};
+
+static int64_t rows_per_task(const struct call *c)
+{
+    return cut_rows(c->dim[V] / 2 + 1);
+}
+
+static void make_logits(const struct call *c, struct span rows)
+{
+    const int64_t d = c->dim[D], v = c->dim[V];
+    gemm_panels(NO, TR, rows.to - rows.from, v, d, 1, (const float *)c->arg[X] + rows.from * d, d, c->arg[W],
+                d, 0, c->arg[LOGITS], v);
+}
+
+static void loss_rows(void *context, int64_t task)
+{
+    const struct chunk *k = context;
+    const struct call *c = k->c;
+    const int64_t v = c->dim[V];
+    const struct span s = cut_span(k->rows.to - k->rows.from, rows_per_task(c), task);
+    const int32_t *label = (const int32_t *)c->arg[LABEL] + k->rows.from;
+    float *nll = (float *)c->arg[NLL] + k->rows.from, *lse = (float *)c->arg[LSE] + k->rows.from;
+    for (int64_t t = s.from; t < s.to; t++) {
+        const float *logit = (const float *)c->arg[LOGITS] + t * v, top = vector_max(logit, v);
+        CHECK(label[t] < v, "label %d of %lld", label[t], (long long)v);
+        lse[t] = top + logf(vector_sum_exp(logit, v, top));
+        nll[t] = label[t] < 0 ? 0 : lse[t] - logit[label[t]];
+    }
+}
+
+static void for_rows(const struct call *c, struct span rows, pool_task *f)
+{
+    pool_run(cut_parts(rows.to - rows.from, rows_per_task(c)), f, &(struct chunk){ c, rows });
+}
+
+static void fwd(const struct call *c)
+{
+    for (int64_t i = 0; i < cut_parts(c->dim[N], c->dim[C]); i++) {
+        const struct span rows = cut_span(c->dim[N], c->dim[C], i);
+        make_logits(c, rows);
+        for_rows(c, rows, loss_rows);
+    }
+}
+
+WIDE static void softmax_scaled(float *x, int64_t n, float lse, float scale)
+{
+    for (int64_t i = 0; i < n; i++)
+        x[i] = scale * vector_exp(x[i] - lse);
+}
+
+static void dlogits_rows(void *context, int64_t task)
+{
+    const struct chunk *k = context;
+    const struct call *c = k->c;
+    const int64_t v = c->dim[V];
+    const struct span s = cut_span(k->rows.to - k->rows.from, rows_per_task(c), task);
+    const int32_t *label = (const int32_t *)c->arg[LABEL] + k->rows.from;
+    const float *dnll = (const float *)c->grad[NLL] + k->rows.from;
+    const float *lse = (const float *)c->arg[LSE] + k->rows.from;
+    for (int64_t t = s.from; t < s.to; t++) {
+        float *logit = (float *)c->arg[LOGITS] + t * v;
+        if (label[t] < 0) {
+            memset(logit, 0, (size_t)v * sizeof *logit);
+            continue;
+        }
+        softmax_scaled(logit, v, lse[t], dnll[t]);
+        logit[label[t]] -= dnll[t];
+    }
+}
+
+static void bwd(const struct call *c)
+{
+    const int64_t d = c->dim[D], v = c->dim[V], chunks = cut_parts(c->dim[N], c->dim[C]);
+    for (int64_t i = 0; i < chunks; i++) {
+        const struct span rows = cut_span(c->dim[N], c->dim[C], i);
+        const int64_t n = rows.to - rows.from;
+        const float *x = (const float *)c->arg[X] + rows.from * d, *dlogits = c->arg[LOGITS];
+        if (chunks > 1)
+            make_logits(c, rows);
+        for_rows(c, rows, dlogits_rows);
+        if (c->grad[X])
+            gemm_panels(NO, NO, n, d, v, 1, dlogits, v, c->arg[W], d, beta_of(c, X),
+                        (float *)c->grad[X] + rows.from * d, d);
+        if (c->grad[W])
+            gemm_panels(TR, NO, v, d, n, 1, dlogits, v, x, d, i > 0 ? 1 : beta_of(c, W), c->grad[W], d);
+    }
+}
+
+static void fill(const struct call *c, uint64_t seed)
+{
+    int32_t *label = c->arg[LABEL];
+    for (int64_t t = 0; t < c->dim[N]; t++)
+        label[t] = t % 5 == 3 ? -1 : (int32_t)fill_below(c->dim[V], seed, t);
+}
+
+static void cost(const struct call *c, double flops[2], double bytes[2])
+{
+    const double n = (double)c->dim[N], d = (double)c->dim[D], v = (double)c->dim[V];
+    flops[0] = 2 * n * d * v + 20 * n * v;
+    flops[1] = (c->dim[C] < c->dim[N] ? 6 : 4) * n * d * v + 20 * n * v;
+    bytes[0] = 4 * (n * d + v * d + 2 * n * v);
+    bytes[1] = 4 * (2 * n * d + 2 * v * d + 4 * n * v);
+}
+
+const struct op op_head_loss = {
+    .name = "head_loss",
+    .anno = "x: n d^, w: v^ d^, label: n @i32 -> nll: n @f32, lse: n @f32, logits: chunk^ v^",
+    .attrs = "chunk",
+    .saved = "x w label lse logits",
+    .cost = cost,
+    .fwd = { [CPU] = fwd },
+    .bwd = { [CPU] = bwd },
+    .fill = fill,
+    .cases = (const struct op_case[]){ { { 1, 3, 2, 1 }, { 1 } },
+                                       { { 13, 9, 31, 13 }, { 13 } },
+                                       { { 13, 9, 31, 5 }, { 5 } },
+                                       { { 70, 33, 300, 128 }, { 128 } },
+                                       { .dim = { 0 } } },
+};

@@ -1,0 +1,49 @@
+/* plan.h - how a training step is split over the ranks. Text: JSON, one node per line, versioned, hashed;
+ * plan_check() judges every plan, whoever wrote it.
+ *
+ * Ranks 0 .. n_ranks-1 stand in scale units of unit_ranks consecutive ranks; a unit holds one copy of the
+ * model. Every rank works on its own sequences (data parallel inside and across units). Experts are split
+ * over expert_parallel consecutive ranks inside a unit. Optimizer state (ZeRO-1) is split over zero_ranks:
+ * 1 = not, unit_ranks = inside each unit, n_ranks = across all. */
+#pragma once
+#include "base/arena.h"
+#include "base/err.h"
+#include "graph/graph.h"
+#include "plan/cluster.h"
+enum { PLAN_VERSION = 1 };
+enum memory_class { MEM_WEIGHTS, MEM_GRADIENTS, MEM_OPTIMIZER, MEM_ACTIVATIONS, MEM_WORK, MEM_EXCHANGE, MEM_BATCH, MEM_CLASSES };
+struct plan_memory { /* bytes of one rank; the largest rank's in a plan */
+    int64_t class_bytes[MEM_CLASSES]; /* at the moment of the peak */
+    int64_t peak_bytes;               /* the slab */
+};
+struct plan_cost { /* of one step, predicted */
+    double compute_us, exchange_us, reduce_us, optimizer_us, step_us;
+};
+struct plan_limits { /* what the user fixed; 0 = free (micro_batch, expert_parallel, zero_ranks: 0 = choose) */
+    int n_ranks, unit_ranks, expert_parallel;
+    int zero; /* -1 = choose, 0 = off, 1 = on */
+    int64_t global_batch, micro_batch; /* sequences: of a step over all ranks; of a scale unit at a time */
+    int64_t row_capacity, memory_bytes;
+    bool reproducible;
+};
+struct plan {
+    int n_ranks, unit_ranks, expert_parallel, zero_ranks;
+    int64_t global_batch, micro_batch, accumulation; /* sequences per step; per rank and micro-batch; micro-batches */
+    int64_t sequence;
+    int64_t row_capacity; /* rows that a rank receives in one round (expert_parallel > 1) */
+    int64_t tile;         /* rows per matmul call of the experts in reproducible mode; 1 otherwise */
+    int64_t head_chunk;   /* rows of logits alive at a time */
+    bool reproducible;
+    char model[17], cluster[17]; /* signatures */
+    struct plan_memory memory;
+    struct plan_cost cost;
+};
+extern const char *const plan_class_name[MEM_CLASSES];
+/* Sequences of a micro-batch over all ranks: the batch of the graph. */
+int64_t plan_graph_batch(const struct plan *p);
+bool plan_check(const struct plan *p, const struct graph *g, struct err *e);
+/* JSON text; *hash (16 hex digits) covers everything but the predictions. */
+struct str;
+void plan_write(const struct plan *p, const struct graph *g, struct str *out, char hash[17]);
+bool plan_parse(const char *text, size_t bytes, const char *path, struct plan *p, struct err *e);
+void plan_hash(const struct plan *p, char hash[17]);

@@ -1,0 +1,159 @@
+/* search.c - see search.h. The space is small (a few dozen candidates): every one is measured. */
+#include "plan/search.h"
+#include <stdio.h>
+#include <string.h>
+
+static int64_t default_rows(const struct plan *p, const struct plan_limits *l, int64_t token_copies, int64_t experts)
+{
+    if (p->expert_parallel == 1)
+        return 0;
+    const int64_t mean = p->micro_batch * token_copies; /* rows received when routing is even */
+    const int64_t pads = p->tile > 1 ? experts * (p->tile - 1) : 0;
+    const int64_t rows = l->row_capacity ? l->row_capacity : mean + mean / 2 + pads;
+    return (rows + p->tile - 1) / p->tile * p->tile;
+}
+
+static void keep(struct search_result *out, const struct plan *p)
+{
+    int at = out->n;
+    while (at > 0 && p->cost.step_us < out->best[at - 1].cost.step_us)
+        at--;
+    if (at >= SEARCH_KEEP)
+        return;
+    if (out->n < SEARCH_KEEP)
+        out->n++;
+    for (int i = out->n - 1; i > at; i--)
+        out->best[i] = out->best[i - 1];
+    out->best[at] = *p;
+}
+
+struct space {
+    const struct plan_limits *l;
+    int64_t experts, token_copies;
+    plan_measure *measure;
+    void *context;
+    struct search_result *out;
+};
+
+static bool try(const struct space *s, struct plan p, struct err *e)
+{
+    p.row_capacity = default_rows(&p, s->l, s->token_copies, s->experts);
+    if (!plan_check(&p, NULL, e))
+        return false;
+    if (!s->measure(s->context, &p, e))
+        return false;
+    if (s->out->n_candidates++ == 0 || p.memory.peak_bytes < s->out->smallest.memory.peak_bytes)
+        s->out->smallest = p;
+    if (p.memory.peak_bytes > s->l->memory_bytes)
+        s->out->n_too_large++;
+    else
+        keep(s->out, &p);
+    return true;
+}
+
+static bool try_zero(const struct space *s, struct plan p, struct err *e)
+{
+    const int choices[3] = { 1, p.unit_ranks, p.n_ranks };
+    for (int i = 0; i < 3; i++) {
+        const bool on = choices[i] > 1;
+        if ((i > 0 && choices[i] == choices[i - 1]) || (s->l->zero == 0 && on) || (s->l->zero == 1 && !on && p.n_ranks > 1))
+            continue;
+        p.zero_ranks = choices[i];
+        if (!try(s, p, e))
+            return false;
+    }
+    return true;
+}
+
+static bool try_experts(const struct space *s, struct plan p, struct err *e)
+{
+    for (int ep = 1; ep <= p.unit_ranks; ep++) {
+        const bool fixed = s->l->expert_parallel > 0;
+        if (fixed ? ep != s->l->expert_parallel : p.unit_ranks % ep || (ep > 1 && s->experts == 0) || (s->experts && s->experts % ep))
+            continue;
+        if (!fixed && p.reproducible && (ep & (ep - 1)))
+            continue;
+        p.expert_parallel = ep;
+        if (!try_zero(s, p, e))
+            return false;
+    }
+    return true;
+}
+
+/* Micro-batches: the user's, or every divisor of a rank's share of the step. */
+static bool try_micro(const struct space *s, struct plan p, struct err *e)
+{
+    const int64_t share = s->l->global_batch / p.n_ranks;
+    for (int64_t b = 1; b <= share; b++) {
+        if (share % b || (s->l->micro_batch && b * p.unit_ranks != s->l->micro_batch) || (!s->l->micro_batch && b > 64))
+            continue;
+        p.micro_batch = b;
+        p.accumulation = share / b;
+        if (!try_experts(s, p, e))
+            return false;
+    }
+    return true;
+}
+
+static bool check_limits(const struct plan_limits *l, int64_t experts, struct err *e)
+{
+    if (l->unit_ranks && l->n_ranks % l->unit_ranks)
+        return err_code(e, EXIT_USAGE, "--runtime_ngpus %d is not a multiple of --plan_ngpus %d", l->n_ranks, l->unit_ranks);
+    if (l->global_batch % l->n_ranks)
+        return err_code(e, EXIT_USAGE, "a step of %lld sequences cannot be shared by %d ranks: choose --global_batch_size a multiple of %d",
+                        (long long)l->global_batch, l->n_ranks, l->n_ranks);
+    if (l->expert_parallel > 1 && experts == 0)
+        return err_code(e, EXIT_USAGE, "--expert_parallel %d: the model has no experts", l->expert_parallel);
+    if (l->expert_parallel > 1 && experts % l->expert_parallel)
+        return err_code(e, EXIT_USAGE, "--expert_parallel %d does not divide the %lld experts", l->expert_parallel, (long long)experts);
+    if (l->expert_parallel && l->unit_ranks && l->unit_ranks % l->expert_parallel)
+        return err_code(e, EXIT_USAGE, "--expert_parallel %d does not divide --plan_ngpus %d", l->expert_parallel, l->unit_ranks);
+    const int unit = l->unit_ranks ? l->unit_ranks : l->n_ranks;
+    if (l->micro_batch && l->micro_batch % unit)
+        return err_code(e, EXIT_USAGE, "--micro_batch_size %lld: the %d ranks of a scale unit share its sequences; choose a multiple of %d",
+                        (long long)l->micro_batch, unit, unit);
+    if (l->micro_batch && l->global_batch / l->n_ranks % (l->micro_batch / unit))
+        return err_code(e, EXIT_USAGE, "--micro_batch_size %lld does not divide the %lld sequences of a scale unit per step",
+                        (long long)l->micro_batch, (long long)(l->global_batch / l->n_ranks * unit));
+    return true;
+}
+
+static bool nothing_fits(const struct plan_limits *l, const struct search_result *r, struct err *e)
+{
+    const struct plan *p = &r->smallest;
+    return err_code(e, EXIT_MEMORY, "memory limit of %.3f GB per rank is too small by %.3f GB: the smallest of %d plans needs %lld bytes "
+                    "(expert_parallel %d, zero over %d, micro-batch %lld per rank); allow --mem_constraint %.3f, more ranks, or a shorter sequence",
+                    (double)l->memory_bytes / 1e9, (double)(p->memory.peak_bytes - l->memory_bytes) / 1e9, r->n_candidates,
+                    (long long)p->memory.peak_bytes, p->expert_parallel, p->zero_ranks, (long long)p->micro_batch,
+                    (double)(p->memory.peak_bytes + 999999) / 1e9);
+}
+
+bool search_plan(const struct plan *base, const struct plan_limits *l, int64_t experts, int64_t token_copies,
+                 plan_measure *measure, void *context, struct search_result *out, struct err *e)
+{
+    *out = (struct search_result){ 0 };
+    const struct space s = { l, experts, token_copies, measure, context, out };
+    struct plan p = *base;
+    p.n_ranks = l->n_ranks;
+    p.global_batch = l->global_batch;
+    p.unit_ranks = l->unit_ranks ? l->unit_ranks : l->n_ranks;
+    if (!check_limits(l, experts, e) || !try_micro(&s, p, e))
+        return false;
+    if (out->n_candidates == 0)
+        return err_code(e, EXIT_USAGE, "no plan satisfies the given --expert_parallel, --zero and --micro_batch_size");
+    return out->n > 0 || nothing_fits(l, out, e);
+}
+
+void search_reason(const struct plan *best, const struct plan *o, char *text, size_t bytes)
+{
+    const struct plan_cost *a = &best->cost, *b = &o->cost;
+    const double parts[4] = { b->compute_us - a->compute_us, b->exchange_us - a->exchange_us, b->reduce_us - a->reduce_us,
+                              b->optimizer_us - a->optimizer_us };
+    static const char *const names[4] = { "compute", "token exchange", "gradient and weight collectives", "optimizer" };
+    int most = 0;
+    for (int i = 1; i < 4; i++)
+        if (parts[i] > parts[most])
+            most = i;
+    snprintf(text, bytes, "slower by %.1f ms a step, %.1f ms of it in %s; %+.1f MB of memory", (b->step_us - a->step_us) / 1e3,
+             parts[most] / 1e3, names[most], (double)(o->memory.peak_bytes - best->memory.peak_bytes) / 1e6);
+}

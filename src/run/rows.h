@@ -1,0 +1,18 @@
+/* rows.h - the exchange of token rows between the ranks of an expert group, in rounds.
+ * The receiver's rows stand in a virtual order: by expert, then by sender, each such segment starting at a
+ * multiple of the tile. Round j moves virtual rows [jR, (j+1)R), R = the plan's row capacity. Everybody
+ * computes the same windows from the counts of all members, so nothing else is communicated, no row is ever
+ * dropped, and the order in which a receiver sees its rows does not depend on R. */
+#pragma once
+#include "run/exec.h"
+struct rows {
+    const struct instr *head;
+    const int32_t *counts; /* [members, experts]: rows that a member has for an expert */
+    int64_t experts;       /* E */
+    int64_t round, n_rounds;
+};
+void rows_route(struct exec *x, const struct instr *in);
+void rows_begin(struct exec *x, const struct instr *head, struct rows *r);
+bool rows_next(struct exec *x, struct rows *r); /* advances; false after the last round */
+void rows_send(struct exec *x, const struct instr *in, const struct rows *r);
+void rows_return(struct exec *x, const struct instr *in, const struct rows *r);

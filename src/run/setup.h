@@ -1,0 +1,29 @@
+/* setup.h - from a model directory to something that runs: configuration, graph, plan, program, weights. */
+#pragma once
+#include "ckpt/ckpt.h"
+#include "model/deepseek_v2.h"
+#include "plan/search.h"
+#include "run/exec.h"
+struct setup {
+    struct arena *arena;
+    const char *model_dir;
+    struct model_config model;
+    bool compat_nnscaler;
+    struct cluster cluster;
+};
+/* A model, lowered and with memory, on this rank. */
+struct engine {
+    struct graph *graph;
+    struct model_values values;
+    struct program program;
+    struct exec exec;
+};
+bool setup_open(struct arena *a, const char *model_id, bool compat_nnscaler, int threads, struct setup *s, struct err *e);
+/* The plan for given limits (search.h); `fixed`: a plan to check and measure instead of searching. */
+bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequence, struct search_result *out, struct err *e);
+bool setup_measure(const struct setup *s, struct plan *p, struct err *e); /* fills memory and cost */
+/* One rank, forward only, for [batch, sequence] tokens; logits: head gives logits. */
+void setup_small_plan(const struct setup *s, int64_t batch, int64_t sequence, struct plan *p);
+void engine_build(const struct setup *s, const struct plan *p, bool training, bool logits, const struct adamw *o, struct engine *out);
+/* Weights from the model directory; init: "auto", "random", "pretrained". *how tells what was done. */
+bool engine_load(const struct setup *s, struct engine *x, const char *init, int64_t seed, const char **how, struct err *e);

@@ -1,0 +1,20 @@
+/* weights.h - filling the weights of a rank: random numbers that depend on (seed, tensor name, element) only,
+ * or a model directory; and what every rank holds, for checkpoints. */
+#pragma once
+#include "ckpt/ckpt.h"
+#include "run/exec.h"
+void weights_init(struct exec *x, int64_t seed);
+bool weights_load(struct exec *x, const struct ckpt *c, struct err *e);
+bool weights_load_state(struct exec *x, const struct ckpt *c, struct err *e); /* weights and moments */
+/* Elements [begin, end) of a parameter that this rank holds. */
+float *weights_at(const struct exec *x, int param, int64_t element);
+float *weights_gradient_at(const struct exec *x, int param, int64_t element);
+/* Holdings of all ranks under a plan; states are the fine ranges, so that they are disjoint. */
+struct ckpt_holding *weights_holdings(struct arena *a, const struct graph *g, const struct plan *p);
+/* Pointers of this rank in the order of its holding: weights, then moments and master of its states. */
+struct weights_pointers {
+    const float **weight, **exp_avg, **exp_avg_sq, **state_weight;
+};
+void weights_pointers(struct arena *a, const struct exec *x, const struct ckpt_holding *mine, struct weights_pointers *out);
+/* Name of the stored tensor that holds gradient chunk `id`, for messages. */
+const char *weights_chunk_tensor(struct arena *a, const struct graph *g, const struct plan *p, int64_t id);

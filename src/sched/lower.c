@@ -1,0 +1,569 @@
+/* lower.c - graph + plan + rank -> instruction lists of forward and backward. The update list is update.c. */
+#include "sched/lower.h"
+#include "base/str.h"
+#include <limits.h>
+#include <string.h>
+
+const struct ref NOWHERE = { .buffer = -1 };
+
+int lower_buffer(struct lower *l, const char *name, enum memory_class class, int64_t bytes)
+{
+    struct program *p = l->p;
+    if (p->n_buffers == p->buffers_capacity) {
+        const int capacity = p->buffers_capacity ? 2 * p->buffers_capacity : 512;
+        struct buffer *more = ARENA_NEW(l->arena, struct buffer, capacity);
+        if (p->n_buffers)
+            memcpy(more, p->buffers, (size_t)p->n_buffers * sizeof *more);
+        p->buffers = more;
+        p->buffers_capacity = capacity;
+    }
+    p->buffers[p->n_buffers] = (struct buffer){ name, class, bytes, 0, -1, -1 };
+    return p->n_buffers++;
+}
+
+int lower_persistent(struct lower *l, const char *name, enum memory_class class, int64_t bytes)
+{
+    const int b = lower_buffer(l, name, class, bytes);
+    l->p->buffers[b].first = 0;
+    l->p->buffers[b].last = INT_MAX;
+    return b;
+}
+
+struct instr *lower_emit(struct lower *l, enum list_kind which, enum instr_kind kind, const char *name)
+{
+    struct list *list = &l->p->list[which];
+    if (list->n == list->capacity) {
+        const int capacity = list->capacity ? 2 * list->capacity : 256;
+        struct instr *more = ARENA_NEW(l->arena, struct instr, capacity);
+        if (list->n)
+            memcpy(more, list->item, (size_t)list->n * sizeof *more);
+        list->item = more;
+        list->capacity = capacity;
+    }
+    struct instr *i = &list->item[list->n++];
+    *i = (struct instr){ .kind = kind, .name = name, .node = -1, .work = NOWHERE };
+    for (int j = 0; j < OP_ARGS; j++)
+        i->arg[j] = i->grad[j] = NOWHERE;
+    for (int j = 0; j < 5; j++)
+        i->ref[j] = NOWHERE;
+    return i;
+}
+
+static bool is_region(const struct lower *l, int node)
+{
+    return l->split[node].expert >= 0 && l->p->plan.expert_parallel > 1;
+}
+
+/* Rows of the token copies of this rank, with the padding that whole tiles need. */
+static int64_t local_rows(const struct lower *l, int64_t rows)
+{
+    const struct plan *p = &l->p->plan;
+    const int64_t pad = p->expert_parallel == 1 ? l->most_experts * (p->tile - 1) : 0;
+    return rows / p->n_ranks + pad;
+}
+
+static int rows_letter_of(const struct anno *a, int letter)
+{
+    for (int j = 0; j < a->n_args; j++)
+        for (int k = 0; k < a->arg[j].n_dims; k++)
+            if (a->arg[j].dim[k].letter == letter && a->arg[j].dim[k].rows_of >= 0)
+                return a->arg[j].dim[k].rows_of;
+    return -1;
+}
+
+/* The letter that counts the senders in "end: e s". */
+static bool is_senders_letter(const struct anno *a, int letter, int expert)
+{
+    for (int j = 0; j < a->n_inputs; j++) {
+        const struct anno_arg *f = &a->arg[j];
+        if (f->dtype == I32 && !f->model_float && f->n_dims == 2 && f->dim[0].letter == expert && f->dim[1].letter == letter)
+            return true;
+    }
+    return false;
+}
+
+static bool attr_is(const struct anno *a, int attr, const char *name)
+{
+    return attr >= 0 && strcmp(a->attr[attr], name) == 0;
+}
+
+static int64_t local_dim(const struct lower *l, int node, int letter)
+{
+    const struct node *n = &l->p->graph->nodes[node];
+    const struct plan *p = &l->p->plan;
+    const struct node_split s = l->split[node];
+    const int of = rows_letter_of(n->anno, letter);
+    if (of >= 0)
+        return is_region(l, node) ? p->row_capacity : local_rows(l, n->dim[letter]);
+    if (letter == s.batch)
+        return n->dim[letter] / p->n_ranks;
+    if (is_region(l, node) && letter == s.expert)
+        return n->dim[letter] / p->expert_parallel;
+    if (is_region(l, node) && is_senders_letter(n->anno, letter, s.expert))
+        return p->expert_parallel;
+    if (attr_is(n->anno, n->anno->letter_attr[letter], "chunk")) {
+        const int64_t rows = s.batch >= 0 ? n->dim[s.batch] / p->n_ranks : n->dim[letter];
+        return rows < p->head_chunk ? rows : p->head_chunk;
+    }
+    return n->dim[letter];
+}
+
+static void local_sizes(const struct lower *l, int node, int64_t *dim, double *attr)
+{
+    const struct node *n = &l->p->graph->nodes[node];
+    const struct plan *p = &l->p->plan;
+    for (int i = 0; i < n->anno->n_letters; i++)
+        dim[i] = local_dim(l, node, i);
+    for (int i = 0; i < n->anno->n_attrs; i++) {
+        attr[i] = n->attr[i];
+        if (attr_is(n->anno, i, "tile"))
+            attr[i] = l->split[node].expert >= 0 || p->expert_parallel == 1 ? (double)p->tile : 1;
+        if (attr_is(n->anno, i, "parts"))
+            attr[i] = l->n_parts;
+    }
+    for (int i = 0; i < n->anno->n_letters; i++)
+        if (n->anno->letter_attr[i] >= 0)
+            attr[n->anno->letter_attr[i]] = (double)dim[i];
+}
+
+static int64_t value_bytes(const struct lower *l, int node, int arg)
+{
+    int64_t dim[OP_DIMS];
+    double attr[OP_ATTRS];
+    const struct node *n = &l->p->graph->nodes[node];
+    local_sizes(l, node, dim, attr);
+    return anno_elements(n->anno, arg, dim) * (int64_t)num_dtype_bytes(l->p->graph->values[n->arg[arg]].dtype);
+}
+
+static struct ref param_ref(const struct lower *l, const struct ref *flats, int param)
+{
+    const struct place *at = &l->p->layout.place[param];
+    struct ref r = flats[at->flat];
+    r.at_bytes += at->at * (int64_t)sizeof(float);
+    return r;
+}
+
+/* Inputs and constants are made once; their local size follows from the first reader. */
+static struct ref fixed_value(struct lower *l, int node, int arg)
+{
+    const value v = l->p->graph->nodes[node].arg[arg];
+    if (l->p->value[v].buffer < 0)
+        l->p->value[v] = (struct ref){ lower_persistent(l, l->p->graph->values[v].name, MEM_BATCH, value_bytes(l, node, arg)), 0 };
+    return l->p->value[v];
+}
+
+/* Where argument `arg` of a node lies; made on first use. inside: the copy of an exchange region. */
+static struct ref value_ref(struct lower *l, int node, int arg, bool inside)
+{
+    const struct graph *g = l->p->graph;
+    const value v = g->nodes[node].arg[arg];
+    const struct value_info *info = &g->values[v];
+    if (info->kind == VALUE_PARAM)
+        return param_ref(l, l->p->weights, info->param);
+    if (info->kind != VALUE_ACT)
+        return fixed_value(l, node, arg);
+    struct ref *at = inside ? &l->inner[v] : &l->p->value[v];
+    if (at->buffer < 0)
+        *at = (struct ref){ lower_buffer(l, info->name, inside ? MEM_EXCHANGE : MEM_ACTIVATIONS, value_bytes(l, node, arg)), 0 };
+    return *at;
+}
+
+static struct ref grad_ref(struct lower *l, int node, int arg, bool inside)
+{
+    const struct graph *g = l->p->graph;
+    const value v = g->nodes[node].arg[arg];
+    const struct value_info *info = &g->values[v];
+    if (info->kind == VALUE_PARAM) {
+        const bool in_parts = l->n_parts > 1 && l->p->layout.place[info->param].flat == EXPERT;
+        return in_parts ? l->parts[info->param] : param_ref(l, l->p->gradients, info->param);
+    }
+    struct ref *at = inside ? &l->inner_grad[v] : &l->p->grad[v];
+    if (at->buffer < 0)
+        *at = (struct ref){ lower_buffer(l, info->name, inside ? MEM_EXCHANGE : MEM_ACTIVATIONS, value_bytes(l, node, arg)), 0 };
+    return *at;
+}
+
+/* Inside a region, the segment ends are those of the round. */
+static struct ref region_arg(struct lower *l, int node, int arg)
+{
+    const struct node *n = &l->p->graph->nodes[node];
+    const struct anno_arg *f = &n->anno->arg[arg];
+    const bool is_end = arg < n->anno->n_inputs && !f->model_float && f->dtype == I32 && f->n_dims == 2;
+    return is_end ? l->round_end : value_ref(l, node, arg, true);
+}
+
+static void set_work(struct lower *l, struct instr *i)
+{
+    size_t bytes[2] = { 0, 0 };
+    struct call c = { 0 };
+    memcpy(c.dim, i->dim, sizeof c.dim);
+    memcpy(c.attr, i->attr, sizeof c.attr);
+    if (i->op->work)
+        i->op->work(&c, bytes);
+    if (bytes[i->backward])
+        i->work = (struct ref){ lower_buffer(l, i->name, MEM_WORK, (int64_t)bytes[i->backward]), 0 };
+}
+
+static struct instr *emit_op(struct lower *l, enum list_kind which, int node, bool backward)
+{
+    const struct node *n = &l->p->graph->nodes[node];
+    struct instr *i = lower_emit(l, which, RUN_OP, n->name);
+    i->op = n->op;
+    i->node = node;
+    i->backward = backward;
+    local_sizes(l, node, i->dim, i->attr);
+    set_work(l, i);
+    return i;
+}
+
+static void forward_op(struct lower *l, enum list_kind which, int node, bool inside)
+{
+    struct instr *i = emit_op(l, which, node, false);
+    for (int j = 0; j < l->p->graph->nodes[node].anno->n_args; j++)
+        i->arg[j] = inside ? region_arg(l, node, j) : value_ref(l, node, j, false);
+}
+
+static void backward_op(struct lower *l, const struct back *b, bool inside)
+{
+    const struct graph *g = l->p->graph;
+    const struct anno *a = g->nodes[b->node].anno;
+    struct instr *i = emit_op(l, LIST_MICRO, b->node, true);
+    i->add = b->add;
+    for (int j = 0; j < a->n_args; j++) {
+        const bool wanted = j < a->n_inputs ? b->want >> j & 1 : g->has_grad[g->nodes[b->node].arg[j]];
+        if (a->saved >> j & 1)
+            i->arg[j] = inside ? region_arg(l, b->node, j) : value_ref(l, b->node, j, false);
+        if (wanted)
+            i->grad[j] = grad_ref(l, b->node, j, inside);
+    }
+}
+
+/* A region [first, last): consecutive nodes whose rows are split by expert. */
+struct region {
+    int first, last;
+};
+
+static bool in_region(const struct region *r, int node)
+{
+    return node >= r->first && node < r->last;
+}
+
+static bool has_rows(const struct node *n, int arg)
+{
+    return n->anno->arg[arg].n_dims && n->anno->arg[arg].dim[0].rows_of >= 0;
+}
+
+static bool used_outside(const struct graph *g, const struct region *r, value v)
+{
+    for (int i = r->last; i < g->n_nodes; i++)
+        for (int j = 0; j < g->nodes[i].anno->n_inputs; j++)
+            if (g->nodes[i].arg[j] == v)
+                return true;
+    return false;
+}
+
+/* Calls f for every argument through which rows enter (entering) or leave the region. */
+typedef void region_edge(struct lower *l, enum list_kind which, int node, int arg);
+static void for_edges(struct lower *l, enum list_kind which, const struct region *r, bool entering, region_edge *f)
+{
+    const struct graph *g = l->p->graph;
+    for (int i = r->first; i < r->last; i++) {
+        const struct node *n = &g->nodes[i];
+        for (int j = 0; j < n->anno->n_args; j++) {
+            const bool input = j < n->anno->n_inputs;
+            if (has_rows(n, j) && input == entering &&
+                (input ? !in_region(r, g->values[n->arg[j]].node) : used_outside(g, r, n->arg[j])))
+                f(l, which, i, j);
+        }
+    }
+}
+
+static void exchange(struct lower *l, enum list_kind which, enum instr_kind kind, int node, struct ref outer, struct ref inner)
+{
+    const struct plan *p = &l->p->plan;
+    struct instr *i = lower_emit(l, which, kind, l->p->graph->nodes[node].name);
+    i->node = node;
+    i->ref[0] = outer;
+    i->ref[1] = inner;
+    i->ref[2] = l->round_end;
+    i->ref[3] = l->counts;
+    i->row_elements = l->p->buffers[inner.buffer].bytes / p->row_capacity / (int64_t)sizeof(float);
+    i->ref[4] = (struct ref){ lower_buffer(l, "exchange staging", MEM_EXCHANGE, l->p->buffers[inner.buffer].bytes), 0 };
+}
+
+static struct ref outer_ref(struct lower *l, int node, int arg, bool grad)
+{
+    const value v = l->p->graph->nodes[node].arg[arg];
+    struct ref *at = grad ? &l->p->grad[v] : &l->p->value[v];
+    if (at->buffer < 0) { /* leaves the region: its outer size is the rows of this rank */
+        const struct value_info *info = &l->p->graph->values[v];
+        const int64_t row = graph_elements(info) / info->shape[0] * (int64_t)num_dtype_bytes(info->dtype);
+        *at = (struct ref){ lower_buffer(l, info->name, MEM_ACTIVATIONS, local_rows(l, info->shape[0]) * row), 0 };
+    }
+    return *at;
+}
+
+static void send_value(struct lower *l, enum list_kind which, int node, int arg)
+{
+    exchange(l, which, RUN_SEND, node, outer_ref(l, node, arg, false), value_ref(l, node, arg, true));
+}
+
+static void return_value(struct lower *l, enum list_kind which, int node, int arg)
+{
+    exchange(l, which, RUN_RETURN, node, outer_ref(l, node, arg, false), value_ref(l, node, arg, true));
+}
+
+static void send_grad(struct lower *l, enum list_kind which, int node, int arg)
+{
+    exchange(l, which, RUN_SEND, node, outer_ref(l, node, arg, true), grad_ref(l, node, arg, true));
+}
+
+static void return_grad(struct lower *l, enum list_kind which, int node, int arg)
+{
+    exchange(l, which, RUN_RETURN, node, outer_ref(l, node, arg, true), grad_ref(l, node, arg, true));
+}
+
+static struct region region_at(const struct lower *l, int node)
+{
+    struct region r = { node, node };
+    while (r.first > 0 && is_region(l, r.first - 1))
+        r.first--;
+    while (r.last < l->p->graph->n_nodes && is_region(l, r.last))
+        r.last++;
+    return r;
+}
+
+/* The value "end" that the first node of the region reads: segment ends of this rank's sorted rows. */
+static struct ref local_ends(struct lower *l, const struct region *r)
+{
+    const struct node *n = &l->p->graph->nodes[r->first];
+    for (int j = 0; j < n->anno->n_inputs; j++)
+        if (n->anno->arg[j].dtype == I32 && !n->anno->arg[j].model_float && n->anno->arg[j].n_dims == 2)
+            return l->p->value[n->arg[j]];
+    die("%s has rows but no segment ends", n->name);
+}
+
+static void forget_inner(struct lower *l)
+{
+    for (int v = 0; v < l->p->graph->n_values; v++)
+        l->inner[v] = l->inner_grad[v] = NOWHERE;
+}
+
+static void begin_rounds(struct lower *l, enum list_kind which, const struct region *r)
+{
+    const struct node *n = &l->p->graph->nodes[r->first];
+    const int64_t ends = n->dim[l->split[r->first].expert]; /* E/ep experts x ep senders */
+    forget_inner(l);
+    l->round_end = (struct ref){ lower_buffer(l, "round ends", MEM_EXCHANGE, ends * (int64_t)sizeof(int32_t)), 0 };
+    struct instr *i = lower_emit(l, which, RUN_ROUND, n->name);
+    i->ref[0] = l->counts;
+    i->node = r->first;
+    i->n = ends;
+}
+
+static void region_forward(struct lower *l, enum list_kind which, const struct region *r)
+{
+    const struct node *n = &l->p->graph->nodes[r->first];
+    const int64_t experts = n->dim[l->split[r->first].expert];
+    l->counts = (struct ref){ lower_buffer(l, "expert counts", MEM_ACTIVATIONS,
+                                           experts * l->p->plan.expert_parallel * (int64_t)sizeof(int32_t)), 0 };
+    l->node_counts[r->first] = l->counts;
+    struct instr *i = lower_emit(l, which, RUN_ROUTE, n->name);
+    i->ref[0] = local_ends(l, r);
+    i->ref[1] = l->counts;
+    i->n = experts;
+    begin_rounds(l, which, r);
+    for_edges(l, which, r, true, send_value);
+    for (int node = r->first; node < r->last; node++)
+        forward_op(l, which, node, true);
+    for_edges(l, which, r, false, return_value);
+    lower_emit(l, which, RUN_ROUND_END, n->name);
+}
+
+/* Nodes of the region whose outputs its backward steps read: they run again. */
+static void mark_recompute(const struct lower *l, const struct region *r, bool *again)
+{
+    const struct graph *g = l->p->graph;
+    for (int i = r->last - 1; i >= r->first; i--) {
+        const struct node *n = &g->nodes[i];
+        for (int j = n->anno->n_inputs; j < n->anno->n_args; j++) {
+            again[i] |= n->anno->saved >> j & 1;
+            for (int k = i + 1; k < r->last; k++)
+                for (int m = 0; m < g->nodes[k].anno->n_inputs; m++)
+                    if (g->nodes[k].arg[m] == n->arg[j] && ((g->nodes[k].anno->saved >> m & 1) || again[k]))
+                        again[i] = true;
+        }
+    }
+}
+
+/* Rows are sent again instead of being kept for all rounds, so the buffers stay bounded. */
+static void region_backward(struct lower *l, const struct region *r)
+{
+    const struct graph *g = l->p->graph;
+    bool *again = ARENA_NEW(l->arena, bool, g->n_nodes);
+    mark_recompute(l, r, again);
+    l->counts = l->node_counts[r->first];
+    begin_rounds(l, LIST_MICRO, r);
+    for_edges(l, LIST_MICRO, r, true, send_value);
+    for (int node = r->first; node < r->last; node++)
+        if (again[node])
+            forward_op(l, LIST_MICRO, node, true);
+    for_edges(l, LIST_MICRO, r, false, send_grad);
+    for (int i = 0; i < g->n_backs; i++)
+        if (in_region(r, g->backs[i].node))
+            backward_op(l, &g->backs[i], true);
+    for_edges(l, LIST_MICRO, r, true, return_grad);
+    lower_emit(l, LIST_MICRO, RUN_ROUND_END, g->nodes[r->first].name);
+}
+
+static void lower_forward(struct lower *l, enum list_kind which)
+{
+    for (int node = 0; node < l->p->graph->n_nodes; node++) {
+        if (!is_region(l, node)) {
+            forward_op(l, which, node, false);
+            continue;
+        }
+        const struct region r = region_at(l, node);
+        region_forward(l, which, &r);
+        node = r.last - 1;
+    }
+}
+
+static void lower_backward(struct lower *l)
+{
+    const struct graph *g = l->p->graph;
+    for (int i = 0; i < g->n_backs; i++) {
+        const int node = g->backs[i].node;
+        if (!is_region(l, node)) {
+            backward_op(l, &g->backs[i], false);
+            continue;
+        }
+        const struct region r = region_at(l, node);
+        region_backward(l, &r);
+        while (i + 1 < g->n_backs && in_region(&r, g->backs[i + 1].node))
+            i++;
+    }
+}
+
+static void begin_eval(struct lower *l)
+{
+    const struct graph *g = l->p->graph;
+    for (int v = 0; v < g->n_values; v++)
+        if (g->values[v].kind == VALUE_ACT)
+            l->p->value[v] = NOWHERE;
+}
+
+/* Kept values share one buffer between the lists, so that the host finds them in one place. */
+static void make_kept(struct lower *l)
+{
+    const struct graph *g = l->p->graph;
+    for (int i = 0; i < g->n_kept; i++) {
+        const value v = g->kept[i];
+        const struct node *n = &g->nodes[g->values[v].node];
+        for (int j = n->anno->n_inputs; j < n->anno->n_args; j++)
+            if (n->arg[j] == v)
+                l->kept[v] = (struct ref){ lower_persistent(l, g->values[v].name, MEM_BATCH, value_bytes(l, g->values[v].node, j)), 0 };
+    }
+}
+
+static void use_kept(struct lower *l)
+{
+    for (int v = 0; v < l->p->graph->n_values; v++)
+        if (l->kept[v].buffer >= 0)
+            l->p->value[v] = l->kept[v];
+}
+
+static struct ref *no_refs(struct arena *a, int n)
+{
+    struct ref *r = ARENA_NEW(a, struct ref, n);
+    for (int i = 0; i < n; i++)
+        r[i] = NOWHERE;
+    return r;
+}
+
+static void make_flats(struct lower *l, bool training)
+{
+    static const char *const names[FLATS][4] = { { "dense weights", "dense gradients", "dense exp_avg", "dense exp_avg_sq" },
+                                                 { "expert weights", "expert gradients", "expert exp_avg", "expert exp_avg_sq" } };
+    struct program *p = l->p;
+    for (int i = 0; i < FLATS; i++) {
+        const struct flat *f = &p->layout.flat[i];
+        int64_t begin, end;
+        layout_coarse(f, f->index, &begin, &end);
+        const int64_t bytes = f->n_elements * (int64_t)sizeof(float), owned = (end - begin) * (int64_t)sizeof(float);
+        p->weights[i] = (struct ref){ lower_persistent(l, names[i][0], MEM_WEIGHTS, bytes), 0 };
+        if (!training)
+            continue;
+        p->gradients[i] = (struct ref){ lower_persistent(l, names[i][1], MEM_GRADIENTS, bytes), 0 };
+        p->exp_avg[i] = (struct ref){ lower_persistent(l, names[i][2], MEM_OPTIMIZER, owned), 0 };
+        p->exp_avg_sq[i] = (struct ref){ lower_persistent(l, names[i][3], MEM_OPTIMIZER, owned), 0 };
+    }
+}
+
+/* Reproducible mode: expert gradients of each sender apart, so that they are added in the order of ranks. */
+static void make_parts(struct lower *l)
+{
+    const struct param_list *params = &l->p->graph->params;
+    for (int i = 0; i < params->n; i++) {
+        const struct place *at = &l->p->layout.place[i];
+        if (at->flat == EXPERT)
+            l->parts[i] = (struct ref){ lower_persistent(l, params->item[i].name, MEM_GRADIENTS,
+                                                         (at->end - at->begin) * l->n_parts * (int64_t)sizeof(float)), 0 };
+    }
+}
+
+static void make_roots(struct lower *l)
+{
+    const struct graph *g = l->p->graph;
+    struct program *p = l->p;
+    for (int i = 0; i < g->n_roots; i++) {
+        const value v = g->roots[i].of;
+        struct ref *weight = g->roots[i].kind == ROOT_NLL ? &p->nll_weight : &p->aux_weight;
+        if (weight->buffer < 0)
+            *weight = (struct ref){ lower_persistent(l, "loss weights", MEM_BATCH, p->buffers[l->kept[v].buffer].bytes), 0 };
+        p->grad[v] = *weight;
+    }
+}
+
+static void make_persistent(struct lower *l, bool training)
+{
+    struct program *p = l->p;
+    for (int i = 0; i < FLATS; i++)
+        p->weights[i] = p->gradients[i] = p->exp_avg[i] = p->exp_avg_sq[i] = NOWHERE;
+    p->control = p->chunk_sums = p->nll_weight = p->aux_weight = NOWHERE;
+    make_flats(l, training);
+    make_kept(l);
+    if (!training)
+        return;
+    if (l->n_parts > 1)
+        make_parts(l);
+    make_roots(l);
+    p->control = (struct ref){ lower_persistent(l, "control", MEM_OPTIMIZER, 4 * (int64_t)sizeof(float)), 0 };
+    p->chunk_sums = (struct ref){ lower_persistent(l, "norm sums", MEM_OPTIMIZER, p->layout.n_chunks_total * (int64_t)sizeof(double)), 0 };
+}
+
+void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan, int rank, bool training,
+                 const struct adamw *o, struct program *p)
+{
+    *p = (struct program){ .graph = g, .plan = *plan, .value = no_refs(a, g->n_values), .grad = no_refs(a, g->n_values) };
+    struct lower l = { .arena = a, .p = p, .split = ARENA_NEW(a, struct node_split, g->n_nodes), .inner = no_refs(a, g->n_values),
+                       .inner_grad = no_refs(a, g->n_values), .kept = no_refs(a, g->n_values), .parts = no_refs(a, g->params.n),
+                       .node_counts = no_refs(a, g->n_nodes), .n_parts = plan->reproducible ? plan->expert_parallel : 1 };
+    layout_make(a, g, plan, rank, &p->layout);
+    layout_split(a, g, l.split);
+    for (int i = 0; i < g->n_nodes; i++)
+        if (l.split[i].expert >= 0 && g->nodes[i].dim[l.split[i].expert] > l.most_experts)
+            l.most_experts = g->nodes[i].dim[l.split[i].expert];
+    make_persistent(&l, training);
+    use_kept(&l);
+    if (training) {
+        lower_forward(&l, LIST_MICRO);
+        lower_backward(&l);
+        lower_update(&l, o);
+        begin_eval(&l);
+        use_kept(&l);
+    }
+    lower_forward(&l, LIST_EVAL);
+    p->batch = plan->micro_batch;
+    sched_assign(p, a);
+}

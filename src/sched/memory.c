@@ -1,0 +1,183 @@
+/* memory.c - lifetimes of buffers -> offsets in one slab. Buffers that live throughout come first; the others
+ * are placed largest first at the lowest offset that is free during their whole life. */
+#include "sched/sched.h"
+#include "base/str.h"
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SLAB_ALIGN = 64 };
+
+static int64_t aligned(int64_t bytes)
+{
+    return (bytes + SLAB_ALIGN - 1) / SLAB_ALIGN * SLAB_ALIGN;
+}
+
+static void touch(struct program *p, struct ref r, int at)
+{
+    if (r.buffer < 0)
+        return;
+    struct buffer *b = &p->buffers[r.buffer];
+    if (b->first < 0 || at < b->first)
+        b->first = at;
+    if (at > b->last)
+        b->last = at;
+}
+
+static void touch_instr(struct program *p, const struct instr *i, int at)
+{
+    for (int j = 0; j < OP_ARGS; j++) {
+        touch(p, i->arg[j], at);
+        touch(p, i->grad[j], at);
+    }
+    for (int j = 0; j < 5; j++)
+        touch(p, i->ref[j], at);
+    touch(p, i->work, at);
+}
+
+/* A buffer of a loop that also lives outside it must survive all rounds. */
+static void widen_over_loop(struct program *p, int begin, int end)
+{
+    for (int i = 0; i < p->n_buffers; i++) {
+        struct buffer *b = &p->buffers[i];
+        if (b->first < 0 || b->last < begin || b->first > end || (b->first > begin && b->last < end))
+            continue;
+        b->first = b->first > begin ? begin : b->first;
+        b->last = b->last < end ? end : b->last;
+    }
+}
+
+static int lifetimes(struct program *p)
+{
+    int at = 1;
+    for (int k = 0; k < LISTS; k++)
+        for (int i = 0; i < p->list[k].n; i++)
+            touch_instr(p, &p->list[k].item[i], at++);
+    const int n = at;
+    at = 1;
+    for (int k = 0, begin = 0; k < LISTS; k++)
+        for (int i = 0; i < p->list[k].n; i++, at++) {
+            if (p->list[k].item[i].kind == RUN_ROUND)
+                begin = at;
+            else if (p->list[k].item[i].kind == RUN_ROUND_END)
+                widen_over_loop(p, begin, at);
+        }
+    return n;
+}
+
+static const struct buffer *sorting; /* qsort has no context; lowering runs in one thread */
+
+static int larger_first(const void *x, const void *y)
+{
+    const int i = *(const int *)x, j = *(const int *)y;
+    if (sorting[i].bytes != sorting[j].bytes)
+        return sorting[i].bytes < sorting[j].bytes ? 1 : -1;
+    return i < j ? -1 : i > j;
+}
+
+static int by_offset(const void *x, const void *y)
+{
+    const int i = *(const int *)x, j = *(const int *)y;
+    if (sorting[i].at != sorting[j].at)
+        return sorting[i].at < sorting[j].at ? -1 : 1;
+    return i < j ? -1 : i > j;
+}
+
+static bool alive_together(const struct buffer *x, const struct buffer *y)
+{
+    return x->first <= y->last && y->first <= x->last;
+}
+
+/* Lowest offset >= base that no placed buffer with a common lifetime covers. */
+static int64_t lowest_free(const struct program *p, const struct buffer *b, const int *placed, int n_placed, int64_t base, int *clash)
+{
+    int n = 0;
+    for (int i = 0; i < n_placed; i++)
+        if (alive_together(b, &p->buffers[placed[i]]))
+            clash[n++] = placed[i];
+    qsort(clash, (size_t)n, sizeof *clash, by_offset);
+    int64_t at = base;
+    for (int i = 0; i < n; i++) {
+        const struct buffer *c = &p->buffers[clash[i]];
+        if (at + aligned(b->bytes) <= c->at)
+            break;
+        if (c->at + aligned(c->bytes) > at)
+            at = c->at + aligned(c->bytes);
+    }
+    return at;
+}
+
+/* Bytes by class at the moment when most is alive; the rest of the slab (gaps) counts as activations. */
+static void classes_at_peak(struct program *p, int n_times)
+{
+    int64_t best = -1;
+    for (int t = 0; t < n_times; t++) {
+        int64_t live[MEM_CLASSES] = { 0 }, sum = 0;
+        for (int i = 0; i < p->n_buffers; i++) {
+            const struct buffer *b = &p->buffers[i];
+            if (b->first >= 0 && b->first <= t && t <= b->last) {
+                live[b->class] += aligned(b->bytes);
+                sum += aligned(b->bytes);
+            }
+        }
+        if (sum > best) {
+            best = sum;
+            memcpy(p->memory.class_bytes, live, sizeof live);
+        }
+    }
+    p->memory.class_bytes[MEM_ACTIVATIONS] += p->memory.peak_bytes - best;
+}
+
+void sched_assign(struct program *p, struct arena *a)
+{
+    const int n_times = lifetimes(p);
+    int *order = ARENA_NEW(a, int, p->n_buffers), *clash = ARENA_NEW(a, int, p->n_buffers), n = 0;
+    int64_t base = 0, top;
+    for (int i = 0; i < p->n_buffers; i++) {
+        struct buffer *b = &p->buffers[i];
+        if (b->last == INT_MAX) {
+            b->at = base;
+            base += aligned(b->bytes);
+        } else if (b->first >= 0) {
+            order[n++] = i;
+        }
+    }
+    sorting = p->buffers;
+    qsort(order, (size_t)n, sizeof *order, larger_first);
+    top = base;
+    for (int i = 0; i < n; i++) {
+        struct buffer *b = &p->buffers[order[i]];
+        b->at = lowest_free(p, b, order, i, base, clash);
+        if (b->at + aligned(b->bytes) > top)
+            top = b->at + aligned(b->bytes);
+    }
+    p->memory.peak_bytes = top;
+    classes_at_peak(p, n_times);
+}
+
+static const char *const kind_name[] = { "op", "zero", "route", "round", "round end", "send", "return", "parts",
+                                         "reduce", "mirror", "norm", "gather" };
+
+static void print_ref(const struct program *p, struct str *out, const char *label, struct ref r)
+{
+    if (r.buffer >= 0)
+        str_addf(out, " %s@%lld", label, (long long)(p->buffers[r.buffer].at + r.at_bytes));
+}
+
+void sched_print(const struct program *p, struct str *out)
+{
+    static const char *const list_name[LISTS] = { "micro", "update", "eval" };
+    for (int k = 0; k < LISTS; k++)
+        for (int i = 0; i < p->list[k].n; i++) {
+            const struct instr *x = &p->list[k].item[i];
+            str_addf(out, "%s %d %s%s %s", list_name[k], i, x->op ? x->op->name : kind_name[x->kind],
+                     x->op && x->op->bwd[CPU] ? (x->backward ? ".bwd" : ".fwd") : "", x->name);
+            for (int j = 0; j < OP_ARGS; j++) {
+                print_ref(p, out, "a", x->arg[j]);
+                print_ref(p, out, "g", x->grad[j]);
+            }
+            for (int j = 0; j < 5; j++)
+                print_ref(p, out, "r", x->ref[j]);
+            str_add(out, "\n");
+        }
+}

@@ -1,0 +1,6 @@
+/* predict.h - time of a step from the instruction lists and the rates of a cluster: operators by their cost
+ * (the slower of FLOPs and bytes, plus one call), transfers by bytes and messages. */
+#pragma once
+#include "plan/cluster.h"
+#include "sched/sched.h"
+void sched_predict(const struct program *p, const struct cluster *c, struct plan_cost *out);

@@ -1,0 +1,147 @@
+/* update.c - the list that ends a step: sum the gradients over the replicas, take the norm, update the owned
+ * ranges, send them to the others, clear the gradients.
+ * The sums do not depend on the layout: gradients are added in a fixed binary tree over the ranks that
+ * computed them, the norm is the sum of one double per chunk, each computed by exactly one rank. */
+#include "sched/lower.h"
+#include "graph/registry.h"
+
+enum { STAGING_ELEMENTS = 1 << 18 }; /* per member of the group */
+
+static struct ref at_element(struct ref r, int64_t element)
+{
+    r.at_bytes += element * (int64_t)sizeof(float);
+    return r;
+}
+
+static void reduce_flat(struct lower *l, int which)
+{
+    struct program *p = l->p;
+    const struct flat *f = &p->layout.flat[which];
+    const char *name = which == DENSE ? "dense gradients" : "expert gradients";
+    if (f->n_ranks == 1 || f->n_elements == 0)
+        return;
+    struct instr *i = lower_emit(l, LIST_UPDATE, RUN_REDUCE, name);
+    int64_t most = 0;
+    for (int m = 0; m < f->n_ranks; m++)
+        most = f->cut[m + 1] - f->cut[m] > most ? f->cut[m + 1] - f->cut[m] : most;
+    i->flat = which;
+    i->ref[0] = p->gradients[which];
+    i->n = most < STAGING_ELEMENTS ? most : STAGING_ELEMENTS;
+    i->ref[1] = (struct ref){ lower_buffer(l, "reduce staging", MEM_EXCHANGE, i->n * f->n_ranks * (int64_t)sizeof(float)), 0 };
+    if (f->n_ranks / f->n_shards > 1) {
+        i = lower_emit(l, LIST_UPDATE, RUN_MIRROR, name);
+        i->flat = which;
+        i->ref[0] = p->gradients[which];
+    }
+}
+
+static void sum_parts(struct lower *l)
+{
+    const struct program *p = l->p;
+    for (int k = 0; k < p->graph->params.n; k++) {
+        const struct place *at = &p->layout.place[k];
+        if (at->flat != EXPERT)
+            continue;
+        struct instr *i = lower_emit(l, LIST_UPDATE, RUN_PARTS, p->graph->params.item[k].name);
+        i->n_parts = l->n_parts;
+        i->n = at->end - at->begin;
+        i->ref[0] = l->parts[k];
+        i->ref[1] = at_element(p->gradients[EXPERT], at->at);
+    }
+}
+
+static bool mine(const struct flat *f, const struct chunk *c)
+{
+    const int fine = layout_fine_of(f, f->index);
+    return c->at >= f->cut[fine] && c->at < f->cut[fine + 1];
+}
+
+/* One call per run of chunks that are neighbours in memory and in the list of sums and have equal lengths. */
+static void norm_sums(struct lower *l)
+{
+    const struct program *p = l->p;
+    const struct layout *y = &p->layout;
+    struct instr *i = lower_emit(l, LIST_UPDATE, RUN_ZERO, "norm sums");
+    i->ref[0] = p->chunk_sums;
+    i->n = y->n_chunks_total * (int64_t)sizeof(double);
+    for (int k = 0, run; k < y->n_chunks; k += run) {
+        const struct chunk *c = &y->chunk[k];
+        run = 1;
+        if (!mine(&y->flat[c->flat], c))
+            continue;
+        while (k + run < y->n_chunks && c[run].n_elements == c->n_elements && c[run].flat == c->flat &&
+               c[run].id == c->id + run && c[run].at == c->at + run * c->n_elements && mine(&y->flat[c->flat], &c[run]))
+            run++;
+        i = lower_emit(l, LIST_UPDATE, RUN_OP, "gradient norm");
+        i->op = &op_sqsum;
+        i->arg[0] = at_element(p->gradients[c->flat], c->at);
+        i->arg[1] = p->chunk_sums;
+        i->arg[1].at_bytes += c->id * (int64_t)sizeof(double);
+        i->dim[0] = run;
+        i->dim[1] = c->n_elements;
+        i->attr[0] = (double)c->n_elements;
+    }
+    i = lower_emit(l, LIST_UPDATE, RUN_NORM_SUM, "gradient norm");
+    i->ref[0] = p->chunk_sums;
+    i->ref[1] = p->control;
+    i->n = y->n_chunks_total;
+}
+
+static void update_param(struct lower *l, int param, const struct adamw *o)
+{
+    const struct program *p = l->p;
+    const struct place *at = &p->layout.place[param];
+    const struct flat *f = &p->layout.flat[at->flat];
+    int64_t begin, end;
+    layout_coarse(f, f->index, &begin, &end);
+    const int64_t first = at->at > begin ? at->at : begin, length = at->end - at->begin;
+    const int64_t last = at->at + length < end ? at->at + length : end;
+    if (first >= last)
+        return;
+    struct instr *i = lower_emit(l, LIST_UPDATE, RUN_OP, p->graph->params.item[param].name);
+    i->op = &op_adamw;
+    const struct ref w = at_element(p->weights[at->flat], first), m = at_element(p->exp_avg[at->flat], first - begin),
+                     v = at_element(p->exp_avg_sq[at->flat], first - begin);
+    const struct ref arg[8] = { w, m, v, at_element(p->gradients[at->flat], first), p->control, w, m, v };
+    for (int k = 0; k < 8; k++)
+        i->arg[k] = arg[k];
+    i->dim[0] = last - first;
+    i->dim[1] = 4;
+    i->attr[0] = o->beta1;
+    i->attr[1] = o->beta2;
+    i->attr[2] = o->eps;
+    i->attr[3] = p->graph->params.item[param].decay ? o->weight_decay : 0;
+}
+
+static void clear(struct lower *l, struct ref r, int64_t bytes, const char *name)
+{
+    if (r.buffer < 0 || bytes == 0)
+        return;
+    struct instr *i = lower_emit(l, LIST_UPDATE, RUN_ZERO, name);
+    i->ref[0] = r;
+    i->n = bytes;
+}
+
+void lower_update(struct lower *l, const struct adamw *o)
+{
+    const struct program *p = l->p;
+    if (l->n_parts > 1)
+        sum_parts(l);
+    for (int i = 0; i < FLATS; i++)
+        reduce_flat(l, i);
+    norm_sums(l);
+    for (int i = 0; i < p->graph->params.n; i++)
+        update_param(l, i, o);
+    for (int i = 0; i < FLATS; i++) {
+        const struct flat *f = &p->layout.flat[i];
+        if (f->n_shards > 1 && f->n_elements) {
+            struct instr *in = lower_emit(l, LIST_UPDATE, RUN_GATHER, i == DENSE ? "dense weights" : "expert weights");
+            in->flat = i;
+            in->ref[0] = p->weights[i];
+        }
+        clear(l, p->gradients[i], f->n_elements * (int64_t)sizeof(float), "gradients");
+    }
+    for (int i = 0; l->n_parts > 1 && i < p->graph->params.n; i++)
+        if (l->parts[i].buffer >= 0)
+            clear(l, l->parts[i], p->buffers[l->parts[i].buffer].bytes, "gradient parts");
+}

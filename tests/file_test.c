@@ -1,0 +1,293 @@
+/* file_test.c - maps, atomic writes, full disks, compressed streams, directories. */
+#include "base/arena.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/rng.h"
+#include "tests/test.h"
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static const char *at(struct arena *a, const char *name)
+{
+    return arena_printf(a, "%s/%s", test_dir(), name);
+}
+
+static int64_t n_entries(struct arena *a, const char *dir)
+{
+    int64_t n = -1;
+    struct err e = { 0 };
+    return file_list(a, dir, &n, &e) ? n : -1;
+}
+
+TEST(file_write_read_map)
+{
+    struct arena *a = arena_new("test");
+    struct err e = { 0 };
+    struct map m;
+    size_t bytes;
+    const char *path = at(a, "plain");
+    EXPECT(file_write(path, "hello\0x", 7, &e));
+    EXPECT_INT(file_bytes(path), 7);
+    const char *text = file_read(a, path, 7, &bytes, &e);
+    EXPECT(text && bytes == 7 && !memcmp(text, "hello\0x", 8));
+    EXPECT(file_map(a, path, &m, &e) && m.bytes == 7 && m.data[4] == 'o');
+    EXPECT(file_write(path, "", 0, &e)); /* the old content stays mapped */
+    EXPECT(m.data[0] == 'h');
+    file_unmap(&m);
+    EXPECT(file_map(a, path, &m, &e) && m.bytes == 0 && m.data == NULL);
+    file_unmap(&m);
+    text = file_read(a, path, 100, &bytes, &e);
+    EXPECT(text && bytes == 0 && text[0] == 0);
+    EXPECT_TEXT(e.text, "");
+    arena_free(a);
+}
+
+TEST(file_read_errors)
+{
+    struct arena *a = arena_new("test");
+    struct err e = { 0 };
+    struct map m;
+    size_t bytes;
+    EXPECT(!file_read(a, "/none/x", 10, &bytes, &e));
+    EXPECT_TEXT(e.text, "/none/x: cannot open: No such file or directory");
+    EXPECT_INT(e.code, EXIT_INPUT);
+    e = (struct err){ 0 };
+    EXPECT(!file_read(a, "/tmp", 10, &bytes, &e));
+    EXPECT_TEXT(e.text, "/tmp: is a directory, expected a file");
+    e = (struct err){ 0 };
+    EXPECT(!file_map(a, "/dev/zero", &m, &e));
+    EXPECT_TEXT(e.text, "/dev/zero: not a regular file, cannot be mapped");
+    e = (struct err){ 0 };
+    EXPECT(!file_read(a, "/dev/zero", 100000, &bytes, &e));
+    EXPECT_TEXT(e.text, "/dev/zero: more than 100000 bytes, the most allowed here");
+    e = (struct err){ 0 };
+    EXPECT(!file_open("/tmp", &e));
+    EXPECT_TEXT(e.text, "/tmp: is a directory, expected a file");
+    arena_free(a);
+}
+
+TEST(file_drop_leaves_the_old_file)
+{
+    struct arena *a = arena_new("test");
+    struct err e = { 0 };
+    const char *dir = at(a, "drop"), *path = at(a, "drop/file");
+    size_t bytes;
+    EXPECT(file_mkdirs(dir, &e) && file_write(path, "old", 3, &e));
+    struct writer *w = file_create(path, &e);
+    EXPECT(w && file_put(w, "new", 3, &e));
+    EXPECT_INT(n_entries(a, dir), 2);
+    file_drop(w);
+    EXPECT_INT(n_entries(a, dir), 1);
+    EXPECT_TEXT(file_read(a, path, 100, &bytes, &e), "old");
+    file_drop(NULL);
+    EXPECT(!file_create(at(a, "none/file"), &e));
+    EXPECT(strstr(e.text, "none/file: cannot create: No such file or directory"));
+    arena_free(a);
+}
+
+TEST(file_random_access)
+{
+    enum { N = 3000000 };
+    struct arena *a = arena_new("test");
+    struct err e = { 0 };
+    const char *path = at(a, "random");
+    char *want = arena_alloc(a, N);
+    struct writer *w = file_create(path, &e);
+    size_t bytes, used = 0;
+    for (size_t i = 0; i < N; i++)
+        want[i] = (char)rng_u64(1, 2, i);
+    for (size_t n = 1; used < N; used += n, n = n * 7 % 1500007) { /* pieces below and above the buffer */
+        n = n < N - used ? n : N - used;
+        EXPECT(file_put(w, want + used, n, &e));
+        EXPECT_INT(file_offset(w), used + n);
+    }
+    memcpy(want + 1000, "patch", 5);
+    memcpy(want + N - 3, "end", 3);
+    EXPECT(file_put_at(w, "patch", 5, 1000, &e) && file_put_at(w, "end", 3, N - 3, &e));
+    EXPECT(file_put(w, "more", 4, &e) && file_publish(w, &e));
+    const char *text = file_read(a, path, N + 4, &bytes, &e);
+    EXPECT(text && bytes == N + 4 && !memcmp(text, want, N) && !memcmp(text + N, "more", 4));
+    arena_free(a);
+}
+
+/* In a child with a limit on file sizes: each way to write 3 MB is an error, nothing is left, `old` stays. */
+static int write_too_much(const char *dir, int way)
+{
+    struct arena *a = arena_new("test");
+    struct err e = { 0 };
+    const char *path = arena_printf(a, "%s/file", dir);
+    char *data = arena_alloc(a, 3 << 20);
+    setrlimit(RLIMIT_FSIZE, &(struct rlimit){ 1 << 20, 1 << 20 });
+    struct writer *w = file_create(path, &e);
+    bool written = w != NULL;
+    if (way == 0)
+        written = written && file_put(w, data, 3 << 20, &e);
+    for (int i = 0; way == 1 && written && i < 3 << 10; i++)
+        written = file_put(w, data, 1 << 10, &e);
+    if (way == 2)
+        written = written && file_put_at(w, data, 3 << 20, 100, &e);
+    if (written)
+        return 10;
+    if (file_put(w, data, 1, &e) || file_publish(w, &e))
+        return 11;
+    return e.code == EXIT_WORLD && strstr(e.text, "file: cannot write: File too large") ? 0 : 12;
+}
+
+TEST(file_size_limit_is_an_error)
+{
+    struct arena *a = arena_new("test");
+    struct err e = { 0 };
+    const char *dir = at(a, "limit");
+    size_t bytes;
+    EXPECT(file_mkdirs(dir, &e) && file_write(at(a, "limit/file"), "old", 3, &e));
+    for (int way = 0; way < 3; way++) {
+        int status;
+        fflush(NULL);
+        const pid_t child = fork();
+        if (child == 0)
+            _exit(write_too_much(dir, way));
+        waitpid(child, &status, 0);
+        EXPECTF(WIFEXITED(status) && WEXITSTATUS(status) == 0, "way %d: status %x", way, (unsigned)status);
+        EXPECT_INT(n_entries(a, dir), 1);
+        EXPECT_TEXT(file_read(a, at(a, "limit/file"), 100, &bytes, &e), "old");
+    }
+    arena_free(a);
+}
+
+/* All bytes of a stream, read in pieces of odd sizes; -1 with the error. */
+static int64_t drain(const char *path, char *out, size_t room, size_t piece, struct err *e)
+{
+    struct stream *s = file_open(path, e);
+    int64_t total = 0, n = s ? 1 : -1;
+    while (n > 0 && (size_t)total < room) {
+        n = file_get(s, out + total, room - (size_t)total < piece ? room - (size_t)total : piece, e);
+        total += n > 0 ? n : 0;
+    }
+    if (n == 0)
+        EXPECT_INT(file_consumed(s), file_bytes(path));
+    file_close(s);
+    return n < 0 ? -1 : total;
+}
+
+static bool shell(struct arena *a, const char *command)
+{
+    return system(arena_printf(a, "cd '%s' && (%s) 2>/dev/null", test_dir(), command)) == 0;
+}
+
+enum { TEXT_BYTES = 1 << 20 };
+
+static char *make_text(struct arena *a)
+{
+    struct err e = { 0 };
+    char *text = arena_alloc(a, TEXT_BYTES);
+    for (size_t i = 0; i < TEXT_BYTES; i++)
+        text[i] = (char)('a' + rng_u64(5, 6, i / 3) % 26);
+    EXPECT(file_write(at(a, "t"), text, TEXT_BYTES, &e));
+    return text;
+}
+
+TEST(file_streams_unpack_by_content)
+{
+    static const char *const commands[] = {
+        "cat t > p",
+        "gzip -c t > p",
+        "head -c 99999 t | gzip > p; tail -c +100000 t | gzip -1 >> p",
+        "gzip -c t > p; head -c 1000 /dev/zero >> p",
+        "zstd -qc t > p",
+        "head -c 99999 t | zstd -q > p; tail -c +100000 t | zstd -q >> p"
+    };
+    struct arena *a = arena_new("test");
+    const char *want = make_text(a);
+    char *got = arena_alloc(a, TEXT_BYTES + 10);
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        if (!shell(a, commands[i])) {
+            test_skip("cannot run %s", commands[i]);
+            continue;
+        }
+        for (size_t piece = 1000; piece < 10000000; piece *= 37) {
+            struct err e = { 0 };
+            const int64_t n = drain(at(a, "p"), got, TEXT_BYTES + 10, piece, &e);
+            EXPECTF(n == TEXT_BYTES, "%s: %lld bytes: %s", commands[i], (long long)n, e.text);
+            EXPECT(!memcmp(got, want, TEXT_BYTES));
+        }
+    }
+    arena_free(a);
+}
+
+TEST(file_streams_refuse_broken_data)
+{
+    static const char *const cases[][2] = {
+        { "gzip -c t | head -c 100000 > p", "gzip data ends too early" },
+        { "gzip -c t | head -c 5 > p", "gzip data ends too early" },
+        { "gzip -c t > p; echo junk >> p", "expected the end or another gzip member" },
+        { "gzip -c t > p; printf '\\001\\002' | dd of=p bs=1 seek=100000 conv=notrunc", "broken gzip data" },
+        { "zstd -qc t | head -c 100000 > p", "zstd data ends too early" },
+        { "zstd -qc t | head -c 6 > p", "zstd data ends too early" },
+        { "zstd -qc t > p; echo junk >> p", "broken zstd data" },
+        { "zstd -qc t > p; head -c 100 /dev/zero | dd of=p bs=1 seek=100000 conv=notrunc",
+          "broken zstd data" },
+    };
+    struct arena *a = arena_new("test");
+    char *got = arena_alloc(a, TEXT_BYTES + 10);
+    make_text(a);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct err e = { 0 };
+        if (!shell(a, cases[i][0])) {
+            test_skip("cannot run %s", cases[i][0]);
+            continue;
+        }
+        const int64_t n = drain(at(a, "p"), got, TEXT_BYTES + 10, 70000, &e);
+        EXPECTF(n == -1 && strstr(e.text, cases[i][1]), "%s: %lld bytes, '%s'", cases[i][0], (long long)n,
+                e.text);
+    }
+    arena_free(a);
+}
+
+TEST(file_streams_read_standard_input)
+{
+    struct arena *a = arena_new("test");
+    struct err e = { 0 };
+    char got[100];
+    EXPECT(shell(a, "printf 'one two' | gzip > stdin.gz; : > empty"));
+    const int kept = dup(STDIN_FILENO), fd = open(at(a, "stdin.gz"), O_RDONLY);
+    dup2(fd, STDIN_FILENO);
+    struct stream *s = file_open("-", &e);
+    EXPECT(s && file_get(s, got, 3, &e) == 3 && file_get(s, got + 3, 90, &e) == 4 &&
+           file_get(s, got, 9, &e) == 0);
+    EXPECT(!memcmp(got, "one two", 7));
+    file_close(s);
+    dup2(kept, STDIN_FILENO);
+    close(kept);
+    close(fd);
+    EXPECT_INT(drain(at(a, "empty"), got, 10, 10, &e), 0);
+    arena_free(a);
+}
+
+TEST(file_directories)
+{
+    struct arena *a = arena_new("test");
+    struct err e = { 0 };
+    int64_t n;
+    EXPECT(file_mkdirs(at(a, "d/e//f/"), &e) && file_is_dir(at(a, "d/e/f")) && file_mkdirs(at(a, "d"), &e));
+    EXPECT(file_write(at(a, "d/b"), "b", 1, &e) && file_write(at(a, "d/\xc3\xa9"), "", 0, &e));
+    EXPECT(file_write(at(a, "d/A"), "", 0, &e) && file_write(at(a, "d/e/f/x"), "", 0, &e));
+    char **names = file_list(a, at(a, "d"), &n, &e);
+    EXPECT_INT(n, 4);
+    EXPECT(names && !strcmp(names[0], "A") && !strcmp(names[1], "b") && !strcmp(names[2], "e") &&
+           !strcmp(names[3], "\xc3\xa9"));
+    EXPECT(file_symlink("b", at(a, "d/last"), &e) && file_symlink("A", at(a, "d/last"), &e));
+    EXPECT_INT(file_bytes(at(a, "d/last")), 0);
+    EXPECT(file_copy(at(a, "d/b"), at(a, "d/copy"), &e) && file_bytes(at(a, "d/copy")) == 1);
+    EXPECT(file_rename(at(a, "d/copy"), at(a, "d/moved"), &e) && !file_exists(at(a, "d/copy")));
+    EXPECT(file_symlink(at(a, "t"), at(a, "d/outside"), &e) && file_write(at(a, "t"), "t", 1, &e));
+    EXPECT(file_remove_tree(at(a, "d"), &e) && !file_exists(at(a, "d")) && file_remove_tree(at(a, "d"), &e));
+    EXPECT(file_exists(at(a, "t"))); /* links are removed, not followed */
+    EXPECT_TEXT(e.text, "");
+    EXPECT(!file_mkdirs(at(a, "t/sub"), &e) && strstr(e.text, "cannot create the directory"));
+    EXPECT(!file_list(a, at(a, "none"), &n, &e) && file_bytes(at(a, "none")) == -1);
+    arena_free(a);
+}
