@@ -13,7 +13,7 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 CFLAGS := -std=c17 -D_GNU_SOURCE -O3 -g -MMD -MP -I. -Isrc -I$(OUT) -fvisibility=hidden -fno-math-errno -pthread \
           -ffp-contract=off $(MARCH) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all) \
           -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla $(WERROR)
-LDLIBS := -lopenblas -ljansson -lpcre2-8 -lzstd -lz -lm -lpthread $(MPILIB)
+LDLIBS := -lopenblas -ljansson -lpcre2-8 -lutf8proc -lzstd -lz -lm -lpthread $(MPILIB)
 SRC    := $(sort $(wildcard src/*/*.c))
 OBJ    := $(SRC:%=$(OUT)/%.o)
 LIBOBJ := $(filter-out $(OUT)/src/cmd/main.c.o,$(OBJ))

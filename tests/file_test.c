@@ -105,8 +105,10 @@ TEST(file_random_access)
         EXPECT(file_put(w, want + used, n, &e));
         EXPECT_INT(file_offset(w), used + n);
     }
-    memcpy(want + 1000, "patch", 5);
-    memcpy(want + N - 3, "end", 3);
+    for (size_t i = 0; i < 5; i++)
+        want[1000 + i] = "patch"[i];
+    for (size_t i = 0; i < 3; i++)
+        want[N - 3 + i] = "end"[i];
     EXPECT(file_put_at(w, "patch", 5, 1000, &e) && file_put_at(w, "end", 3, N - 3, &e));
     EXPECT(file_put(w, "more", 4, &e) && file_publish(w, &e));
     const char *text = file_read(a, path, N + 4, &bytes, &e);

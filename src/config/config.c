@@ -43,9 +43,9 @@ const char option_required[] = "required";
 #define REQUIRED option_required
 #define ANY      9007199254740992.0 /* 2^53: every integer up to here is exact in lo and hi */
 const struct option options[N_OPTIONS] = {
-#define GROUP(title) { title, HEADING, NULL, 0, 0, "", EVERY, "", 0 },
-#define OPTION(kind, name, default_text, lo, hi, unit, takers, sentence)                                             \
-    { #name, kind, default_text, lo, hi, unit, takers, sentence, offsetof(struct config, name) },
+#define GROUP(title) { .name = (title), .kind = HEADING },
+#define OPTION(kind, name, default_text, lo, hi, unit, takers, sentence)                                     \
+    { #name, kind, takers, default_text, lo, hi, unit, sentence, offsetof(struct config, name) },
 #define OPTION_FOR(...) OPTION(__VA_ARGS__)
 #include "config/config.def"
 };
@@ -118,7 +118,7 @@ const char *option_nearest(struct arena *a, const struct command *k, const char 
     int n = 0;
     char *lower = arena_strdup(a, name);
     for (char *c = lower; *c; c++)
-        *c = *c == '-' ? '_' : (char)tolower((unsigned char)*c);
+        *c = (char)(*c == '-' ? '_' : tolower((unsigned char)*c));
     for (const struct option *o = options; o < options + N_OPTIONS; o++)
         if (command_takes(k, o))
             names[n++] = o->name;

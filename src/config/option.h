@@ -5,18 +5,17 @@ enum kind { TEXT, INT, REAL, BOOL, PAIR, BYTES, CHOICE, HEADING };
 struct option {
     const char *name; /* or the title of a heading */
     enum kind kind;
+    unsigned commands; /* bits of config.c */
     const char *default_text;
     double lo, hi;
-    const char *unit;
-    unsigned commands;
-    const char *sentence;
+    const char *unit, *sentence;
     size_t offset; /* in struct config */
 };
 struct command {
     const char *name, *sentence, *positional; /* the option that an argument without name sets, or NULL */
 };
 extern const struct option options[N_OPTIONS];
-extern const char option_required[]; /* default_text of required options points here */
+extern const char option_required[];                  /* default_text of required options points here */
 const struct command *command_find(const char *name); /* NULL when there is none */
 bool command_takes(const struct command *k, const struct option *o);
 /* NULL when the command has no such option; `bytes` of name count, - and _ are equal. */
@@ -33,4 +32,5 @@ bool option_is_none(const struct config *c, const struct option *o);
 void option_add_value(struct str *s, const struct config *c, const struct option *o, bool json);
 bool option_is_default(const struct config *c, const struct option *o);
 /* Flags of the file named by --config; keys of other commands are skipped. */
-bool config_read_file(struct arena *a, const struct command *k, const char *path, struct config *out, struct err *e);
+bool config_read_file(struct arena *a, const struct command *k, const char *path, struct config *out,
+                      struct err *e);

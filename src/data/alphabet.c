@@ -7,12 +7,10 @@ enum { BLOCKS = (CODE_POINT_MAX >> 8) + 1 };
 
 /* Refines the classes of all code points by one set: members of class k get a new class when class k also has
  * non-members. */
-static bool refine(uint8_t *class, const struct charset *x, int *n)
+static bool refine(uint8_t *class, const struct charset *x, int64_t *total, int *n)
 {
-    int64_t inside[MOST_CLASSES] = { 0 }, total[MOST_CLASSES] = { 0 };
+    int64_t inside[MOST_CLASSES] = { 0 };
     uint8_t renamed[MOST_CLASSES];
-    for (uint32_t c = 0; c <= CODE_POINT_MAX; c++)
-        total[class[c]]++;
     for (int64_t i = 0; i < x->n; i++)
         for (uint32_t c = x->range[i].first; c <= x->range[i].last; c++)
             inside[class[c]]++;
@@ -22,6 +20,8 @@ static bool refine(uint8_t *class, const struct charset *x, int *n)
             continue;
         if (*n == MOST_CLASSES)
             return false;
+        total[k] -= inside[k];
+        total[*n] = inside[k];
         renamed[k] = (uint8_t)(*n)++;
     }
     for (int64_t i = 0; i < x->n; i++)
@@ -51,10 +51,11 @@ bool alphabet_make(struct arena *a, const struct charset *const *sets, int64_t n
 {
     struct arena *scratch = arena_new("alphabet");
     uint8_t *class = arena_alloc(scratch, (size_t)CODE_POINT_MAX + 1);
+    int64_t total[MOST_CLASSES] = { CODE_POINT_MAX + 1 };
     bool ok = true;
     out->n = 1;
     for (int64_t i = 0; i < n && ok; i++)
-        ok = refine(class, sets[i], &out->n);
+        ok = refine(class, sets[i], total, &out->n);
     if (ok)
         pack(a, class, out);
     arena_free(scratch);

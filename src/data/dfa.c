@@ -287,7 +287,7 @@ static void maker_init(struct maker *m, struct arena *a, const struct alphabet *
     m->thread = ARENA_NEW(s, int, MOST_THREADS);
     m->row = ARENA_NEW(s, uint16_t, (int64_t)MOST_STATES * (b->n + 1));
     m->seen = ARENA_NEW(s, int, MOST_CODE);
-    m->stack = ARENA_NEW(s, int, 2 * MOST_CODE);
+    m->stack = ARENA_NEW(s, int, 2 * MOST_CODE + 8);
 }
 
 const struct dfa *dfa_make(struct arena *a, const struct alphabet *b, const struct rx *x)

@@ -1,5 +1,6 @@
 /* optim.c - see optim.h. */
 #include "run/optim.h"
+#include "config/config.h"
 #include <math.h>
 
 double optim_lr(const struct lr_options *o, int64_t step)

@@ -1,6 +1,7 @@
 /* setup.c - see setup.h. */
 #include "run/setup.h"
 #include "base/pool.h"
+#include "config/config.h"
 #include "run/weights.h"
 #include "sched/predict.h"
 #include <string.h>
@@ -98,21 +99,35 @@ void engine_build(const struct setup *s, const struct plan *p, bool training, bo
     exec_new(s->arena, &x->program, &x->exec);
 }
 
-bool engine_load(const struct setup *s, struct engine *x, const char *init, int64_t seed, const char **how, struct err *e)
+static void stored_dtypes(const struct setup *s, const struct engine *x, const struct ckpt *c, enum dtype *stored)
 {
-    const bool random = strcmp(init, "random") == 0, pretrained = strcmp(init, "pretrained") == 0;
+    for (int i = 0; stored && i < x->graph->params.n; i++)
+        stored[i] = c ? ckpt_stored(c, &x->graph->params.item[i]) : s->model.stored;
+}
+
+static bool load_from(const struct setup *s, struct engine *x, int init, int64_t seed, const struct ckpt *c, enum dtype *stored,
+                      const char **how, struct err *e)
+{
+    if (init == INIT_PRETRAINED && ckpt_n_tensors(c) == 0)
+        return err_set(e, "%s: --init pretrained, but the directory holds no safetensors", s->model_dir);
+    if (init == INIT_RANDOM || ckpt_n_tensors(c) == 0) {
+        *how = "weights: random initialisation";
+        stored_dtypes(s, x, NULL, stored);
+        weights_init(&x->exec, seed);
+        return true;
+    }
+    *how = "weights: from the model directory";
+    if (!ckpt_match(c, &x->graph->params, e))
+        return false;
+    stored_dtypes(s, x, c, stored);
+    return weights_load(&x->exec, c, e);
+}
+
+bool engine_load(const struct setup *s, struct engine *x, int init, int64_t seed, enum dtype *stored, const char **how, struct err *e)
+{
     struct arena *a = arena_new("source");
     struct ckpt *c = ckpt_open(a, s->model_dir, e);
-    bool ok = c != NULL;
-    if (ok && pretrained && ckpt_n_tensors(c) == 0)
-        ok = err_set(e, "%s: --init pretrained, but the directory holds no safetensors", s->model_dir);
-    if (ok && !random && ckpt_n_tensors(c) > 0) {
-        *how = "weights from the model directory";
-        ok = ckpt_match(c, &x->graph->params, e) && weights_load(&x->exec, c, e);
-    } else if (ok) {
-        *how = "random initialisation";
-        weights_init(&x->exec, seed);
-    }
+    const bool ok = c && load_from(s, x, init, seed, c, stored, how, e);
     if (c)
         ckpt_close(c);
     arena_free(a);

@@ -1,4 +1,4 @@
-/* value.c - values of options: from text, with their range, and back to text. */
+/* config_value.c - values of options: from text, with their range, and back to text. */
 #include "config/option.h"
 #include <errno.h>
 #include <math.h>
@@ -26,8 +26,10 @@ static bool refuse(const char *what, const char *text, const char *expected, str
 static bool out_of_range(const struct option *o, const char *what, const char *text, struct err *e)
 {
     if (o->hi > 9e15)
-        return err_code(e, EXIT_USAGE, "%s: %.80s is out of range, expected at least %.17g", what, text, o->lo);
-    return err_code(e, EXIT_USAGE, "%s: %.80s is out of range, expected %.10g to %.10g", what, text, o->lo, o->hi);
+        return err_code(e, EXIT_USAGE, "%s: %.80s is out of range, expected at least %.17g", what, text,
+                        o->lo);
+    return err_code(e, EXIT_USAGE, "%s: %.80s is out of range, expected %.10g to %.10g", what, text, o->lo,
+                    o->hi);
 }
 
 static bool set_int(int64_t *out, const struct option *o, const char *text, const char *what, struct err *e)
@@ -83,9 +85,16 @@ static bool set_pair(double out[2], const struct option *o, const char *text, co
 static const struct {
     const char *name;
     int64_t bytes;
-} byte_units[] = { { "TB", 1000000000000 },   { "GB", 1000000000 },  { "MB", 1000000 }, { "KB", 1000 },
-                   { "TiB", (int64_t)1 << 40 }, { "GiB", 1 << 30 }, { "MiB", 1 << 20 }, { "KiB", 1 << 10 },
-                   { "B", 1 },                  { "", 1 } };
+} byte_units[] = { { "TB", 1000000000000 },
+                   { "GB", 1000000000 },
+                   { "MB", 1000000 },
+                   { "KB", 1000 },
+                   { "TiB", (int64_t)1 << 40 },
+                   { "GiB", 1 << 30 },
+                   { "MiB", 1 << 20 },
+                   { "KiB", 1 << 10 },
+                   { "B", 1 },
+                   { "", 1 } };
 
 static bool set_bytes(int64_t *out, const struct option *o, const char *text, const char *what, struct err *e)
 {
@@ -94,7 +103,7 @@ static bool set_bytes(int64_t *out, const struct option *o, const char *text, co
     if (end == text || text[0] == '-' || strspn(text, "+.0123456789") != (size_t)(end - text))
         return refuse(what, text, "a number of bytes like 5GB or 500MB", e);
     for (size_t i = 0; i < sizeof byte_units / sizeof *byte_units; i++) {
-        if (strcasecmp(end, byte_units[i].name))
+        if (strcasecmp(end, byte_units[i].name) != 0)
             continue;
         const double bytes = value * (double)byte_units[i].bytes;
         if (!(bytes >= o->lo && bytes <= o->hi))
@@ -135,6 +144,8 @@ bool option_set(struct config *c, const struct option *o, const char *text, cons
     void *to = field(c, o);
     switch (o->kind) {
     case TEXT:
+        if (!o->default_text && !strcmp(text, "none"))
+            text = NULL;
         memcpy(to, &text, sizeof text);
         return true;
     case INT:
@@ -162,7 +173,7 @@ void option_default(struct config *c, const struct option *o)
     if (o->kind == TEXT)
         memcpy(field(c, o), &text, sizeof text);
     else
-        CHECK(option_set(c, o, text, o->name, &e), "default of %s", e.text);
+        CHECK(text && option_set(c, o, text, o->name, &e), "default of %s", e.text);
 }
 
 bool option_is_none(const struct config *c, const struct option *o)

@@ -1,0 +1,7 @@
+/* cmd.h - the commands. Each gets its parsed options and returns false with an err; main prints it. */
+#pragma once
+#include "config/config.h"
+typedef bool command(struct arena *a, const struct config *c, struct err *e);
+command cmd_prepare, cmd_tokenize, cmd_tokenizer_train, cmd_inspect; /* cmd_data.c */
+command cmd_compile, cmd_train, cmd_eval, cmd_generate, cmd_check;  /* cmd_model.c */
+command cmd_merge, cmd_export, cmd_verify;                          /* cmd_ckpt.c */

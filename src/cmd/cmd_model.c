@@ -1,0 +1,96 @@
+/* cmd_model.c - compile, train, eval, generate, check. */
+#include "base/file.h"
+#include "base/pool.h"
+#include "base/str.h"
+#include "cmd/cmd.h"
+#include "run/check.h"
+#include "run/eval.h"
+#include "run/generate.h"
+#include "run/report.h"
+#include "run/train.h"
+#include <stdio.h>
+
+static bool check_device(const struct config *c, struct err *e)
+{
+    return c->device != DEVICE_CUDA || err_code(e, EXIT_USAGE, "--device cuda: this build has the CPU device only");
+}
+
+static void start_threads(const struct config *c)
+{
+    const int share = pool_cores() / comm_local_ranks();
+    pool_start(c->threads ? (int)c->threads : share > 1 ? share : 1);
+}
+
+static bool save_plan(const struct config *c, const struct str *text, struct err *e)
+{
+    if (!c->plan)
+        return true;
+    if (!file_write(c->plan, text->text, text->bytes, e))
+        return false;
+    if (!c->json)
+        printf("written to %s\n", c->plan);
+    return true;
+}
+
+/* Makes the plan of a run without starting it: one process, no other ranks. */
+bool cmd_compile(struct arena *a, const struct config *c, struct err *e)
+{
+    struct setup s;
+    struct dataset d;
+    struct plan p;
+    struct search_result found;
+    struct plan_limits l;
+    struct model_values v;
+    char hash[17];
+    const double start = exec_now();
+    if (!check_device(c, e) || !setup_open(a, c->model_id, c->compat_nnscaler, 1, &s, e) || !dataset_open(a, c->dataset_path, true, &d, e))
+        return false;
+    struct config fresh = *c;
+    fresh.plan = NULL; /* written below, not read */
+    if (!train_limits(c, &l, e))
+        return false;
+    cluster_cpu(&s.cluster, l.n_ranks, pool_cores() > l.n_ranks ? pool_cores() / l.n_ranks : 1);
+    const int64_t limit = l.memory_bytes ? l.memory_bytes : s.cluster.memory_bytes;
+    if (!train_plan(&s, &fresh, c->sequence_length ? c->sequence_length : d.sequence_length, &p, &found, e))
+        return false;
+    const struct model_options o = { .batch = plan_graph_batch(&p), .sequence = p.sequence };
+    struct str text = str_new(a, 256u << 20), report = str_new(a, 1u << 20);
+    plan_write(&p, deepseek_v2_graph(a, &s.model, &o, &v), &text, hash);
+    report_plan(&report, &s, &p, &found, limit);
+    fputs(c->json ? text.text : report.text, stdout);
+    if (!c->json)
+        printf("planned in %.3f s\n", exec_now() - start);
+    return save_plan(c, &text, e);
+}
+
+bool cmd_train(struct arena *a, const struct config *c, struct err *e)
+{
+    if (c->run_mode == RUN_MODE_COMPILE)
+        return cmd_compile(a, c, e);
+    if (!check_device(c, e))
+        return false;
+    comm_start();
+    start_threads(c);
+    return train_run(a, c, e);
+}
+
+bool cmd_eval(struct arena *a, const struct config *c, struct err *e)
+{
+    if (!check_device(c, e))
+        return false;
+    comm_start();
+    start_threads(c);
+    return eval_run(a, c, e);
+}
+
+bool cmd_generate(struct arena *a, const struct config *c, struct err *e)
+{
+    start_threads(c);
+    return check_device(c, e) && generate_run(a, c, e);
+}
+
+bool cmd_check(struct arena *a, const struct config *c, struct err *e)
+{
+    start_threads(c);
+    return check_device(c, e) && check_run(a, c, e);
+}

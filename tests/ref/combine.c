@@ -1,0 +1,36 @@
+/* ref/combine.c - y_t = sum_j gate_tj z[place_tj]. */
+#include "tests/ref/ref.h"
+enum { Z, GATE, PLACE, Y, R = 0, N, D, K };
+
+static void fwd(const struct call *c)
+{
+    const int64_t d = c->dim[D], k = c->dim[K];
+    const int32_t *place = c->arg[PLACE];
+    const double *z = c->arg[Z], *gate = c->arg[GATE];
+    double *y = c->arg[Y];
+    for (int64_t t = 0; t < c->dim[N]; t++)
+        for (int64_t i = 0; i < d; i++) {
+            y[t * d + i] = 0;
+            for (int64_t j = t * k; j < (t + 1) * k; j++)
+                y[t * d + i] += gate[j] * z[place[j] * d + i];
+        }
+}
+
+static void bwd(const struct call *c)
+{
+    const int64_t d = c->dim[D], k = c->dim[K];
+    const int32_t *place = c->arg[PLACE];
+    const double *z = c->arg[Z], *gate = c->arg[GATE], *dy = c->grad[Y];
+    double *dz = c->grad[Z], *dgate = c->grad[GATE];
+    for (int64_t i = 0; i < c->dim[R] * d; i++)
+        dz[i] = 0;
+    for (int64_t j = 0; j < c->dim[N] * k; j++) {
+        dgate[j] = 0;
+        for (int64_t i = 0; i < d; i++) {
+            dz[place[j] * d + i] += gate[j] * dy[j / k * d + i];
+            dgate[j] += dy[j / k * d + i] * z[place[j] * d + i];
+        }
+    }
+}
+
+const struct ref ref_combine = { "y", "z gate", fwd, bwd };
