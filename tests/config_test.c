@@ -127,6 +127,7 @@ TEST(config_wrong_flags)
         { "train", "--seed 0x10", "--seed: '0x10' is not an integer" },
         { "train", "--seed 99999999999999999999",
           "--seed: 99999999999999999999 is out of range, expected 0 to 2147483647" },
+        { "train", "--seed 2147483648", "--seed: 2147483648 is out of range, expected 0 to 2147483647" },
         { "train", "--max_steps -1", "--max_steps: -1 is out of range, expected at least 0" },
         { "train", "--micro_batch_size 0", "--micro_batch_size: 0 is out of range, expected 1 to 65536" },
         { "train", "--json=maybe", "--json: 'maybe' is not true or false" },

@@ -285,9 +285,11 @@ TEST(file_directories)
     EXPECT_INT(file_bytes(at(a, "d/last")), 0);
     EXPECT(file_copy(at(a, "d/b"), at(a, "d/copy"), &e) && file_bytes(at(a, "d/copy")) == 1);
     EXPECT(file_rename(at(a, "d/copy"), at(a, "d/moved"), &e) && !file_exists(at(a, "d/copy")));
+    EXPECT(file_mkdirs(at(a, "out"), &e) && file_write(at(a, "out/kept"), "", 0, &e));
     EXPECT(file_symlink(at(a, "t"), at(a, "d/outside"), &e) && file_write(at(a, "t"), "t", 1, &e));
+    EXPECT(file_symlink(at(a, "out"), at(a, "d/out"), &e));
     EXPECT(file_remove_tree(at(a, "d"), &e) && !file_exists(at(a, "d")) && file_remove_tree(at(a, "d"), &e));
-    EXPECT(file_exists(at(a, "t"))); /* links are removed, not followed */
+    EXPECT(file_exists(at(a, "t")) && file_exists(at(a, "out/kept"))); /* links are removed, not followed */
     EXPECT_TEXT(e.text, "");
     EXPECT(!file_mkdirs(at(a, "t/sub"), &e) && strstr(e.text, "cannot create the directory"));
     EXPECT(!file_list(a, at(a, "none"), &n, &e) && file_bytes(at(a, "none")) == -1);

@@ -115,6 +115,7 @@ TEST(json_errors_name_the_line)
     EXPECT(json_want_array(j, root, "list", &v, &e) && v == list);
     EXPECT(json_want_object(j, item, "deep", &v, &e) && v == deep);
     EXPECT_ERR(json_want_int(j, root, "n", 8, 9, &n, &e), "x.json:5: n: 7 is out of range, expected 8 to 9");
+    EXPECT_ERR(json_want_int(j, root, "n", 5, 6, &n, &e), "x.json:5: n: 7 is out of range, expected 5 to 6");
     EXPECT_ERR(json_want_int(j, item, "n", 0, 9, &n, &e),
                "x.json:4: n: expected an integer, found true or false");
     EXPECT_ERR(json_want_number(j, item, "k", &x, &e), "x.json:3: k: expected a number, found string");

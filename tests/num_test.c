@@ -7,6 +7,7 @@
 #include "base/rng.h"
 #include "tests/test.h"
 #include <stdatomic.h>
+#include <unistd.h>
 
 /* The known answers published with Random123 (kat_vectors, philox 4x32, 10 rounds). */
 TEST(rng_philox_known_answers)
@@ -131,19 +132,24 @@ TEST(num_sums)
     enum { N = 1003 };
     float x[N], y[N];
     double exact = 0, squares = 0, by_hand[16] = { 0 };
+    float products[16] = { 0 };
     for (int i = 0; i < N; i++) {
         x[i] = (float)rng_normal(1, 2, (uint64_t)i);
         y[i] = (float)rng_normal(1, 3, (uint64_t)i);
         exact += (double)x[i] * (double)y[i];
         squares += (double)x[i] * (double)x[i];
         by_hand[i % 16] += (double)x[i] * (double)x[i];
+        products[i % 16] += x[i] * y[i];
     }
     EXPECT(fabs((double)dot(x, y, N) - exact) < 1e-4);
     EXPECT(fabs(num_sum_squares(x, N) - squares) < 1e-10);
     EXPECT(dot(x, y, 0) == 0 && dot(x, y, 1) == x[0] * y[0]);
     for (int half = 8; half > 0; half /= 2)
-        for (int j = 0; j < half; j++)
+        for (int j = 0; j < half; j++) {
             by_hand[j] += by_hand[j + half];
+            products[j] += products[j + half];
+        }
+    EXPECT(dot(x, y, N) == products[0]);
     EXPECT(num_sum_squares(x, N) == by_hand[0]); /* the documented order, to the bit */
     EXPECT_INT(num_first_nonfinite(x, N), -1);
     x[1002] = INFINITY;
@@ -180,6 +186,23 @@ TEST(pool_runs_each_task_once)
     EXPECT_INT(calls[0], want + want / 3 * 2); /* rounds with 1 and 2 extra tasks */
     EXPECT_INT(calls[1], want + want / 3);
     EXPECT_INT(arena_n_mallocs(), mallocs);
+}
+
+static void finish_late(void *context, int64_t task)
+{
+    usleep(task == 1 ? 20000 : 500);
+    atomic_fetch_add((atomic_int *)context, 1);
+}
+
+TEST(pool_waits_for_all_tasks)
+{
+    pool_start(4);
+    for (int round = 0; round < 5; round++) {
+        atomic_int n_done = 0;
+        pool_run(4, finish_late, &n_done);
+        EXPECT_INT(atomic_load(&n_done), 4);
+    }
+    pool_start(1);
 }
 
 static void fill(float *x, int64_t n, uint64_t stream)

@@ -19,15 +19,17 @@ char *file_read(struct arena *a, const char *path, size_t max_bytes, size_t *byt
 struct writer;
 struct writer *file_create(const char *path, struct err *e); /* NULL on error */
 bool file_put(struct writer *w, const void *data, size_t bytes, struct err *e);
-bool file_put_at(struct writer *w, const void *data, size_t bytes, int64_t offset, struct err *e); /* random access */
-uint64_t file_offset(const struct writer *w);               /* bytes put so far (sequential) */
-bool file_publish(struct writer *w, struct err *e);         /* frees w, also on error (then the temp is removed) */
-void file_drop(struct writer *w);                           /* removes the temporary file; NULL is fine */
+bool file_put_at(struct writer *w, const void *data, size_t bytes, int64_t offset,
+                 struct err *e);                    /* random access */
+uint64_t file_offset(const struct writer *w);       /* bytes put so far (sequential) */
+bool file_publish(struct writer *w, struct err *e); /* frees w, also on error (then the temp is removed) */
+void file_drop(struct writer *w);                   /* removes the temporary file; NULL is fine */
 bool file_write(const char *path, const void *data, size_t bytes, struct err *e); /* create + put + publish */
 /* Input stream: plain, .gz (gzip, several members) or .zst (several frames) by content, "-" = standard input. */
 struct stream;
-struct stream *file_open(const char *path, struct err *e);  /* NULL on error */
-int64_t file_get(struct stream *s, void *data, size_t bytes, struct err *e); /* bytes read, 0 at end, -1 on error */
+struct stream *file_open(const char *path, struct err *e); /* NULL on error */
+int64_t file_get(struct stream *s, void *data, size_t bytes,
+                 struct err *e);                /* bytes read, 0 at end, -1 on error */
 uint64_t file_consumed(const struct stream *s); /* bytes of the file on disk consumed so far (for progress) */
 void file_close(struct stream *s);
 /* Directories. */
@@ -36,9 +38,9 @@ bool file_is_dir(const char *path);
 int64_t file_bytes(const char *path); /* -1 when there is none */
 bool file_mkdirs(const char *path, struct err *e);
 bool file_sync_dir(const char *path, struct err *e);
-bool file_remove_tree(const char *path, struct err *e); /* missing is fine */
-bool file_rename(const char *from, const char *to, struct err *e); /* and fsync of the parent of `to` */
+bool file_remove_tree(const char *path, struct err *e);                 /* missing is fine */
+bool file_rename(const char *from, const char *to, struct err *e);      /* and fsync of the parent of `to` */
 bool file_symlink(const char *target, const char *path, struct err *e); /* atomic replacement */
-bool file_copy(const char *from, const char *to, struct err *e); /* same bytes, atomic */
+bool file_copy(const char *from, const char *to, struct err *e);        /* same bytes, atomic */
 /* Names in a directory, sorted by bytes, without "." and "..". NULL on error. */
 char **file_list(struct arena *a, const char *dir, int64_t *n, struct err *e);

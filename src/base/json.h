@@ -5,13 +5,22 @@
 #include "base/err.h"
 #include <stddef.h>
 #include <stdint.h>
-struct json;  /* a document: root value, path for messages, text for line numbers */
+struct json;                           /* a document: root value, path for messages, text for line numbers */
 typedef const struct json_value *jval; /* a value inside a document; NULL = absent */
 struct json *json_parse(const char *text, size_t bytes, const char *path, struct err *e); /* NULL on error */
 struct json *json_read(const char *path, size_t max_bytes, struct err *e);                /* NULL on error */
 void json_free(struct json *j);
 jval json_root(const struct json *j);
-enum json_type { JSON_NULL, JSON_BOOL, JSON_INT, JSON_REAL, JSON_STRING, JSON_ARRAY, JSON_OBJECT, JSON_ABSENT };
+enum json_type {
+    JSON_NULL,
+    JSON_BOOL,
+    JSON_INT,
+    JSON_REAL,
+    JSON_STRING,
+    JSON_ARRAY,
+    JSON_OBJECT,
+    JSON_ABSENT
+};
 enum json_type json_type(jval v); /* NULL gives JSON_ABSENT */
 const char *json_type_name(enum json_type t);
 /* Objects and arrays. json_get of a missing key gives NULL. Order of keys is that of the file. */
@@ -22,7 +31,7 @@ jval json_entry(jval object, int64_t i, const char **key); /* i-th key; O(1) amo
 /* Unchecked access: CHECKs the type. */
 bool json_bool(jval v);
 int64_t json_int(jval v);
-double json_number(jval v); /* integer or real */
+double json_number(jval v);                     /* integer or real */
 const char *json_string(jval v, size_t *bytes); /* bytes may be NULL; the string may hold NUL bytes */
 /* Checked access for readers of outside input: false + err text with path, line and key when the key is
  * missing or has another type. json_want_int also checks lo <= *out <= hi. */

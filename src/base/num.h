@@ -15,5 +15,5 @@ void num_to_float(float *out, const void *in, enum dtype t, int64_t n);
 void num_from_float(void *out, const float *in, enum dtype t, int64_t n);
 /* Sums with 16 partial sums in fixed order: vectorizes without -ffast-math, same bits everywhere. */
 float dot(const float *x, const float *y, int64_t n);
-double num_sum_squares(const float *x, int64_t n); /* accumulates in float64 */
+double num_sum_squares(const float *x, int64_t n);      /* accumulates in float64 */
 int64_t num_first_nonfinite(const float *x, int64_t n); /* -1 = all finite */

@@ -2,7 +2,8 @@
  * The stream is usually hash_text(tensor name). Also the Mersenne Twister of torch.randperm. */
 #pragma once
 #include <stdint.h>
-void rng_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]); /* the bare block function */
+void rng_philox(const uint32_t counter[4], const uint32_t key[2],
+                uint32_t out[4]); /* the bare block function */
 uint64_t rng_u64(uint64_t seed, uint64_t stream, uint64_t index);
 double rng_uniform(uint64_t seed, uint64_t stream, uint64_t index); /* [0, 1), 53 bits */
 double rng_normal(uint64_t seed, uint64_t stream, uint64_t index);  /* mean 0, deviation 1; Box-Muller */

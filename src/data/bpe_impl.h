@@ -84,7 +84,7 @@ static inline const struct merge *merges_get(const struct merges *m, int32_t lef
 }
 /* Ids of one piece, appended to *out. */
 struct bpe_scratch;
-struct bpe_scratch *bpe_scratch_new(const struct bpe *t);
+struct bpe_scratch *bpe_scratch_new(void);
 void bpe_scratch_free(struct bpe_scratch *s);
 void bpe_merge(const struct bpe *t, struct bpe_scratch *s, const char *piece, size_t bytes, struct buffer *out);
 /* bpe_added.c: calls text() and token() in order of the text. */

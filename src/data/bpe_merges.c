@@ -38,9 +38,8 @@ void merges_put(struct merges *m, int32_t left, int32_t right, int32_t rank, int
     m->slot[i] = (struct merge){ pair, rank, id };
 }
 
-struct bpe_scratch *bpe_scratch_new(const struct bpe *t)
+struct bpe_scratch *bpe_scratch_new(void)
 {
-    (void)t;
     struct arena *a = arena_new("merging");
     struct bpe_scratch *s = ARENA_NEW(a, struct bpe_scratch, 1);
     s->a = a;
@@ -153,9 +152,9 @@ static void search(const struct bpe *t, struct bpe_scratch *s, const char *text,
     s->dead.bytes = 0;
     memset(buffer_room(&s->dead, bytes / 8 + 1), 0, bytes / 8 + 1);
     while (at < bytes) {
-        const bool first = out->bytes == base;
-        int32_t *top = (int32_t *)(void *)(out->data + out->bytes) - 1; /* read only when not first */
-        const int32_t last = first ? -1 : t->lexicon.entry[*top].value;
+        const int32_t *top =
+            out->bytes == base ? NULL : (int32_t *)(void *)(out->data + out->bytes - sizeof(int32_t));
+        const int32_t last = top ? t->lexicon.entry[*top].value : -1;
         int32_t k = candidate(t, s, text, bytes, at, last, below);
         below = -1;
         if (k >= 0) {
@@ -163,7 +162,7 @@ static void search(const struct bpe *t, struct bpe_scratch *s, const char *text,
             at += (size_t)t->lexicon.entry[k].bytes;
             continue;
         }
-        CHECK(!first, "a text of %zu bytes has no tokens", bytes); /* each byte has a token of its own */
+        CHECK(top, "a text of %zu bytes has no tokens", bytes); /* each byte has a token of its own */
         s->dead.data[at / 8] = (char)(s->dead.data[at / 8] | 1 << (at % 8));
         below = *top;
         out->bytes -= sizeof *top;

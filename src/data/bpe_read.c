@@ -268,8 +268,12 @@ static void keep_added(struct bpe *t, struct added *x, const char *text)
 static void set_added_token(struct bpe *t, int64_t id, const char *text, bool special)
 {
     char *pool = arena_alloc(t->arena, 2 * strlen(text) + 2);
-    if (!t->token[id].text)
+    if (!t->token[id].text) {
         set_token(t, id, text, &pool);
+        t->token[id].byte_level = false; /* an added token is text, whatever its characters could stand for */
+        t->token[id].text = t->names.text[names_slot(&t->names, text)];
+        t->token[id].bytes = (int32_t)strlen(text);
+    }
     t->token[id].special = t->token[id].special || special;
 }
 

@@ -51,11 +51,19 @@ static value linear(struct build *b, value x, const char *name, int64_t rows)
     return op(b, linear, name, in(x, weight(b, name, rows, width_of(b, x))));
 }
 
-static value norm(struct build *b, value x, const char *name)
+/* The norms of the low ranks have the reference code's fixed epsilon, whatever rms_norm_eps says. */
+#define LOW_RANK_EPS 1e-6
+
+static value norm_eps(struct build *b, value x, const char *name, double eps)
 {
     const char *full = path(b, arena_printf(b->g->arena, "%s.weight", name));
     const value w = graph_param(b->g, full, 1, (const int64_t[]){ width_of(b, x) }, INIT_ONE, 0);
-    return op(b, rmsnorm, name, in(x, w), b->m->norm_eps);
+    return op(b, rmsnorm, name, in(x, w), eps);
+}
+
+static value norm(struct build *b, value x, const char *name)
+{
+    return norm_eps(b, x, name, b->m->norm_eps);
 }
 
 /* A part of the rows of a larger stored matrix. */
@@ -77,14 +85,14 @@ static value attention(struct build *b, value h)
     const int64_t qk = m->nope_width + m->rope_width, kv_v = m->nope_width + m->v_width, stored = m->kv_rank + m->rope_width;
     value q = h;
     if (m->q_rank) {
-        q = norm(b, linear(b, h, "self_attn.q_a_proj", m->q_rank), "self_attn.q_a_layernorm");
+        q = norm_eps(b, linear(b, h, "self_attn.q_a_proj", m->q_rank), "self_attn.q_a_layernorm", LOW_RANK_EPS);
         q = linear(b, q, "self_attn.q_b_proj", m->heads * qk);                                 /* [B S A*(Dn+Dr)] */
     } else {
         q = linear(b, h, "self_attn.q_proj", m->heads * qk);
     }
     value ck = linear_rows(b, h, "self_attn.kv_a_proj", "self_attn.kv_a_proj_with_mqa", 0, m->kv_rank, stored);
     value kr = linear_rows(b, h, "self_attn.k_r_proj", "self_attn.kv_a_proj_with_mqa", m->kv_rank, m->rope_width, stored);
-    value kv = linear(b, norm(b, ck, "self_attn.kv_a_layernorm"), "self_attn.kv_b_proj", m->heads * kv_v); /* [B S A*(Dn+Dv)] */
+    value kv = linear(b, norm_eps(b, ck, "self_attn.kv_a_layernorm", LOW_RANK_EPS), "self_attn.kv_b_proj", m->heads * kv_v); /* [B S A*(Dn+Dv)] */
     q = op(b, rope, "self_attn.rope_q", in(q, b->table), (double)qk);
     kr = op(b, rope, "self_attn.rope_k", in(kr, b->table), (double)m->rope_width);             /* [B S Dr] */
     const value o = op(b, attention, "self_attn.attention", in(q, kv, kr), (double)qk, (double)kv_v, (double)m->v_width, b->scale);

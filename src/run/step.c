@@ -87,9 +87,8 @@ static int64_t count_targets(struct stepper *s, int64_t epoch, int64_t first, in
     return targets;
 }
 
-struct step_result step_train(struct stepper *s, int64_t epoch, int64_t first, int64_t n)
+struct step_result step_gradients(struct stepper *s, int64_t epoch, int64_t first, int64_t n)
 {
-    struct exec *x = &s->engine->exec;
     const struct plan *p = &s->engine->program.plan;
     const int64_t targets = count_targets(s, epoch, first, n);
     struct step_result r = { .n_targets = targets, .n_tokens = n * p->sequence };
@@ -98,17 +97,25 @@ struct step_result step_train(struct stepper *s, int64_t epoch, int64_t first, i
         batches_fill(s->batches, p, epoch, first, n, micro, comm_rank(), value_at(s, s->engine->values.tokens),
                      value_at(s, s->engine->values.labels), s->slot);
         set_loss_weights(s, targets > 0 ? targets : 1, n);
-        exec_run(x, LIST_MICRO);
+        exec_run(&s->engine->exec, LIST_MICRO);
         collect(s);
     }
     r.loss = sum_in_order(s->nll, n) / (double)(targets > 0 ? targets : 1);
     r.aux = sum_in_order(s->aux, n) / (double)n;
     comm_sum_integers(s->load, s->engine->values.n_moe * s->n_experts);
-    x->refuse = !isfinite(r.loss) || !isfinite(r.aux);
+    r.finite = isfinite(r.loss) && isfinite(r.aux);
+    return r;
+}
+
+struct step_result step_train(struct stepper *s, int64_t epoch, int64_t first, int64_t n)
+{
+    struct exec *x = &s->engine->exec;
+    struct step_result r = step_gradients(s, epoch, first, n);
+    x->refuse = !r.finite; /* the reduction still runs: it tells which tensor went wrong */
     r.finite = exec_run(x, LIST_UPDATE);
     r.grad_norm = x->grad_norm;
     if (x->bad_chunk >= 0)
-        r.bad_tensor = weights_chunk_tensor(s->arena, s->engine->graph, p, x->bad_chunk);
+        r.bad_tensor = weights_chunk_tensor(s->arena, s->engine->graph, &s->engine->program.plan, x->bad_chunk);
     return r;
 }
 

@@ -19,7 +19,9 @@ struct stepper {
     struct arena *arena;
 };
 void step_new(struct arena *a, struct engine *x, struct batches *b, int64_t most_sequences, struct stepper *s);
-/* Samples [first, first + n) of an epoch; control is set by the caller in engine->exec.control. */
+/* Forward and backward of samples [first, first + n) of an epoch: gradients are added to what the flats hold. */
+struct step_result step_gradients(struct stepper *s, int64_t epoch, int64_t first, int64_t n);
+/* The same, then the update; control is set by the caller in engine->exec.control. */
 struct step_result step_train(struct stepper *s, int64_t epoch, int64_t first, int64_t n);
 /* Sequences [begin, end) of the dataset, forward only. */
 double step_evaluate(struct stepper *s, int64_t begin, int64_t end, int64_t *n_targets); /* mean nats per target */

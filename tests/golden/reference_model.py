@@ -1,4 +1,4 @@
-"""The reference model code, imported from a directory outside this repository, and made to compute in float64."""
+"""The reference model code, imported from outside this repository, and made to compute in float64."""
 import importlib
 import pathlib
 import sys
@@ -25,8 +25,8 @@ def load(directory):
 
 
 class Float64(TorchFunctionMode):
-    """The model code asks for float32 by name in its norms, router, softmax, rotary tables and logits. Inside this
-    mode each such request means float64, and an operator that still gives float32 or smaller is an error."""
+    """The model code asks for float32 by name in its norms, router, softmax, rotary tables and logits. Inside
+    this mode each such request means float64, and an operator whose result is narrower is an error."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is torch.Tensor.float:

@@ -1,0 +1,220 @@
+/* check.c - see check.h. */
+#include "run/check.h"
+#include "base/blas.h"
+#include "base/pool.h"
+#include "ckpt/safetensors.h"
+#include "run/step.h"
+#include "run/weights.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LOGITS, LOSS, GRADIENT, NORM, KINDS };
+static const double standard[KINDS] = { [LOGITS] = 2e-5, [LOSS] = 1e-5, [GRADIENT] = 1e-4, [NORM] = 1e-4 };
+
+struct row {
+    const char *name;
+    double error, limit; /* relative */
+};
+struct check {
+    const struct config *c;
+    struct setup setup;
+    struct safetensors *reference;
+    struct engine training, forward; /* forward: with logits */
+    struct dataset data;             /* the reference's input_ids */
+    struct batches batches;
+    struct stepper stepper;
+    int64_t steps, batch, sequence;
+    struct row *rows;
+    int n_rows;
+};
+
+static void add_row(struct check *k, const char *name, double error, int kind)
+{
+    const double limit = k->c->tolerance > 0 ? k->c->tolerance : standard[kind];
+    k->rows[k->n_rows++] = (struct row){ name, isfinite(error) ? error : INFINITY, limit };
+}
+
+/* A tensor of the reference with exactly this shape; NULL and an error otherwise. */
+static const void *want(const struct check *k, const char *name, enum dtype t, int n_dims, const int64_t *shape, struct err *e)
+{
+    const struct safetensor *x = safetensors_find(k->reference, name);
+    if (!x) {
+        err_set(e, "%s: tensor %s is missing", k->c->reference, name);
+        return NULL;
+    }
+    bool same = x->dtype == t && x->n_dims == n_dims;
+    for (int i = 0; same && i < n_dims; i++)
+        same = x->shape[i] == shape[i];
+    if (!same)
+        err_set(e, "%s: tensor %s has another dtype or shape than the model gives (expected %s, %d dimensions)", k->c->reference, name,
+                num_dtype_name(t), n_dims);
+    return same ? x->data : NULL;
+}
+
+static bool open_reference(struct check *k, struct err *e)
+{
+    k->reference = safetensors_open(k->setup.arena, k->c->reference, e);
+    if (!k->reference)
+        return false;
+    const struct safetensor *ids = safetensors_find(k->reference, "input_ids");
+    if (!ids || ids->dtype != I32 || ids->n_dims != 3 || ids->shape[0] < 1 || ids->shape[1] < 1 || ids->shape[2] < 2)
+        return err_set(e, "%s: tensor input_ids: expected I32 [steps, B, S]", k->c->reference);
+    k->steps = ids->shape[0];
+    k->batch = ids->shape[1];
+    k->sequence = ids->shape[2];
+    int32_t *tokens = ARENA_NEW(k->setup.arena, int32_t, k->steps * k->batch * k->sequence);
+    memcpy(tokens, ids->data, (size_t)(k->steps * k->batch * k->sequence) * sizeof *tokens);
+    for (int64_t i = 0; i < k->steps * k->batch * k->sequence; i++)
+        if (tokens[i] < 0 || tokens[i] >= k->setup.model.vocab)
+            return err_set(e, "%s: input_ids[%lld] = %d, expected 0 to %lld", k->c->reference, (long long)i, tokens[i], (long long)k->setup.model.vocab - 1);
+    k->data = (struct dataset){ .n_sequences = k->steps * k->batch, .sequence_length = k->sequence, .tokens = tokens };
+    return true;
+}
+
+static bool build_engines(struct check *k, struct err *e)
+{
+    const struct adamw o = { 0.9, 0.95, 1e-8, 0 };
+    struct arena *a = k->setup.arena;
+    struct plan p;
+    const char *how;
+    setup_small_plan(&k->setup, k->batch, k->sequence, &p);
+    engine_build(&k->setup, &p, true, false, &o, &k->training);
+    engine_build(&k->setup, &p, false, true, NULL, &k->forward);
+    if (!engine_load(&k->setup, &k->training, INIT_PRETRAINED, 0, NULL, &how, e) ||
+        !engine_load(&k->setup, &k->forward, INIT_PRETRAINED, 0, NULL, &how, e))
+        return false;
+    batches_new(a, &k->data, k->data.n_sequences, 0, -1, &k->batches);
+    for (int64_t i = 0; i < k->data.n_sequences; i++)
+        k->batches.order[i] = i; /* the reference's order, not a shuffled one */
+    k->batches.epoch = 0;
+    step_new(a, &k->training, &k->batches, 0, &k->stepper);
+    int64_t n = 16 + 2 * k->steps + k->training.values.n_moe;
+    for (int i = 0; i < k->training.graph->params.n; i++)
+        n += k->training.graph->params.item[i].n_pieces;
+    k->rows = ARENA_NEW(a, struct row, n);
+    return true;
+}
+
+static bool check_logits(struct check *k, struct err *e)
+{
+    const int64_t V = k->setup.model.vocab, n = k->batch * k->sequence * V;
+    const float *ref = want(k, "logits", F32, 3, (const int64_t[]){ k->batch, k->sequence, V }, e);
+    const struct program *p = &k->forward.program;
+    if (!ref)
+        return false;
+    memcpy(exec_at(&k->forward.exec, p->value[k->forward.values.tokens]), k->data.tokens, (size_t)(k->batch * k->sequence) * sizeof(int32_t));
+    exec_run(&k->forward.exec, LIST_EVAL);
+    const float *got = exec_at(&k->forward.exec, p->value[k->forward.values.logits]);
+    double top = 0, off = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const double d = isfinite(got[i]) ? fabs((double)got[i] - ref[i]) : INFINITY;
+        off = d > off ? d : off;
+        top = fabs((double)ref[i]) > top ? fabs((double)ref[i]) : top;
+    }
+    add_row(k, "logits", off / top, LOGITS);
+    return true;
+}
+
+static bool check_scalars(struct check *k, const char *name, const double *got, int64_t n, int kind, bool optional, struct err *e)
+{
+    if (optional && !safetensors_find(k->reference, name))
+        return true;
+    const double *ref = want(k, name, F64, 1, &n, e);
+    for (int64_t i = 0; ref && i < n; i++)
+        add_row(k, n == 1 ? name : arena_printf(k->setup.arena, "%s[%lld]", name, (long long)i), fabs(got[i] - ref[i]) / fmax(fabs(ref[i]), 1e-30), kind);
+    return ref != NULL;
+}
+
+static bool check_aux(struct check *k, struct err *e)
+{
+    const struct model_values *v = &k->training.values;
+    double *mean = ARENA_NEW(k->setup.arena, double, v->n_moe + 1);
+    for (int i = 0; i < v->n_moe; i++) {
+        const float *aux = exec_at(&k->training.exec, k->training.program.value[v->aux[i]]);
+        for (int64_t b = 0; b < k->batch; b++)
+            mean[i] += (double)aux[b] / (double)k->batch;
+    }
+    return v->n_moe == 0 || check_scalars(k, "aux", mean, v->n_moe, LOSS, true, e);
+}
+
+/* Squared error and squared reference of one piece, added to those of its tensor. */
+static bool check_piece(struct check *k, int param, const struct piece *s, struct err *e)
+{
+    const char *name = arena_printf(k->setup.arena, "grad.%s", s->tensor);
+    const float *ref = want(k, name, F32, s->n_dims, s->shape, e), *got = weights_gradient_at(&k->training.exec, param, s->offset);
+    double off = 0, top = 0;
+    for (int64_t i = 0; ref && i < s->n_elements; i++) {
+        const double d = (double)got[i] - ref[s->at + i];
+        off += d * d;
+        top += (double)ref[s->at + i] * ref[s->at + i];
+    }
+    if (ref)
+        add_row(k, s->n_elements == s->shape[0] * (s->n_dims > 1 ? s->shape[1] : 1) ? name : arena_printf(k->setup.arena, "%s from %lld", name, (long long)s->at),
+                top > 0 ? sqrt(off / top) : sqrt(off), GRADIENT);
+    return ref != NULL;
+}
+
+static bool check_gradients(struct check *k, struct err *e)
+{
+    const struct param_list *list = &k->training.graph->params;
+    const struct program *p = &k->training.program;
+    const struct step_result r = step_gradients(&k->stepper, 0, 0, k->batch);
+    if (!check_scalars(k, "loss", &r.loss, 1, LOSS, false, e) || !check_aux(k, e))
+        return false;
+    for (int i = 0; i < list->n; i++)
+        for (int j = 0; j < list->item[i].n_pieces; j++)
+            if (!check_piece(k, i, &list->item[i].piece[j], e))
+                return false;
+    for (int i = 0; i < FLATS; i++)
+        memset(exec_at(&k->training.exec, p->gradients[i]), 0, (size_t)p->buffers[p->gradients[i].buffer].bytes);
+    return true;
+}
+
+static bool check_steps(struct check *k, struct err *e)
+{
+    double *loss = ARENA_NEW(k->setup.arena, double, k->steps), *norm = ARENA_NEW(k->setup.arena, double, k->steps);
+    if (!safetensors_find(k->reference, "train_loss"))
+        return true;
+    for (int64_t i = 0; i < k->steps; i++) {
+        k->training.exec.control = (struct step_control){ 1e-3, 0.9, 0.95, 1.0, i + 1 };
+        const struct step_result r = step_train(&k->stepper, 0, i * k->batch, k->batch);
+        loss[i] = r.loss;
+        norm[i] = r.grad_norm;
+    }
+    return check_scalars(k, "train_loss", loss, k->steps, LOSS, false, e) && check_scalars(k, "grad_norm", norm, k->steps, NORM, false, e);
+}
+
+static int worst_first(const void *x, const void *y)
+{
+    const struct row *a = x, *b = y;
+    const double p = a->error / a->limit, q = b->error / b->limit;
+    return p > q ? -1 : p < q ? 1 : strcmp(a->name, b->name);
+}
+
+static bool print_table(struct check *k, struct err *e)
+{
+    int bad = 0;
+    qsort(k->rows, (size_t)k->n_rows, sizeof *k->rows, worst_first);
+    printf("%-72s %12s %12s\n", "what (relative error to the reference)", "error", "tolerance");
+    for (int i = 0; i < k->n_rows; i++) {
+        const struct row *r = &k->rows[i];
+        bad += !(r->error <= r->limit);
+        printf("%-72s %12.3e %12.1e%s\n", r->name, r->error, r->limit, r->error <= r->limit ? "" : "  <-- past tolerance");
+    }
+    if (bad)
+        return err_code(e, EXIT_MISMATCH, "%d of %d comparisons are past tolerance; the worst is %s", bad, k->n_rows, k->rows[0].name);
+    printf("all %d comparisons are within tolerance; the worst uses %.0f %% of it\n", k->n_rows, 100 * k->rows[0].error / k->rows[0].limit);
+    return true;
+}
+
+bool check_run(struct arena *a, const struct config *c, struct err *e)
+{
+    struct check k = { .c = c };
+    blas_warm_up();
+    if (!setup_open(a, c->model_id, false, pool_threads(), &k.setup, e) || !open_reference(&k, e) || !build_engines(&k, e) ||
+        !check_logits(&k, e) || !check_gradients(&k, e) || !check_steps(&k, e))
+        return false;
+    return print_table(&k, e);
+}
