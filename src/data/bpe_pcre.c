@@ -52,7 +52,8 @@ static const char *const names[][2] = {
     { "lowercase", "\\p{Lowercase}" },
     { "space", "\\p{White_Space}" },
     { "whitespace", "\\p{White_Space}" },
-    { "word", "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]" },
+    /* Oniguruma counts the superscripts and fractions of Latin-1 as word characters. */
+    { "word", "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}]" },
     /* char::is_numeric() of the library's Digits knows Unicode 15, whose new numbers are listed. */
     { "rust_numeric", "[\\p{N}\\x{11f50}-\\x{11f59}\\x{1d2c0}-\\x{1d2d3}\\x{1e4f0}-\\x{1e4f9}]" },
     /* \w of Rust's regex crate: used for single_word. */
@@ -87,7 +88,7 @@ static void property_pattern(const char *name, char out[160])
     plain_name(name, plain);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(plain, names[i][0]) == 0 || strcmp(name, names[i][0]) == 0) {
-            snprintf(out, 160, "(?:%s)+", names[i][1]);
+            snprintf(out, 160, "%s+", names[i][1]);
             return;
         }
     if (is_category(name))
@@ -141,11 +142,13 @@ static const struct charset *collect(struct arena *out, pcre2_code *code)
     struct range *r = ARENA_NEW(a, struct range, most);
     pcre2_match_data *data = pcre2_match_data_create(1, NULL);
     CHECK(data != NULL, "out of memory in PCRE2");
-    while (n < most && pcre2_match(code, (PCRE2_SPTR)text, bytes, at, PCRE2_NO_UTF_CHECK, data, NULL) > 0) {
+    int found = 1;
+    while (n < most && (found = pcre2_match(code, (PCRE2_SPTR)text, bytes, at, PCRE2_NO_UTF_CHECK, data, NULL)) > 0) {
         const PCRE2_SIZE *o = pcre2_get_ovector_pointer(data);
         r[n++] = (struct range){ utf8_get(text + o[0]), last_before(text, o[1]) };
         at = o[1];
     }
+    CHECK(found == PCRE2_ERROR_NOMATCH, "PCRE2 says %d after %lld ranges", found, (long long)n);
     const struct charset *x = charset_of(out, r, n);
     pcre2_match_data_free(data);
     arena_free(a);
@@ -211,7 +214,7 @@ static void print_repeat(struct str *s, const struct rx *x)
 /* \b as the definition says, with the \w of the library instead of PCRE2's. */
 static void print_boundary(struct str *s, bool invert)
 {
-    const char *w = "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]";
+    const char *w = "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}]";
     if (invert)
         str_addf(s, "(?:(?<=%s)(?=%s)|(?<!%s)(?!%s))", w, w, w, w);
     else

@@ -82,27 +82,23 @@ static bool split_by_dfa(struct segments *g, const struct dfa *d, size_t bytes)
     return (last == bytes || segment(g, last, bytes, false)) && flush(g);
 }
 
-/* The iterator of Hugging Face's library, which can meet empty matches: after one it steps over a character,
- * and the first empty match after a longer one is not reported. */
+/* Patterns that can match nothing: an empty match right behind another match is not one. */
 static bool split_by_matcher(struct segments *g, const struct matcher *m, size_t bytes)
 {
     struct run *r = g->r;
     size_t last = 0, from = 0, start, end;
-    bool skip_empty = false;
+    bool any = false;
     int found = 0;
     if (!r->scratch->matcher)
         r->scratch->matcher = matcher_scratch_new();
     while (from <= bytes &&
            (found = matcher_search(m, r->scratch->matcher, g->text, bytes, from, &start, &end, r->e)) == 1) {
+        if (start == end && any && end == last) {
+            from += from < bytes ? (size_t)utf8_bytes((unsigned char)g->text[from]) : 1;
+            continue;
+        }
+        any = true;
         from = end;
-        if (start == end) {
-            from += end < bytes ? (size_t)utf8_bytes((unsigned char)g->text[end]) : 1;
-            if (skip_empty) {
-                skip_empty = false;
-                continue;
-            }
-        } else
-            skip_empty = true;
         if (!segments_of_match(g, &last, start, end))
             return false;
     }

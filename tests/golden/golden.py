@@ -4,8 +4,8 @@
 
 DIR holds the reference code (see README.md). Every directory gets config.json, model.safetensors and
 reference.safetensors; yarn.txt gets the rotary constants of DeepSeek-V2-Lite. The script fails unless the
-gradients agree with finite differences, the same run in float32 stays close, and no routing decision is nearly
-a tie.
+gradients agree with finite differences, the same run in float32 stays close, and no routing decision
+is nearly a tie.
 """
 import argparse
 import contextlib
@@ -61,7 +61,8 @@ CASES = {
             qk_nope_head_dim=8, qk_rope_head_dim=16, v_head_dim=12, n_routed_experts=8, num_experts_per_tok=3,
             n_shared_experts=2, first_k_dense_replace=1, moe_layer_freq=1, topk_method="greedy", n_group=1,
             topk_group=1, norm_topk_prob=False, routed_scaling_factor=1.0, aux_loss_alpha=0.02, seq_aux=True,
-            rms_norm_eps=1e-6, tie_word_embeddings=False, torch_dtype="float32",
+            rms_norm_eps=1e-6, tie_word_embeddings=False,
+            torch_dtype="float32",
             rope_scaling=yarn(factor=40, beta_fast=8, beta_slow=1, mscale=0.9, mscale_all_dim=0.7,
                               original_max_position_embeddings=256))),
     "v2": dict(
@@ -70,7 +71,8 @@ CASES = {
             vocab_size=144, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4,
             intermediate_size=44, moe_intermediate_size=20, q_lora_rank=24, kv_lora_rank=16,
             qk_nope_head_dim=12, qk_rope_head_dim=8, v_head_dim=12, n_routed_experts=12,
-            num_experts_per_tok=3, n_shared_experts=1, first_k_dense_replace=1, moe_layer_freq=1, topk_method="group_limited_greedy",
+            num_experts_per_tok=3, n_shared_experts=1, first_k_dense_replace=1, moe_layer_freq=1,
+            topk_method="group_limited_greedy",
             n_group=4, topk_group=2, norm_topk_prob=False, routed_scaling_factor=2.5, aux_loss_alpha=0.03,
             seq_aux=False, rms_norm_eps=1e-3, tie_word_embeddings=False, torch_dtype="bfloat16",
             rope_theta=1000.0,
@@ -82,9 +84,10 @@ CASES = {
             vocab_size=112, hidden_size=24, num_hidden_layers=5, num_attention_heads=2, num_key_value_heads=2,
             intermediate_size=36, moe_intermediate_size=16, q_lora_rank=None, kv_lora_rank=12,
             qk_nope_head_dim=8, qk_rope_head_dim=12, v_head_dim=16, n_routed_experts=16,
-            num_experts_per_tok=2, n_shared_experts=None, first_k_dense_replace=1, moe_layer_freq=2, topk_method="greedy",
-            n_group=None, topk_group=None, norm_topk_prob=True, routed_scaling_factor=1.7,
-            aux_loss_alpha=0.05, seq_aux=True, rms_norm_eps=1e-3, tie_word_embeddings=False, torch_dtype="float32",
+            num_experts_per_tok=2, n_shared_experts=None, first_k_dense_replace=1, moe_layer_freq=2,
+            topk_method="greedy", n_group=None, topk_group=None, norm_topk_prob=True,
+            routed_scaling_factor=1.7, aux_loss_alpha=0.05, seq_aux=True, rms_norm_eps=1e-3, tie_word_embeddings=False,
+            torch_dtype="float32",
             rope_scaling=yarn(factor=4, beta_fast=4, beta_slow=1, mscale=1.0, mscale_all_dim=0,
                               original_max_position_embeddings=64))),
     "dense": dict(

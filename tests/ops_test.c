@@ -1,0 +1,264 @@
+/* Every operator, from its record: the reference against central differences, the CPU device against the
+ * reference, the add bits, unwanted gradients, and the same bits whatever the threads. */
+#include "tests/opcall.h"
+
+/* <R, f> for the outputs that a gradient flows through; the gradients of the outputs are R. */
+static double functional(struct opcall *t)
+{
+    double sum = 0;
+    opcall_poison_outputs(t, &t->exact, true);
+    t->ref->fwd(&t->exact);
+    for (int i = t->a.n_inputs; i < t->a.n_args; i++)
+        for (int64_t j = 0; j < t->n[i] && (t->of >> i & 1); j++)
+            if (!poisoned(t->exact.arg[i], j, F64))
+                sum += ((const double *)t->exact.arg[i])[j] * ((const double *)t->exact.grad[i])[j];
+    return sum;
+}
+
+/* A hash of the integer outputs: a step must not change what is chosen. */
+static uint64_t choices(const struct opcall *t)
+{
+    struct hash_state *h = hash_begin();
+    for (int i = t->a.n_inputs; i < t->a.n_args; i++)
+        if (t->a.arg[i].dtype == I32)
+            hash_add(h, t->exact.arg[i], (size_t)t->n[i] * sizeof(int32_t));
+    return hash_end(h);
+}
+
+/* Slope of the functional along `way` in argument arg, from both sides; false when the choices change. */
+static bool slope(struct opcall *t, int arg, const double *way, const double *base, double *out)
+{
+    const double step = 1e-6;
+    double *x = t->exact.arg[arg], side[2];
+    uint64_t chosen[2];
+    for (int k = 0; k < 2; k++) {
+        for (int64_t i = 0; i < t->n[arg]; i++)
+            x[i] = base[i] + (k ? step : -step) * way[i];
+        side[k] = functional(t);
+        chosen[k] = choices(t);
+    }
+    memcpy(x, base, (size_t)t->n[arg] * sizeof *x);
+    *out = (side[1] - side[0]) / (2 * step);
+    return chosen[0] == chosen[1];
+}
+
+/* One random direction through all elements of arg (a wrong element shows with certainty), sum of gradient
+ * parts where there are several. */
+static void check_direction(struct opcall *t, int arg, uint64_t seed)
+{
+    const int64_t n = t->n[arg];
+    double *way = ARENA_NEW(t->arena, double, n), *base = ARENA_NEW(t->arena, double, n);
+    const double *grad = t->exact.grad[arg];
+    double want = 0, scale = 0, got;
+    memcpy(base, t->exact.arg[arg], (size_t)n * sizeof *base);
+    for (int64_t i = 0; i < n; i++)
+        way[i] = rng_normal(seed, 77, (uint64_t)i);
+    for (int64_t i = 0; i < t->n_grad[arg]; i++)
+        if (!poisoned(grad, i, F64)) {
+            want += grad[i] * way[i % n];
+            scale += fabs(grad[i] * way[i % n]);
+        }
+    if (!slope(t, arg, way, base, &got))
+        return;
+    EXPECTF(fabs(got - want) <= 1e-7 * (scale + 1),
+            "%s: d/d%s along a random direction = %.12g, differences %.12g", t->op->name, t->a.arg[arg].name,
+            want, got);
+}
+
+/* Off the grid of opcall_random(), so that ties are rare. */
+static void jitter(struct opcall *t, uint64_t seed)
+{
+    for (int i = 0; i < t->a.n_inputs; i++)
+        for (int64_t j = 0; j < t->n[i] && (t->by >> i & 1); j++)
+            ((double *)t->exact.arg[i])[j] += 0.01 * rng_normal(seed, 78 + (uint64_t)i, (uint64_t)j);
+}
+
+static void check_differences(struct opcall *t, uint64_t seed)
+{
+    for (uint64_t again = 0; again < 3 && t->ref->bwd; again++) {
+        jitter(t, seed + again);
+        opcall_exact(t);
+        for (int i = 0; i < t->a.n_inputs; i++)
+            if (t->by >> i & 1)
+                check_direction(t, i, seed + again);
+    }
+}
+
+TEST(reference_gradients_are_central_differences)
+{
+    opcall_for_all(check_differences);
+}
+
+static void compare_outputs(const struct opcall *t)
+{
+    for (int i = t->a.n_inputs; i < t->a.n_args; i++)
+        opcall_compare(t, i, t->cpu.arg[i], opcall_dtype(t, i, false), t->exact.arg[i], t->n[i], "output");
+}
+
+static void compare_grads(const struct opcall *t, const char *what)
+{
+    for (int i = 0; i < t->a.n_inputs; i++)
+        if (t->by >> i & 1)
+            opcall_compare(t, i, t->cpu.grad[i], F32, t->exact.grad[i], t->n_grad[i], what);
+}
+
+static uint64_t hash_inputs(const struct opcall *t)
+{
+    struct hash_state *h = hash_begin();
+    for (int i = 0; i < t->a.n_args; i++) {
+        const size_t each = num_dtype_bytes(opcall_dtype(t, i, false));
+        if (i < t->a.n_inputs)
+            hash_add(h, t->cpu.arg[i], (size_t)t->n[i] * each);
+        else if (t->cpu.grad[i])
+            hash_add(h, t->cpu.grad[i], (size_t)t->n_grad[i] * each);
+    }
+    return hash_end(h);
+}
+
+static void check_cpu(struct opcall *t, uint64_t seed)
+{
+    const uint64_t before = hash_inputs(t);
+    (void)seed;
+    opcall_exact(t);
+    opcall_fwd(t);
+    compare_outputs(t);
+    opcall_bwd(t);
+    compare_grads(t, "gradient");
+    opcall_check_guards(t);
+    EXPECTF(hash_inputs(t) == before, "%s: an input was changed", t->op->name);
+}
+
+TEST(cpu_equals_reference)
+{
+    pool_start(2);
+    opcall_for_all(check_cpu);
+}
+
+/* grad = what was there + gradient */
+static void check_add(struct opcall *t, uint64_t seed)
+{
+    opcall_exact(t);
+    opcall_fwd(t);
+    for (int i = 0; i < t->a.n_inputs; i++) {
+        if (!(t->by >> i & 1))
+            continue;
+        opcall_random(t, t->cpu.grad[i], t->n_grad[i], seed, (uint64_t)i + 100);
+        for (int64_t j = 0; j < t->n_grad[i]; j++)
+            if (!poisoned(t->exact.grad[i], j, F64))
+                ((double *)t->exact.grad[i])[j] += (double)((const float *)t->cpu.grad[i])[j];
+    }
+    t->cpu.add = t->by;
+    opcall_bwd(t);
+    compare_grads(t, "added gradient");
+}
+
+TEST(add_bits_add)
+{
+    opcall_for_all(check_add);
+}
+
+/* Asking for one gradient only gives the same bits as asking for all. */
+static void check_unwanted_inputs(struct opcall *t, uint64_t seed)
+{
+    void *all[OP_ARGS];
+    (void)seed;
+    opcall_cpu(t);
+    memcpy(all, t->cpu.grad, sizeof all);
+    for (int i = 0; i < t->a.n_inputs; i++) {
+        if (!(t->by >> i & 1))
+            continue;
+        for (int j = 0; j < t->a.n_inputs; j++)
+            t->cpu.grad[j] = 0;
+        const size_t bytes = (size_t)t->n_grad[i] * sizeof(float);
+        t->cpu.grad[i] = opcall_buffer(t->arena, bytes);
+        opcall_cpu(t);
+        EXPECTF(memcmp(t->cpu.grad[i], all[i], bytes) == 0, "%s: gradient of %s alone differs", t->op->name,
+                t->a.arg[i].name);
+        memcpy(t->cpu.grad, all, sizeof all);
+    }
+}
+
+/* A NULL gradient of an output is zero. */
+static void check_missing_outputs(struct opcall *t, uint64_t seed)
+{
+    (void)seed;
+    for (int i = t->a.n_inputs; i < t->a.n_args; i++) {
+        void *kept = t->cpu.grad[i];
+        if (!(t->of >> i & 1) || t->of == 1u << i)
+            continue;
+        t->cpu.grad[i] = 0;
+        memset(t->exact.grad[i], 0, (size_t)t->n_grad[i] * sizeof(double));
+        opcall_exact(t);
+        opcall_cpu(t);
+        compare_grads(t, "gradient without one");
+        t->cpu.grad[i] = kept;
+        widen(t->exact.grad[i], kept, t->n_grad[i], F32);
+    }
+}
+
+TEST(gradients_may_be_null)
+{
+    opcall_for_all(check_unwanted_inputs);
+    opcall_for_all(check_missing_outputs);
+}
+
+static void check_threads(struct opcall *t, uint64_t seed)
+{
+    static const int threads[] = { 1, 1, 2, 3 };
+    uint64_t want = 0;
+    (void)seed;
+    for (int i = 0; i < 4; i++) {
+        pool_start(threads[i]);
+        opcall_cpu(t);
+        if (i == 0)
+            want = opcall_hash(t);
+        EXPECTF(opcall_hash(t) == want, "%s: other bits in run %d (%d threads)", t->op->name, i, threads[i]);
+    }
+}
+
+TEST(same_bits_again_and_with_any_threads)
+{
+    opcall_for_all(check_threads);
+    pool_start(2);
+}
+
+TEST(adamw_may_write_its_inputs)
+{
+    const struct op_case k = { { 1000, 4 }, { 0.9, 0.95, 1e-8, 0.1 } };
+    struct arena *arena = arena_new("adamw");
+    struct opcall t = opcall_new(registry_find("adamw"), &k, arena, opcall_seed());
+    opcall_fwd(&t);
+    struct call c = t.cpu;
+    for (int i = 0; i < 3; i++)
+        c.arg[5 + i] = c.arg[i];
+    t.op->fwd[CPU](&c);
+    for (int i = 0; i < 3; i++)
+        EXPECT(memcmp(c.arg[i], t.cpu.arg[5 + i], 1000 * sizeof(float)) == 0);
+    arena_free(arena);
+}
+
+/* An attribute that gives a length must agree with it; costs are positive and grow with the sizes. */
+static void check_record(struct opcall *t, uint64_t seed)
+{
+    double flops[2] = { -1, -1 }, bytes[2] = { -1, -1 };
+    (void)seed;
+    for (int l = 0; l < t->a.n_letters; l++)
+        if (t->a.letter_attr[l] >= 0)
+            EXPECTF(t->cpu.dim[l] == (int64_t)t->cpu.attr[t->a.letter_attr[l]],
+                    "%s: a case gives two lengths of %s", t->op->name, t->a.letter[l]);
+    t->op->cost(&t->cpu, flops, bytes);
+    EXPECTF(flops[0] >= 0 && bytes[0] > 0 && flops[1] >= 0 && (bytes[1] > 0) == (t->ref->bwd != 0),
+            "%s: cost", t->op->name);
+    EXPECTF((t->ref->bwd != 0) == (t->op->bwd[CPU] != 0) && (t->by != 0) == (t->ref->bwd != 0),
+            "%s: backward", t->op->name);
+}
+
+TEST(records_are_complete)
+{
+    EXPECT(registry_n_ops > 0 && registry_find("no such operator") == 0);
+    for (int i = 0; i < registry_n_ops; i++) {
+        EXPECT(registry_find(registry_ops[i]->name) == registry_ops[i]);
+        EXPECT(registry_ops[i]->cases && registry_ops[i]->cases[0].dim[0]);
+    }
+    opcall_for_all(check_record);
+}

@@ -1,0 +1,199 @@
+/* Plans: what the checker refuses, layouts cover every element once, exact memory, text both ways, search. */
+#include "base/json.h"
+#include "base/str.h"
+#include "model/deepseek_v2.h"
+#include "plan/layout.h"
+#include "plan/search.h"
+#include "sched/predict.h"
+#include "sched/sched.h"
+#include "tests/test.h"
+#include <stdlib.h>
+
+static const struct model_config small = {
+    .vocab = 96, .width = 32, .layers = 3, .heads = 2, .kv_rank = 16, .nope_width = 8, .rope_width = 8, .v_width = 8, .dense_width = 48,
+    .expert_width = 24, .experts = 8, .experts_per_token = 2, .shared_experts = 1, .first_dense = 1, .moe_every = 1, .groups = 1, .topk_groups = 1,
+    .sequence_aux = true, .scaling = 1, .aux_alpha = 0.01, .norm_eps = 1e-6, .rope_theta = 10000, .initializer_range = 0.02, .max_positions = 4096,
+};
+static const struct adamw adam = { 0.9, 0.95, 1e-8, 0 };
+
+static struct plan plan_of(int ranks, int unit, int ep, int zero, int64_t micro, bool reproducible)
+{
+    struct plan p = { .n_ranks = ranks, .unit_ranks = unit, .expert_parallel = ep, .zero_ranks = zero, .micro_batch = micro, .accumulation = 2,
+                      .sequence = 16, .head_chunk = 1000, .reproducible = reproducible, .tile = reproducible ? 8 : 1, .row_capacity = ep > 1 ? 64 : 0,
+                      .model = "0123456789abcdef", .cluster = "0123456789abcdef" };
+    p.global_batch = micro * 2 * ranks;
+    return p;
+}
+
+static struct graph *graph_of(struct arena *a, const struct plan *p)
+{
+    struct model_values v;
+    const struct model_options o = { .batch = plan_graph_batch(p), .sequence = p->sequence };
+    return deepseek_v2_graph(a, &small, &o, &v);
+}
+
+static void expect_refused(struct plan p, const char *part)
+{
+    struct arena *a = arena_new("test");
+    struct err e = { 0 };
+    EXPECT(!plan_check(&p, NULL, &e));
+    EXPECTF(strstr(e.text, part), "'%s' does not name %s", e.text, part);
+    arena_free(a);
+}
+
+TEST(checker_names_the_field)
+{
+    struct plan p = plan_of(4, 2, 2, 4, 1, false);
+    struct err e = { 0 };
+    EXPECTF(plan_check(&p, NULL, &e), "%s", e.text);
+    p.unit_ranks = 3;
+    expect_refused(p, "plan_ngpus");
+    p = plan_of(4, 2, 4, 4, 1, false);
+    expect_refused(p, "expert_parallel");
+    p = plan_of(4, 4, 2, 2, 1, false);
+    expect_refused(p, "zero_ranks");
+    p = plan_of(4, 4, 2, 4, 1, false);
+    p.global_batch++;
+    expect_refused(p, "global_batch");
+    p = plan_of(4, 4, 2, 4, 1, true);
+    p.row_capacity = 63;
+    expect_refused(p, "row_capacity");
+    p = plan_of(6, 6, 3, 6, 1, true);
+    expect_refused(p, "power of two");
+}
+
+/* Over all ranks: every element of every parameter has exactly one fine owner, each coarse range is the union of
+ * its members' fine ranges, chunks have the same identity everywhere. */
+static void check_cover(int ranks, int unit, int ep, int zero)
+{
+    struct arena *a = arena_new("test");
+    const struct plan p = plan_of(ranks, unit, ep, zero, 1, false);
+    const struct graph *g = graph_of(a, &p);
+    for (int i = 0; i < g->params.n; i++) {
+        unsigned char *owned = ARENA_NEW(a, unsigned char, g->params.item[i].n_elements);
+        for (int r = 0; r < ranks; r++) {
+            struct layout l;
+            layout_make(a, g, &p, r, &l);
+            const struct place *at = &l.place[i];
+            const struct flat *f = &l.flat[at->flat];
+            const int fine = layout_fine_of(f, f->index);
+            int64_t begin, end;
+            layout_coarse(f, f->index, &begin, &end);
+            EXPECT(begin <= f->cut[fine] && f->cut[fine + 1] <= end);
+            for (int64_t e = at->begin; e < at->end; e++)
+                if (at->at + e - at->begin >= f->cut[fine] && at->at + e - at->begin < f->cut[fine + 1])
+                    owned[e]++;
+        }
+        for (int64_t e = 0; e < g->params.item[i].n_elements; e++)
+            if (owned[e] != 1) {
+                EXPECTF(false, "ranks %d unit %d ep %d zero %d: %s[%lld] has %d owners", ranks, unit, ep, zero, g->params.item[i].name, (long long)e, owned[e]);
+                break;
+            }
+    }
+    arena_free(a);
+}
+
+TEST(every_element_has_one_owner)
+{
+    check_cover(1, 1, 1, 1);
+    check_cover(4, 4, 1, 4);
+    check_cover(4, 4, 4, 4);
+    check_cover(4, 2, 2, 2);
+    check_cover(8, 4, 2, 8);
+    check_cover(8, 4, 4, 1);
+    check_cover(6, 3, 1, 3);
+}
+
+/* No two buffers that live at the same time share a byte, and nothing lies beyond the peak. */
+static void check_offsets(struct plan p)
+{
+    struct arena *a = arena_new("test");
+    const struct graph *g = graph_of(a, &p);
+    struct program x;
+    sched_lower(a, g, &p, p.n_ranks - 1, true, &adam, &x);
+    int64_t classes = 0;
+    for (int i = 0; i < x.n_buffers; i++) {
+        const struct buffer *b = &x.buffers[i];
+        if (b->first < 0)
+            continue;
+        EXPECT(b->at % 64 == 0 && b->at + b->bytes <= x.memory.peak_bytes);
+        for (int j = 0; j < i; j++) {
+            const struct buffer *c = &x.buffers[j];
+            if (c->first >= 0 && b->first <= c->last && c->first <= b->last && b->bytes && c->bytes)
+                EXPECTF(b->at + b->bytes <= c->at || c->at + c->bytes <= b->at, "%s and %s overlap", b->name, c->name);
+        }
+    }
+    for (int i = 0; i < MEM_CLASSES; i++)
+        classes += x.memory.class_bytes[i];
+    EXPECT_INT(classes, x.memory.peak_bytes);
+    arena_free(a);
+}
+
+TEST(buffers_do_not_overlap)
+{
+    check_offsets(plan_of(1, 1, 1, 1, 2, false));
+    check_offsets(plan_of(4, 4, 4, 4, 1, false));
+    check_offsets(plan_of(4, 2, 2, 2, 2, true));
+}
+
+TEST(text_both_ways)
+{
+    struct arena *a = arena_new("test");
+    const struct plan p = plan_of(4, 2, 2, 4, 2, false);
+    struct plan q;
+    struct str s = str_new(a, 1u << 24);
+    struct err e = { 0 };
+    char hash[17], again[17];
+    plan_write(&p, graph_of(a, &p), &s, hash);
+    EXPECTF(plan_parse(s.text, s.bytes, "plan.json", &q, &e), "%s", e.text);
+    plan_hash(&q, again);
+    EXPECT_TEXT(again, hash);
+    char *text = s.text, *at = strstr(text, "\"expert_parallel\": 2");
+    at[strlen("\"expert_parallel\": ")] = '1';
+    EXPECT(!plan_parse(text, s.bytes, "plan.json", &q, &e));
+    EXPECTF(strstr(e.text, "changed by hand"), "%s", e.text);
+    for (size_t n = 0; n < s.bytes - 2; n += 97) {
+        struct err cut = { 0 };
+        EXPECT(!plan_parse(text, n, "plan.json", &q, &cut) && cut.text[0]);
+    }
+    arena_free(a);
+}
+
+static bool measure(void *context, struct plan *p, struct err *e)
+{
+    struct arena *a = arena_new("candidate");
+    struct program x;
+    (void)e;
+    sched_lower(a, graph_of(a, p), p, 0, true, &adam, &x);
+    p->memory = x.memory;
+    sched_predict(&x, context, &p->cost);
+    arena_free(a);
+    return true;
+}
+
+static bool search(int64_t memory_bytes, struct search_result *r, struct err *e)
+{
+    struct plan base = { .sequence = 16, .head_chunk = 1000, .tile = 1, .model = "0123456789abcdef", .cluster = "0123456789abcdef" };
+    struct cluster c;
+    cluster_cpu(&c, 4, 1);
+    const struct plan_limits l = { .n_ranks = 4, .unit_ranks = 2, .zero = -1, .global_batch = 16, .memory_bytes = memory_bytes };
+    return search_plan(&base, &l, 8, 32, measure, &c, r, e);
+}
+
+TEST(search_keeps_the_limit_and_the_order)
+{
+    struct search_result all, tight;
+    struct err e = { 0 };
+    EXPECTF(search((int64_t)1 << 40, &all, &e), "%s", e.text);
+    EXPECT_INT(all.n, SEARCH_KEEP);
+    EXPECT(all.n_candidates == 3 * 2 * 3); /* micro-batch 1 2 4, expert parallel 1 2, ZeRO off, inside, across */
+    for (int i = 1; i < all.n; i++)
+        EXPECT(all.best[i - 1].cost.step_us <= all.best[i].cost.step_us);
+    const int64_t limit = all.smallest.memory.peak_bytes + 1000;
+    EXPECTF(search(limit, &tight, &e), "%s", e.text);
+    for (int i = 0; i < tight.n; i++)
+        EXPECT(tight.best[i].memory.peak_bytes <= limit);
+    EXPECT(!search(all.smallest.memory.peak_bytes - 1, &tight, &e));
+    EXPECT_INT(e.code, EXIT_MEMORY);
+    EXPECTF(strstr(e.text, "--mem_constraint"), "%s", e.text);
+}
