@@ -80,9 +80,9 @@ static bool poisoned(const void *data, int64_t i, enum dtype d)
 
 static double element(const void *data, int64_t i, enum dtype d)
 {
-    return d == F64   ? ((const double *)data)[i]
-           : d == I32 ? ((const int32_t *)data)[i]
-                      : ((const float *)data)[i];
+    if (d == I32)
+        return ((const int32_t *)data)[i];
+    return d == F64 ? ((const double *)data)[i] : (double)((const float *)data)[i];
 }
 
 /* dst (float64, or int32 from int32) = src */

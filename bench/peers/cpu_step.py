@@ -1,10 +1,11 @@
-"""Tokens per second of one training step (forward, backward, clipping, AdamW) of transformers on the CPU, float32.
+"""Tokens per second of a training step of transformers on the CPU, in float32.
 
     python cpu_step.py --model_id bench/peers/tiny --modeling DIR --threads 2
 
-Prints one JSON line per implementation that this Python has: "remote", the public model code in DIR (needs
-transformers 4.40), or "native", the class that newer versions of transformers bring, with the two
-expert loops that are usable on a CPU (batched_mm copies weights per token: 20 times slower). One untimed step warms up; the figure is the median step.
+A step is forward and backward of every micro-batch, clipping and AdamW. Prints one JSON line per implementation that
+this Python has: "remote", the public model code in DIR (needs transformers 4.40), or "native", the class of newer
+versions, with the two expert loops that are usable on a CPU (the third, batched_mm, copies weights for each token and
+is 20 times slower). One untimed step warms up; the figure is the median step.
 """
 import argparse
 import json
@@ -29,7 +30,7 @@ def arguments():
 
 
 ARGS = arguments()
-os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(ARGS.threads)  # before torch starts its threads
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(ARGS.threads)  # read when torch is imported
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
@@ -73,10 +74,17 @@ def measure(name, model):
     median = statistics.median(seconds[1:])
     tokens = batch.numel()
     print(json.dumps(dict(
-        implementation=name, tokens_per_s=round(tokens / median, 1), best_tokens_per_s=round(
-            tokens / min(seconds[1:]), 1), step_s=round(median, 4), tokens_per_step=tokens, threads=ARGS.threads,
-        steps=ARGS.steps, parameters=sum(p.numel() for p in model.parameters()), first_loss=round(losses[0], 4),
-        torch=torch.__version__, transformers=transformers.__version__)), flush=True)
+        implementation=name,
+        tokens_per_s=round(tokens / median, 1),
+        best_tokens_per_s=round(tokens / min(seconds[1:]), 1),
+        step_s=round(median, 4),
+        tokens_per_step=tokens,
+        threads=ARGS.threads,
+        steps=ARGS.steps,
+        parameters=sum(p.numel() for p in model.parameters()),
+        first_loss=round(losses[0], 4),
+        torch=torch.__version__,
+        transformers=transformers.__version__)), flush=True)
 
 
 def main():

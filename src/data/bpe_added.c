@@ -48,8 +48,8 @@ static const struct added *find(const struct added_list *l, const char *text, si
     return NULL;
 }
 
-/* Spaces that rstrip takes may belong to the next token as well; then both are found, as in the library, whose
- * search goes on behind the token, not behind the spaces. */
+/* Spaces that rstrip takes may be a token themselves; then both are found, as in the library, whose search goes on
+ * behind the token, not behind the spaces. */
 bool added_scan(const struct bpe *t, const struct added_list *l, const char *text, size_t bytes,
                 const struct added_sink *sink, struct err *e)
 {
@@ -66,6 +66,8 @@ bool added_scan(const struct bpe *t, const struct added_list *l, const char *tex
         }
         if (x->rstrip)
             stop = spaces_behind(t, text, bytes, stop);
+        if (start >= stop) /* lstrip, and all of it went to the token before */
+            continue;
         if (done < start && !sink->text(sink->context, text + done, start - done, e))
             return false;
         sink->token(sink->context, x->id);

@@ -36,7 +36,8 @@ static void add_row(struct check *k, const char *name, double error, int kind)
     k->rows[k->n_rows++] = (struct row){ name, isfinite(error) ? error : INFINITY, limit };
 }
 
-/* A tensor of the reference with exactly this shape; NULL and an error otherwise. */
+/* A copy of a tensor of the reference (in the file it may stand at any alignment), which must have exactly this
+ * shape; NULL and an error otherwise. */
 static const void *want(const struct check *k, const char *name, enum dtype t, int n_dims, const int64_t *shape, struct err *e)
 {
     const struct safetensor *x = safetensors_find(k->reference, name);
@@ -50,7 +51,7 @@ static const void *want(const struct check *k, const char *name, enum dtype t, i
     if (!same)
         err_set(e, "%s: tensor %s has another dtype or shape than the model gives (expected %s, %d dimensions)", k->c->reference, name,
                 num_dtype_name(t), n_dims);
-    return same ? x->data : NULL;
+    return same ? memcpy(arena_alloc(k->setup.arena, x->bytes), x->data, x->bytes) : NULL;
 }
 
 static bool open_reference(struct check *k, struct err *e)

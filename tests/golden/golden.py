@@ -86,8 +86,8 @@ CASES = {
             qk_nope_head_dim=8, qk_rope_head_dim=12, v_head_dim=16, n_routed_experts=16,
             num_experts_per_tok=2, n_shared_experts=None, first_k_dense_replace=1, moe_layer_freq=2,
             topk_method="greedy", n_group=None, topk_group=None, norm_topk_prob=True,
-            routed_scaling_factor=1.7, aux_loss_alpha=0.05, seq_aux=True, rms_norm_eps=1e-3, tie_word_embeddings=False,
-            torch_dtype="float32",
+            routed_scaling_factor=1.7, aux_loss_alpha=0.05, seq_aux=True, rms_norm_eps=1e-3,
+            tie_word_embeddings=False, torch_dtype="float32",
             rope_scaling=yarn(factor=4, beta_fast=4, beta_slow=1, mscale=1.0, mscale_all_dim=0,
                               original_max_position_embeddings=64))),
     "dense": dict(

@@ -1,0 +1,56 @@
+#!/bin/bash
+# The loss of a step does not depend on how the work is split; with --reproducible not even in its bits.
+. "$(dirname "$0")/lib.sh"
+make_inputs
+common="--global_batch_size 16 --max_steps 20 --lr 1e-3 --warmup_steps 5 --save_every 0"
+layout() { # NAME RANKS OPTIONS...
+    local name=$1
+    shift
+    train "$1" "$name" $common "${@:2}" || { failed "$name" "$name.err"; return; }
+    close_to "$name" "$name" one-rank 1e-6
+}
+ok "one rank" train 1 one-rank $common --micro_batch_size 4
+layout ranks-2 2
+layout ranks-4 4
+layout ranks-8 8
+layout accumulate-1 1 --micro_batch_size 16
+layout accumulate-16 1 --micro_batch_size 1
+layout ep-1-zero 4 --expert_parallel 1 --zero 1
+layout ep-2 4 --expert_parallel 2 --zero 0
+layout ep-4-zero 4 --expert_parallel 4 --zero 1
+layout ep-8 8 --expert_parallel 8 --micro_batch_size 8
+layout two-units 4 --plan_ngpus 2 --expert_parallel 2 --micro_batch_size 2 --zero 1
+layout units-of-one 4 --plan_ngpus 1 --micro_batch_size 2 --zero 1
+layout rounds 4 --expert_parallel 4 --row_capacity 40
+if [ "$(grep -o '"rounds": [0-9]*' runs/rounds/metrics.jsonl | awk '$2 < 3' | wc -l)" = 0 ] && [ -s runs/rounds/metrics.jsonl ]; then
+    passed "a small row capacity takes at least 3 rounds in every step"
+else
+    failed "rounds: a step took fewer than 3 rounds" rounds.out
+fi
+
+# The files of the model part, without what the plan decides (sizes of the slabs, names of optimizer files).
+model_sums() {
+    (cd "runs/$1/checkpoints/last/" && md5sum model*.safetensors config.json)
+}
+same() { # NAME RUN REFERENCE
+    same_losses "$1: losses" "$2" "$3"
+    if [ -n "$(model_sums "$2")" ] && [ "$(model_sums "$2")" = "$(model_sums "$3")" ]; then passed "$1: model files"; else failed "$1: model files differ"; fi
+}
+reproducible() { # NAME REFERENCE OPTIONS...
+    local name=$1 reference=$2
+    shift 2
+    train 4 "$name" $common --reproducible --micro_batch_size 4 "$@" || { failed "$name" "$name.err"; return; }
+    [ "$name" = "$reference" ] || same "$name" "$name" "$reference"
+}
+# Without these, OpenBLAS takes the kernels of the machine; Haswell's do not give a row the same bits everywhere.
+for core in "" Haswell; do
+    tag=${core:+-haswell}
+    [ -z "$core" ] || export OPENBLAS_CORETYPE=$core
+    reproducible same-ep-1$tag same-ep-1$tag --expert_parallel 1 --zero 0 --threads 1
+    close_to "same-ep-1$tag" same-ep-1$tag one-rank 1e-6
+    reproducible same-ep-1-zero$tag same-ep-1$tag --expert_parallel 1 --zero 1 --threads 2
+    reproducible same-ep-2$tag same-ep-1$tag --expert_parallel 2 --zero 1 --threads 1
+    reproducible same-ep-4$tag same-ep-1$tag --expert_parallel 4 --zero 0 --threads 3
+    reproducible same-rounds$tag same-ep-1$tag --expert_parallel 4 --zero 1 --row_capacity 40 --threads 1
+done
+finish

@@ -1,0 +1,56 @@
+#!/bin/bash
+# Memory: what compile prints is what train allocates, and nothing is allocated after the first step.
+. "$(dirname "$0")/lib.sh"
+make_inputs
+common="--global_batch_size 8 --max_steps 12 --save_every 0 --eval_sequences 8"
+same_bytes() { # NAME RANKS OPTIONS
+    local name=$1 ranks=$2 planned class_sum
+    shift 2
+    "$moec" compile --model_id model --dataset_path data --runtime_ngpus "$ranks" --global_batch_size 8 "$@" >"$name.plan" 2>&1
+    planned=$(sed -n 's/^memory of the largest rank: \([0-9]*\) bytes.*/\1/p' "$name.plan")
+    train "$ranks" "$name" $common "$@" || { failed "$name" "$name.err"; return; }
+    local allocated logged
+    allocated=$(sed -n 's/^memory allocated on this rank: \([0-9]*\) bytes.*/\1/p' "$name.out")
+    logged=$(sed -n 's/.*"peak_memory_bytes": \([0-9]*\),.*/\1/p' "runs/$name/metrics.jsonl" | sort -u)
+    class_sum=$(awk '/^  [a-z ]+ +[0-9]+ bytes/ { for (i = 1; i < NF; i++) if ($(i + 1) == "bytes") s += $i } END { print s }' "$name.plan")
+    if [ -n "$planned" ] && [ "$planned" = "$allocated" ] && [ "$planned" = "$logged" ]; then
+        passed "$name: $planned bytes planned and allocated"
+    else
+        failed "$name: planned '$planned', allocated '$allocated', logged '$logged'" "$name.out"
+    fi
+    if [ "$planned" = "$class_sum" ]; then passed "$name: the classes add up"; else failed "$name: the classes add up to $class_sum, not $planned" "$name.plan"; fi
+    constant "$name"
+}
+constant() {
+    if [ "$(sed -n 's/.*"arena_allocations": \([0-9]*\),.*/\1/p' "runs/$1/metrics.jsonl" | sort -u | wc -l)" = 1 ]; then
+        passed "$1: no arena allocation after step 1"
+    else
+        failed "$1: arena allocations during the run" "runs/$1/metrics.jsonl"
+    fi
+}
+same_bytes one-rank 1
+same_bytes ep-2 2 --expert_parallel 2 --zero 1
+same_bytes ep-4-rounds 4 --expert_parallel 4 --zero 0 --row_capacity 40
+same_bytes reproducible 2 --reproducible
+
+if gcc -shared -fPIC -O1 "$root/tests/e2e/malloc_count.c" -o count.so -ldl 2>count.err; then
+    export MALLOC_COUNT_LOG=$work/count.log
+    LD_PRELOAD=$work/count.so train 1 counted $common --eval_every 4
+    # Streams are flushed after every step; the first lines are from before the first step.
+    tail -n 11 count.log | sort -u >counts
+    if [ "$(wc -l <count.log)" -ge 12 ] && [ "$(wc -l <counts)" = 1 ] && [ "$(cat counts)" -gt 0 ]; then
+        passed "no malloc, calloc, realloc or mmap of the program after step 1 ($(cat counts) before)"
+    else
+        failed "the program allocates between steps" count.log
+    fi
+else
+    failed "malloc_count.c does not compile" count.err
+fi
+
+limit() { # GB
+    "$moec" compile --model_id model --dataset_path data --runtime_ngpus 2 --global_batch_size 8 --mem_constraint "$1"
+}
+refused "a limit that is too small says by how much" 4 'too small by [0-9.]+ GB.*needs [0-9]+ bytes' limit 0.001
+need=$(sed -n 's/.*allow --mem_constraint \([0-9.]*\).*/\1/p' "$work/log")
+ok "the limit that it names is enough" limit "$need"
+finish
