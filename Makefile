@@ -40,9 +40,16 @@ $(OUT)/tests/%_test: $(OUT)/tests/%_test.c.o $(OUT)/tests/test_main.c.o $(REFOBJ
 tests: $(TESTS)
 check: $(OUT)/moec tests
 	@OUT=$(OUT) tools/run-tests.sh
+# libFuzzer targets: build/fuzz/NAME_fuzz; tools/fuzz.sh runs them.
+FUZZ := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(sort $(wildcard tests/fuzz/*_fuzz.c)))
+fuzz:
+	+$(MAKE) CC=clang SAN=fuzzer-no-link,address,undefined $(FUZZ)
+build/fuzz/%_fuzz: $(OUT)/tests/fuzz/%_fuzz.c.o $(LIBOBJ)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -fsanitize=fuzzer $^ $(LDLIBS) -o $@
 clean:
 	rm -rf build moec
 FORCE:
-.PHONY: tests check clean FORCE
+.PHONY: tests check fuzz clean FORCE
 .SECONDARY:
 -include $(shell test -d $(OUT) && find $(OUT) -name '*.d')

@@ -153,19 +153,26 @@ static int64_t first_bad(const float *x, const void *stored, enum dtype t, float
     return num_first_nonfinite(back, n);
 }
 
+static bool cannot_store(const char *tensor, int64_t element, float x, enum dtype t, struct err *e)
+{
+    return err_code(e, EXIT_NONFINITE, "tensor %s: element %lld is %g, which %s cannot store", tensor, (long long)element,
+                    (double)x, isfinite(x) ? num_dtype_name(t) : "a checkpoint");
+}
+
 bool put_floats(struct safetensors_writer *w, const char *tensor, const float *x, int64_t first, int64_t n, enum dtype t,
                 struct err *e)
 {
-    float stored[4096], back[4096];
-    const int64_t most = sizeof back / sizeof *back;
+    uint16_t stored[4096];
+    float back[4096];
+    const int64_t most = t == F32 ? CHUNK : (int64_t)(sizeof back / sizeof *back);
     for (int64_t i = 0; i < n; i += most) {
         const int64_t k = n - i < most ? n - i : most;
-        num_from_float(stored, x + i, t, k);
+        if (t != F32)
+            num_from_float(stored, x + i, t, k);
         const int64_t bad = first_bad(x + i, stored, t, back, k);
         if (bad >= 0)
-            return err_code(e, EXIT_NONFINITE, "tensor %s: element %lld is %g, which %s cannot store", tensor,
-                            (long long)(first + i + bad), (double)x[i + bad], num_dtype_name(t));
-        if (!safetensors_put(w, stored, (size_t)k * num_dtype_bytes(t), e))
+            return cannot_store(tensor, first + i + bad, x[i + bad], t, e);
+        if (!safetensors_put(w, t == F32 ? (const void *)(x + i) : stored, (size_t)k * num_dtype_bytes(t), e))
             return false;
     }
     return true;

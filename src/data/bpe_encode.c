@@ -159,15 +159,16 @@ int64_t bpe_encode(struct bpe_encoder *x, const char *text, size_t bytes, const 
     return (int64_t)(x->ids.bytes / sizeof(int32_t));
 }
 
-/* Class of the character that ends before `at`; -1 when it is broken. */
-static int class_before(const struct alphabet *b, const char *text, size_t at)
+/* Class of the character that ends before `at`; -1 when it is broken, or may be another one once normalized. */
+static int class_before(const struct bpe *t, const char *text, size_t at)
 {
     size_t start = at - 1;
     while (start > 0 && at - start < 4 && ((unsigned char)text[start] & 0xc0) == 0x80)
         start--;
     const size_t bytes = at - start;
-    const bool whole = utf8_valid(text + start, bytes) == bytes;
-    return whole && (size_t)utf8_bytes((unsigned char)text[start]) == bytes ? alphabet_class(b, text + start) : -1;
+    if (utf8_valid(text + start, bytes) != bytes || (size_t)utf8_bytes((unsigned char)text[start]) != bytes)
+        return -1;
+    return !t->nfc || nfc_is_plain(utf8_get(text + start)) ? alphabet_class(&t->split.alphabet, text + start) : -1;
 }
 
 /* Before a character of ASCII nothing of a normal form or of broken UTF-8 goes on, so only the pre-tokenizer and
@@ -179,7 +180,7 @@ size_t bpe_cut(const struct bpe *t, const char *text, size_t bytes, size_t most)
         const unsigned char right = (unsigned char)text[p];
         if (right >= 0x80 || t->inside_added[right])
             continue;
-        const int left = class_before(b, text, p);
+        const int left = class_before(t, text, p);
         if (left >= 0 && t->split.cut[left][b->ascii[right]])
             return p;
     }

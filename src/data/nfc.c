@@ -7,8 +7,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
-/* Characters that are their own normal form and never combine with a neighbour before them. */
-static bool is_plain(uint32_t c)
+bool nfc_is_plain(uint32_t c)
 {
     return c < 0x300 || (c >= 0x400 && c < 0x483) || (c >= 0x2010 && c < 0x2027) || (c >= 0x3001 && c < 0x302a) ||
            (c >= 0x3041 && c < 0x3097) || (c >= 0x30a1 && c < 0x30fb) || (c >= 0x4e00 && c < 0xa000) ||
@@ -85,7 +84,7 @@ static void normalize(struct buffer *out, const char *text, size_t bytes)
 /* End of the stretch of plain characters at i. */
 static size_t plain_end(const char *text, size_t bytes, size_t i)
 {
-    while (i < bytes && is_plain(utf8_get(text + i)))
+    while (i < bytes && nfc_is_plain(utf8_get(text + i)))
         i += (size_t)utf8_bytes((unsigned char)text[i]);
     return i;
 }

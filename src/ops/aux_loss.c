@@ -77,7 +77,7 @@ const struct op op_aux_loss = {
     .bwd = { [CPU] = bwd },
     .fill = fill,
     .cases = (const struct op_case[]){ { { 1, 1, 1, 1 }, { 1 } },
-                                       { { 3, 11, 7, 2 }, { 0.001 } },
-                                       { { 4, 90, 16, 4 }, { 0.01 } },
+                                       { { 3, 11, 7, 2 }, { 0.5 } },
+                                       { { 4, 90, 16, 4 }, { 2 } },
                                        { .dim = { 0 } } },
 };

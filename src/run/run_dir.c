@@ -20,7 +20,7 @@ static const char *last_component(struct arena *a, const char *path)
     return arena_strndup(a, path + begin, n - begin);
 }
 
-static const char *directory_of(const struct run *r)
+const char *run_directory(const struct run *r)
 {
     const struct config *c = r->config;
     const char *name = c->name && c->name[0] ? c->name
@@ -88,12 +88,23 @@ static bool trim_metrics(struct run *r, const char *path, int64_t step, struct e
     return file_write(path, text, (size_t)(at - text), e);
 }
 
+/* mpirun gives every rank a terminal of its own: what counts is where mpirun writes. */
+static bool is_terminal(void)
+{
+    char path[64], target[256];
+    if (comm_ranks() == 1)
+        return isatty(STDOUT_FILENO);
+    snprintf(path, sizeof path, "/proc/%d/fd/1", (int)getppid());
+    const ssize_t n = readlink(path, target, sizeof target - 1);
+    target[n > 0 ? n : 0] = 0;
+    return strncmp(target, "/dev/pts/", 9) == 0 || strncmp(target, "/dev/tty", 8) == 0;
+}
+
 bool run_open_directory(struct run *r, struct err *e)
 {
-    r->directory = directory_of(r);
     if (!choose_resume(r, e) || !file_mkdirs(checkpoints(r, ""), e) || !write_description(r, e))
         return false;
-    r->bar = isatty(STDOUT_FILENO) && !r->config->json;
+    r->bar = is_terminal() && !r->config->json;
     return true;
 }
 

@@ -138,7 +138,6 @@ static bool start_engine(struct run *r, struct err *e)
     const struct config *c = r->config;
     const struct adamw o = { c->betas[0], c->betas[1], c->eps, c->weight_decay };
     double example;
-    const char *how = "checkpoint";
     engine_build(&r->setup, &r->plan, true, false, &o, &r->engine);
     step_new(r->arena, &r->engine, &r->batches, r->eval_end - r->eval_begin, &r->stepper);
     model_flops_per_token(&r->setup.model, r->plan.sequence, &r->flops_per_token, &example);
@@ -150,10 +149,8 @@ static bool start_engine(struct run *r, struct err *e)
     memcpy(r->position->dataset, r->data.fingerprint, sizeof r->data.fingerprint);
     memcpy(r->position->model, r->setup.model.fingerprint, sizeof r->position->model);
     memcpy(r->position->plan, r->plan_hash, sizeof r->plan_hash);
-    if (r->resumed_from ? !run_resume(r, e) : !engine_load(&r->setup, &r->engine, c->init, c->seed, r->stored, &how, e))
+    if (r->resumed_from ? !run_resume(r, e) : !engine_load(&r->setup, &r->engine, c->init, c->seed, r->stored, &r->how, e))
         return false;
-    if (comm_rank() == 0)
-        printf("%s%s%s\n", how, r->resumed_from ? " " : "", r->resumed_from ? r->resumed_from : "");
     return true;
 }
 
@@ -250,13 +247,17 @@ static bool loop(struct run *r, struct err *e)
 static void print_start(const struct run *r)
 {
     const struct plan *p = &r->plan;
+    const double allocated = comm_max((double)r->engine.program.memory.peak_bytes);
     if (comm_rank() != 0)
         return;
+    struct str s = str_new(r->arena, 1u << 20);
+    config_print(&s, r->config);
+    fputs(s.text, stdout);
     printf("ranks %d (%s), threads per rank %d, BLAS %s\n", comm_ranks(), comm_name(), pool_threads(), blas_name());
     printf("plan %s: expert parallel %d, ZeRO-1 over %d, micro-batch %lld x accumulation %lld x ranks %d = %lld sequences of %lld\n", r->plan_hash,
            p->expert_parallel, p->zero_ranks, (long long)p->micro_batch, (long long)p->accumulation, p->n_ranks, (long long)p->global_batch, (long long)p->sequence);
-    printf("memory allocated on this rank: %lld bytes; planned for the largest: %lld bytes\n", (long long)r->engine.program.memory.peak_bytes,
-           (long long)p->memory.peak_bytes);
+    printf("memory of the largest rank: %.0f bytes allocated, %lld bytes planned\n", allocated, (long long)p->memory.peak_bytes);
+    printf("%s%s\n", r->resumed_from ? "weights, optimizer state and position: " : r->how, r->resumed_from ? r->resumed_from : "");
     printf("data %s: %lld sequences train, %lld are held back; %lld steps, run directory %s\n", r->data.fingerprint, (long long)r->batches.n_train,
            (long long)(r->eval_end - r->eval_begin), (long long)r->total_steps, r->directory);
     if (r->setup.model.experts)
@@ -291,6 +292,7 @@ static bool make_plan(struct run *r, struct err *e)
 
 static bool share_plan(struct run *r, struct err *e)
 {
+    r->directory = run_directory(r);
     if (!share(comm_rank() != 0 || (make_plan(r, e) && run_open_directory(r, e)), e))
         return false;
     comm_broadcast(&r->plan, sizeof r->plan);

@@ -17,6 +17,7 @@ struct run {
     struct stepper stepper;
     struct position *position;
     const char *directory, *resumed_from; /* NULL = started anew */
+    const char *how; /* where the weights came from */
     int64_t eval_begin, eval_end, total_steps, steps_per_epoch;
     double flops_per_token, bytes_per_token; /* bytes of text per token of the evaluated data */
     struct ckpt_holding *holdings;
@@ -35,6 +36,7 @@ bool train_plan(const struct setup *s, const struct config *c, int64_t sequence,
 bool train_run(struct arena *a, const struct config *c, struct err *e);
 
 /* run_dir.c: what a run writes. All collective except run_log. */
+const char *run_directory(const struct run *r);          /* <output_dir>/<name>, local */
 bool run_open_directory(struct run *r, struct err *e);  /* rank 0; refuses another run's directory */
 bool run_open_metrics(struct run *r, struct err *e);    /* after run_resume: continues the file */
 bool run_resume(struct run *r, struct err *e);          /* weights, moments and position from resumed_from */

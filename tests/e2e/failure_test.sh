@@ -28,21 +28,15 @@ nonfinite 2
 
 # One rank dies: the others end within seconds.
 (train 4 dying --global_batch_size 8 --max_steps 100000 --save_every 0; echo $? >dying.status) &
-for i in $(seq 600); do
-    [ "$(losses dying 2>/dev/null | wc -l)" -ge 3 ] && break
-    sleep 0.05
-done
-ranks() {
-    for p in $(pgrep -f -- "train --model_id model --dataset_path data --name dying"); do
-        [ "$(readlink /proc/$p/exe)" = "$(readlink -f "$moec")" ] && echo "$p"
-    done
-}
-if [ "$(ranks | wc -l)" = 4 ]; then passed "4 ranks run"; else failed "dying: $(ranks | wc -l) ranks" dying.err; fi
+wait_for 60 steps_done dying 3
+n=$(my_ranks | wc -l)
+if [ "$n" = 4 ]; then passed "4 ranks run"; else failed "dying: $n ranks" dying.err; fi
 start=$(date +%s%N)
-kill -KILL $(ranks | tail -n 1)
-while [ -n "$(ranks)" ] && [ $((($(date +%s%N) - start) / 1000000)) -lt 20000 ]; do
-    sleep 0.05
-done
+kill -KILL $(my_ranks | tail -n 1)
+no_ranks() {
+    [ -z "$(my_ranks)" ]
+}
+wait_for 20 no_ranks
 took=$((($(date +%s%N) - start) / 1000000))
 wait
 if [ $took -lt 10000 ]; then passed "one rank killed: all ended within $took ms"; else failed "ranks live on $took ms after one was killed"; fi

@@ -44,7 +44,7 @@ refused() {
     shift 3
     timeout 60 "$@" >"$work/log.out" 2>"$work/log" </dev/null
     got=$?
-    if [ $got != "$code" ]; then
+    if ! [[ $got =~ ^$code$ ]]; then
         failed "$name: exit status $got, expected $code" "$work/log"
     elif [ "$(grep -c . "$work/log")" != 1 ] || ! grep -q '^moec: ' "$work/log"; then
         failed "$name: expected one line on standard error" "$work/log"
@@ -58,6 +58,27 @@ finish() {
     echo "$n_passed passed, $n_failed failed, $n_skipped skipped"
     [ $n_failed = 0 ]
     exit
+}
+
+# Ids of the processes that run moec in our work directory, in ascending order.
+my_ranks() {
+    local p
+    for p in /proc/[0-9]*; do
+        [ "$(readlink "$p/exe" 2>/dev/null)" = "$(readlink -f "$moec")" ] && [ "$(readlink "$p/cwd")" = "$work" ] && echo "${p#/proc/}"
+    done | sort -n
+}
+# wait_for SECONDS COMMAND... : until the command succeeds
+wait_for() {
+    local until=$((SECONDS + $1))
+    shift
+    while [ $SECONDS -lt $until ]; do
+        "$@" && return
+        sleep 0.05
+    done
+    return 1
+}
+steps_done() { # RUN STEPS
+    [ "$(losses "$1" 2>/dev/null | wc -l)" -ge "$2" ]
 }
 
 # Words of the repository's own sources: real text, there everywhere.

@@ -10,7 +10,7 @@ same_bytes() { # NAME RANKS OPTIONS
     planned=$(sed -n 's/^memory of the largest rank: \([0-9]*\) bytes.*/\1/p' "$name.plan")
     train "$ranks" "$name" $common "$@" || { failed "$name" "$name.err"; return; }
     local allocated logged
-    allocated=$(sed -n 's/^memory allocated on this rank: \([0-9]*\) bytes.*/\1/p' "$name.out")
+    allocated=$(sed -n 's/^memory of the largest rank: \([0-9]*\) bytes allocated.*/\1/p' "$name.out")
     logged=$(sed -n 's/.*"peak_memory_bytes": \([0-9]*\),.*/\1/p' "runs/$name/metrics.jsonl" | sort -u)
     class_sum=$(awk '/^  [a-z ]+ +[0-9]+ bytes/ { for (i = 1; i < NF; i++) if ($(i + 1) == "bytes") s += $i } END { print s }' "$name.plan")
     if [ -n "$planned" ] && [ "$planned" = "$allocated" ] && [ "$planned" = "$logged" ]; then

@@ -24,15 +24,10 @@ equals_whole "stopped at step 10" stopped
 
 # The step after which it is killed is not known: it has saved step 10 and not finished.
 (train 2 killed $common $layout --max_steps 2000 --save_every 10) &
-for i in $(seq 600); do
-    [ -e runs/killed/checkpoints/step-00000010/checkpoint.json ] && [ "$(losses killed 2>/dev/null | wc -l)" -ge 12 ] && break
-    sleep 0.05
-done
-pids=$(pgrep -f -- "train --model_id model --dataset_path data --name killed" | grep -v "^$$\$")
-kill -KILL $(for p in $pids; do [ "$(readlink /proc/$p/exe)" = "$(readlink -f "$moec")" ] && echo $p; done) 2>/dev/null
+wait_for 60 test -e runs/killed/checkpoints/step-00000010/checkpoint.json && wait_for 60 steps_done killed 12
+kill -KILL $(my_ranks)
 wait
 if [ "$(losses killed | wc -l)" -ge 12 ]; then passed "killed by SIGKILL after step $(losses killed | tail -n 1 | cut -d' ' -f1)"; else failed "killed: did not get far enough" killed.err; fi
-saved=$(readlink runs/killed/checkpoints/last)
 ok "the checkpoint of a killed run is complete" "$moec" verify runs/killed
 rm -rf $(ls -d runs/killed/checkpoints/step-* | grep -v step-00000010)
 ok "10 more after SIGKILL" train_again 2 killed $common $layout --max_steps 20 --save_every 10 --resume_path runs/killed/checkpoints/step-00000010
@@ -40,13 +35,8 @@ equals_whole "killed" killed
 
 # The signal of a batch system: the step is finished and saved.
 (train 2 signalled $common $layout --max_steps 2000 --save_every 0) &
-for i in $(seq 600); do
-    [ "$(losses signalled 2>/dev/null | wc -l)" -ge 5 ] && break
-    sleep 0.05
-done
-for p in $(pgrep -f -- "train --model_id model --dataset_path data --name signalled"); do
-    [ "$(readlink /proc/$p/exe)" = "$(readlink -f "$moec")" ] && kill -TERM $p
-done
+wait_for 60 steps_done signalled 5
+kill -TERM $(my_ranks)
 wait
 step=$(losses signalled | tail -n 1 | cut -d' ' -f1)
 ok "SIGTERM: step $step is saved" "$moec" verify "runs/signalled/checkpoints/$(printf step-%08d "$step")"

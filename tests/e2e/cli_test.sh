@@ -1,0 +1,97 @@
+#!/bin/bash
+# The command line: help, names, spellings, exit codes of usage errors.
+. "$(dirname "$0")/lib.sh"
+commands="prepare tokenize inspect compile train eval generate check merge export verify help version"
+for c in $commands "tokenizer train"; do
+    if "$moec" $c --help >help.txt 2>&1 && grep -q "^usage: moec $c\|moec $c" help.txt; then passed "moec $c --help"; else failed "moec $c --help" help.txt; fi
+    "$moec" help $c >help2.txt 2>&1
+    case $c in *\ *) ;; *) ok "moec help $c is the same" cmp help.txt help2.txt ;; esac
+done
+ok "moec alone prints the commands" "$moec"
+cp log overview
+for c in $commands; do grep -q "$c" overview || failed "the overview lacks $c" overview; done
+ok "moec --help" "$moec" --help
+ok "moec --version" "$moec" --version
+ok "the version has a number" grep -Eq '^moec [0-9]+\.[0-9]+\.[0-9]+' log
+ok "moec version" "$moec" version
+ok "moec help options is a page" "$moec" help options
+
+refused "an unknown command names the nearest" 2 "did you mean 'train'" "$moec" trian
+refused "an unknown command without a near one" 2 "unknown command 'frobnicate'" "$moec" frobnicate
+refused "tokenizer alone" 2 'tokenizer' "$moec" tokenizer
+t="$moec train --model_id m --dataset_path d"
+refused "an unknown option names the nearest" 2 'micro.batch.size.*did you mean --micro_batch_size' $t --micro-batch-sise 4
+refused "an option of another command" 2 'not of' $t --prompt x
+refused "a value is missing" 2 '--lr' $t --lr
+refused "a word instead of a number" 2 '--lr' $t --lr fast
+refused "a number with a tail" 2 '--max_steps' $t --max_steps 10x
+refused "a fraction for an integer" 2 '--max_steps' $t --max_steps 1.5
+refused "out of range" 2 '--micro_batch_size' $t --micro_batch_size 0
+refused "more than 64 bits" 2 '--max_steps' $t --max_steps 99999999999999999999
+refused "nan" 2 '--lr' $t --lr nan
+refused "negative" 2 '--lr' $t --lr -1
+refused "a choice that is none" 2 'constant.*cosine.*linear' $t --lr_schedule exponential
+refused "a pair with one number" 2 '--betas' $t --betas 0.9
+refused "a required option" 2 'dataset_path' "$moec" train --model_id m
+refused "an argument without a name" 2 "'foo'" $t foo
+refused "a short option" 2 '-x' $t -x
+refused "help of an unknown command" 2 'trian' "$moec" help trian
+refused "--device cuda" 2 'cuda' $t --device cuda
+echo '{"lr": 0.1, "micro_batch_sise": 3}' >typo.json
+refused "an unknown key of a config file" 2 'typo.json:1.*did you mean' $t --config typo.json
+echo '{"lr": "fast"}' >type.json
+refused "a wrong type in a config file" 2 'type.json:1.*lr' $t --config type.json
+printf '{\n"lr": 1,\n' >cut.json
+refused "a truncated config file" 2 'cut.json' $t --config cut.json
+refused "a missing config file" 2 'nowhere.json' $t --config nowhere.json
+
+# The command lines of the reference example, in both spellings, with a config file between defaults and flags.
+make_inputs
+mkdir books
+cp text.txt books/one.txt
+cp part.txt books/two.txt
+ok "prepare as in the example" "$moec" prepare --data_path_or_name books/ --tokenizer_path_or_name tokenizer --save_path ./books_2k --sequence_length 64
+ok "prepare with dashes" "$moec" prepare --data-path-or-name=books/ --tokenizer-path-or-name=tokenizer --save-path=./books_2 --sequence-length=64
+ok "the spellings give the same dataset" cmp books_2k/tokens.bin books_2/tokens.bin
+ok "compile as in the example" "$moec" compile --model_id model --dataset_path ./books_2k --plan_ngpus=4 --runtime_ngpus=8
+ok "its plan has the ranks" grep -q '^ranks: 8 in 2 scale units of 4' log
+ok "train as in the example" timeout 120 $mpirun -np 8 "$moec" train --model_id model --dataset_path ./books_2k --plan_ngpus=4 --runtime_ngpus=8 --max_steps 1 --name example
+ok "merge as in the example" "$moec" merge --ckpt_dir runs/example/checkpoints/last --output_fname merged
+ok "export as in the example" "$moec" export --ckpt_dir runs/example/checkpoints/last --output exported
+ok "the exported directory has a tokenizer" test -s exported/tokenizer.json
+ok "it has config.json as it was" cmp exported/config.json model/config.json
+ok "--run_mode compile trains nothing" "$moec" train --model-id model --dataset-path data --run-mode compile --name none
+not "no run directory" test -e runs/none
+echo '{"max_steps": 2, "lr": 0.001, "global-batch-size": 8}' >run.json
+ok "a config file" train 1 file --config run.json --max_steps 1
+if [ "$(losses file | wc -l)" = 1 ] && grep -q '"lr": 0.001' runs/file/options.json && grep -q '"global_batch_size": 8' runs/file/options.json; then
+    passed "flags win over the file; options.json has what counts"
+else
+    failed "options.json" runs/file/options.json
+fi
+ok "options.json is a config file" train 1 again --config runs/file/options.json --name again
+same_losses "and repeats the run" again file
+ok "compile writes a plan" "$moec" compile --model_id model --dataset_path data --runtime_ngpus 2 --global_batch_size 8 --expert_parallel 2 --plan plan.json
+ok "train runs it" train 2 planned --plan plan.json --global_batch_size 8 --max_steps 2 --expert_parallel 2
+ok "the run keeps the plan" cmp plan.json runs/planned/plan.json
+ok "compile --json" "$moec" compile --model_id model --dataset_path data --json
+ok "it is JSON" grep -q '^{' log
+ok "eval --json" "$moec" eval --model_id exported --dataset_path data --json
+ok "it has a loss" grep -Eq '^\{"loss": [0-9.]+, .*"bits_per_byte": [0-9.]+' log
+
+g="$moec generate --model_id exported --prompt int --max_new_tokens 12"
+$g --seed 1 >g1 2>&1
+$g --seed 1 >g2 2>&1
+$g --seed 2 >g3 2>&1
+$g --temperature 0 --seed 1 >g4 2>&1
+$g --temperature 0 --seed 2 >g5 2>&1
+$g --seed 1 --threads 1 --reproducible >g6 2>&1
+$g --seed 1 --threads 2 --reproducible >g7 2>&1
+ok "generate repeats the prompt" grep -q '^int' g1
+ok "generate: the seed decides" cmp g1 g2
+not "another seed, another text" cmp -s g1 g3
+ok "temperature 0 has no chance" cmp g4 g5
+ok "generate --reproducible: threads do not matter" cmp g6 g7
+ok "generate --json" $g --json
+ok "it counts tokens" grep -q '"new_tokens": ' log
+finish
