@@ -49,7 +49,8 @@ TEST(accepts)
         { "{\"a\":{" T("[2,3]", "[0,24]") "}}", 24 },
         { "{\"a\":{" T("[]", "[0,4]") "}}", 4 },
         { "{\"b\":{" T("[1]", "[4,8]") "},\"a\":{" T("[1]", "[0,4]") "}}", 8 },
-        { "{\"a\":{" T("[0,5]", "[0,0]") "},\"b\":{" T("[1]", "[0,4]") "},\"c\":{" T("[0]", "[4,4]") "}}", 4 },
+        { "{\"a\":{" T("[0,5]", "[0,0]") "},\"b\":{" T("[1]", "[0,4]") "},\"c\":{" T("[0]", "[4,4]") "}}",
+          4 },
         { "{\"a\":{\"data_offsets\":[0,3],\"shape\":[4],\"dtype\":\"F6_E2M3\"}}", 3 },
         { "{\"a\":{\"data_offsets\":[0,3],\"shape\":[6],\"dtype\":\"F4\"}}", 3 },
         { "{\"\":{" T("[1]", "[0,4]") "}}", 4 },
@@ -65,16 +66,17 @@ TEST(knows_every_dtype_by_its_bytes)
     static const struct {
         const char *name;
         size_t bytes;
-    } types[] = { { "BOOL", 1 },    { "U8", 1 },      { "I8", 1 },      { "I16", 2 }, { "U16", 2 }, { "F16", 2 },
-                  { "BF16", 2 },    { "I32", 4 },     { "U32", 4 },     { "F32", 4 }, { "F64", 8 }, { "I64", 8 },
-                  { "U64", 8 },     { "F8_E4M3", 1 }, { "F8_E5M2", 1 }, { "F8_E8M0", 1 } };
+    } types[] = { { "BOOL", 1 }, { "U8", 1 },      { "I8", 1 },      { "I16", 2 },
+                  { "U16", 2 },  { "F16", 2 },     { "BF16", 2 },    { "I32", 4 },
+                  { "U32", 4 },  { "F32", 4 },     { "F64", 8 },     { "I64", 8 },
+                  { "U64", 8 },  { "F8_E4M3", 1 }, { "F8_E5M2", 1 }, { "F8_E8M0", 1 } };
     struct arena *a = arena_new("test");
     for (int i = 0; i < (int)(sizeof types / sizeof *types); i++) {
-        const char *h = arena_printf(a, "{\"a\":{\"dtype\":\"%s\",\"shape\":[3],\"data_offsets\":[0,%zu]}}", types[i].name,
-                                     3 * types[i].bytes);
+        const char *h = arena_printf(a, "{\"a\":{\"dtype\":\"%s\",\"shape\":[3],\"data_offsets\":[0,%zu]}}",
+                                     types[i].name, 3 * types[i].bytes);
         EXPECT_TEXT(verdict(a, h, 3 * types[i].bytes), "");
-        h = arena_printf(a, "{\"a\":{\"dtype\":\"%s\",\"shape\":[4],\"data_offsets\":[0,%zu]}}", types[i].name,
-                         3 * types[i].bytes);
+        h = arena_printf(a, "{\"a\":{\"dtype\":\"%s\",\"shape\":[4],\"data_offsets\":[0,%zu]}}",
+                         types[i].name, 3 * types[i].bytes);
         EXPECT(strstr(verdict(a, h, 3 * types[i].bytes), "X: tensor a: "));
     }
     arena_free(a);
@@ -95,26 +97,35 @@ TEST(refuses_and_says_why)
         { "{}", 1, "data byte 0: the last tensor ends here, but 1 more bytes follow" },
         { "{\"a\":1}", 0, "tensor a: entry: expected an object, found integer" },
         { "{\"a\":{}}", 0, "tensor a: dtype: expected a string, found nothing" },
-        { "{\"a\":{\"dtype\":\"F31\",\"shape\":[],\"data_offsets\":[0,0]}}", 0, "tensor a: unknown dtype 'F31'" },
-        { "{\"a\":{\"dtype\":\"F32\\u0000\",\"shape\":[],\"data_offsets\":[0,4]}}", 4, "tensor a: unknown dtype" },
-        { "{\"a\":{\"dtype\":\"F32\",\"data_offsets\":[0,0]}}", 0, "tensor a: shape: expected an array, found nothing" },
+        { "{\"a\":{\"dtype\":\"F31\",\"shape\":[],\"data_offsets\":[0,0]}}", 0,
+          "tensor a: unknown dtype 'F31'" },
+        { "{\"a\":{\"dtype\":\"F32\\u0000\",\"shape\":[],\"data_offsets\":[0,4]}}", 4,
+          "tensor a: unknown dtype" },
+        { "{\"a\":{\"dtype\":\"F32\",\"data_offsets\":[0,0]}}", 0,
+          "tensor a: shape: expected an array, found nothing" },
         { "{\"a\":{" T("[-1]", "[0,0]") "}}", 0, "tensor a: shape: expected integers of at least 0" },
         { "{\"a\":{" T("[1.5]", "[0,0]") "}}", 0, "tensor a: shape: expected integers of at least 0" },
-        { "{\"a\":{" T("[4294967296,4294967296]", "[0,0]") "}}", 0, "tensor a: shape: more than 2^63 elements" },
+        { "{\"a\":{" T("[4294967296,4294967296]", "[0,0]") "}}", 0,
+          "tensor a: shape: more than 2^63 elements" },
         { "{\"a\":{" T("[4611686018427387904]", "[0,0]") "}}", 0, "are not a number of bytes" },
         { "{\"a\":{" T("[99999999999999999999]", "[0,0]") "}}", 0, "X:1: " },
         { "{\"a\":{" T("[1]", "[0]") "}}", 4, "tensor a: data_offsets: expected two integers" },
         { "{\"a\":{" T("[1]", "[0,4,8]") "}}", 8, "tensor a: data_offsets: expected two integers" },
         { "{\"a\":{" T("[1]", "[4,0]") "}}", 4, "tensor a: data_offsets [4, 0]" },
-        { "{\"a\":{" T("[1]", "[-4,0]") "}}", 4, "tensor a: data_offsets: expected two integers of at least 0" },
+        { "{\"a\":{" T("[1]", "[-4,0]") "}}", 4,
+          "tensor a: data_offsets: expected two integers of at least 0" },
         { "{\"a\":{" T("[1]", "[0,8]") "}}", 4, "expected to lie in order within 4 bytes of data" },
         { "{\"a\":{" T("[2]", "[0,4]") "}}", 4, "tensor a: 4 bytes, expected 8 for F32 [2]" },
-        { "{\"a\":{" T("[1]", "[0,4]") ",\"x\":1}}", 4, "tensor a: expected the keys dtype, shape and data_offsets only" },
+        { "{\"a\":{" T("[1]", "[0,4]") ",\"x\":1}}", 4,
+          "tensor a: expected the keys dtype, shape and data_offsets only" },
         { "{\"a\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,2]}}", 2, "are not a number of bytes" },
-        { "{\"a\":{" T("[1]", "[0,4]") "},\"b\":{" T("[1]", "[0,4]") "}}", 4, "expected 4, the end of a: they overlap" },
-        { "{\"a\":{" T("[2]", "[0,8]") "},\"b\":{" T("[1]", "[4,8]") "}}", 8, "tensor b: begins at data byte 4, expected 8" },
+        { "{\"a\":{" T("[1]", "[0,4]") "},\"b\":{" T("[1]", "[0,4]") "}}", 4,
+          "expected 4, the end of a: they overlap" },
+        { "{\"a\":{" T("[2]", "[0,8]") "},\"b\":{" T("[1]", "[4,8]") "}}", 8,
+          "tensor b: begins at data byte 4, expected 8" },
         { "{\"a\":{" T("[1]", "[0,4]") "},\"b\":{" T("[1]", "[8,12]") "}}", 12, "there is a hole" },
-        { "{\"a\":{" T("[1]", "[4,8]") "}}", 8, "tensor a: begins at data byte 4, expected 0, the end of the header" },
+        { "{\"a\":{" T("[1]", "[4,8]") "}}", 8,
+          "tensor a: begins at data byte 4, expected 0, the end of the header" },
         { "{\"a\":{" T("[1]", "[0,4]") "},\"a\":{" T("[1]", "[4,8]") "}}", 8, "duplicate" },
         { "{\"__metadata__\":1}", 0, "__metadata__: expected an object, found integer" },
         { "{\"__metadata__\":{\"a\":1}}", 0, "__metadata__: a: expected a string" },
@@ -134,7 +145,8 @@ TEST(refuses_lying_header_lengths)
     unsigned char head[64] = { 0 };
     for (size_t n = 0; n < 8; n++) {
         struct err e = { 0 };
-        EXPECT(!safetensors_parse(a, head, n, "X", &e) && strstr(e.text, "expected the 8-byte length of the header"));
+        EXPECT(!safetensors_parse(a, head, n, "X", &e) &&
+               strstr(e.text, "expected the 8-byte length of the header"));
     }
     static const uint64_t lengths[] = { 100000001, UINT64_MAX, (uint64_t)1 << 63, 57, 100000000 };
     for (int i = 0; i < 5; i++) {
@@ -153,7 +165,8 @@ TEST(refuses_every_truncation)
 {
     struct arena *a = arena_new("test");
     size_t bytes;
-    const unsigned char *p = image(a, "{\"a\":{" T("[2]", "[0,8]") "},\"b\":{" T("[1]", "[8,12]") "}}", 12, &bytes);
+    const unsigned char *p =
+        image(a, "{\"a\":{" T("[2]", "[0,8]") "},\"b\":{" T("[1]", "[8,12]") "}}", 12, &bytes);
     for (size_t n = 0; n < bytes; n++) {
         struct err e = { 0 };
         unsigned char *cut = arena_alloc(a, n);
@@ -215,12 +228,14 @@ TEST(writes_what_it_reads)
         EXPECT(((uintptr_t)safetensors_at(s, 0)->data & 7) == 0);
         for (int i = 0; i < 4; i++) {
             const struct safetensor *t = safetensors_find(s, list[i].name);
-            EXPECT(t && t->dtype == list[i].dtype && t->n_dims == list[i].n_dims && t->bytes == list[i].bytes);
+            EXPECT(t && t->dtype == list[i].dtype && t->n_dims == list[i].n_dims &&
+                   t->bytes == list[i].bytes);
             for (int k = 0; t && k < t->n_dims; k++)
                 EXPECT_INT(t->shape[k], list[i].shape[k]);
         }
         EXPECT(!memcmp(safetensors_find(s, "layers.10.w")->data, x, sizeof x));
-        EXPECT(safetensors_floats(safetensors_find(s, list[1].name), 1, 2, out, &e) && out[0] == -1 && out[1] == 0x1p-24f);
+        EXPECT(safetensors_floats(safetensors_find(s, list[1].name), 1, 2, out, &e) && out[0] == -1 &&
+               out[1] == 0x1p-24f);
         EXPECT(!safetensors_find(s, "layers.1.w"));
         safetensors_close(s);
     }
@@ -233,7 +248,8 @@ TEST(names_tensor_and_element_of_nan)
     struct err e = { 0 };
     size_t bytes;
     float out[8];
-    unsigned char *p = image(a, "{\"w\":{\"dtype\":\"BF16\",\"shape\":[8],\"data_offsets\":[0,16]}}", 16, &bytes);
+    unsigned char *p =
+        image(a, "{\"w\":{\"dtype\":\"BF16\",\"shape\":[8],\"data_offsets\":[0,16]}}", 16, &bytes);
     const uint16_t infinity = 0xff80;
     memcpy(p + bytes - 4, &infinity, 2);
     const struct safetensors *s = safetensors_parse(a, p, bytes, "X", &e);
@@ -272,7 +288,8 @@ TEST(finds_names_among_many)
     const int64_t one = 1;
     uint64_t bytes, hash;
     for (int i = 0; i < N; i++)
-        list[i] = safetensors_entry(arena_printf(a, "model.layers.%d.mlp.experts.%d.up_proj.weight", i / 64, i % 64), I32, 1, &one);
+        list[i] = safetensors_entry(
+            arena_printf(a, "model.layers.%d.mlp.experts.%d.up_proj.weight", i / 64, i % 64), I32, 1, &one);
     struct safetensors_writer *w = safetensors_create(path, list, N, &e);
     for (int32_t i = 0; w && i < N; i++)
         EXPECT(safetensors_put(w, &i, sizeof i, &e));
@@ -290,15 +307,27 @@ TEST(finds_names_among_many)
 
 TEST(order_of_names)
 {
-    static const char *const ascending[] = { "", "a", "a0", "a00", "a1", "a01", "a1b", "a2", "a10", "a10.b.9", "a10.b.10",
-                                             "a99999999999999999999998", "a99999999999999999999999", "b" };
+    static const char *const ascending[] = { "",
+                                             "a",
+                                             "a0",
+                                             "a00",
+                                             "a1",
+                                             "a01",
+                                             "a1b",
+                                             "a2",
+                                             "a10",
+                                             "a10.b.9",
+                                             "a10.b.10",
+                                             "a99999999999999999999998",
+                                             "a99999999999999999999999",
+                                             "b" };
     const int n = (int)(sizeof ascending / sizeof *ascending);
     for (int i = 0; i < n; i++)
         for (int j = 0; j < n; j++) {
             const int got = name_compare(ascending[i], ascending[j]);
             const bool same_number = (i == 4 || i == 5) && (j == 4 || j == 5); /* "a1" and "a01": by bytes */
-            EXPECTF(same_number || (got > 0) - (got < 0) == (i > j) - (i < j), "%s against %s gives %d", ascending[i],
-                    ascending[j], got);
+            EXPECTF(same_number || (got > 0) - (got < 0) == (i > j) - (i < j), "%s against %s gives %d",
+                    ascending[i], ascending[j], got);
         }
     EXPECT(name_compare("a01", "a1") < 0 && name_compare("a1", "a01") > 0);
 }

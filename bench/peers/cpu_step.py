@@ -2,10 +2,10 @@
 
     python cpu_step.py --model_id bench/peers/tiny --modeling DIR --threads 2
 
-A step is forward and backward of every micro-batch, clipping and AdamW. Prints one JSON line per implementation that
-this Python has: "remote", the public model code in DIR (needs transformers 4.40), or "native", the class of newer
-versions, with the two expert loops that are usable on a CPU (the third, batched_mm, copies weights for each token and
-is 20 times slower). One untimed step warms up; the figure is the median step.
+A step is forward and backward of every micro-batch, clipping and AdamW. Prints one JSON line per
+implementation that this Python has: "remote", the public model code in DIR (needs transformers 4.40), or
+"native", the class of newer versions, with the two expert loops that are usable on a CPU (the third, batched_mm,
+copies weights for each token and is 20 times slower). One untimed step warms up; the figure is the median step.
 """
 import argparse
 import json
@@ -30,7 +30,7 @@ def arguments():
 
 
 ARGS = arguments()
-os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(ARGS.threads)  # read when torch is imported
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(ARGS.threads)  # before importing torch
 import torch  # noqa: E402
 import transformers  # noqa: E402
 

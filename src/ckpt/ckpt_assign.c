@@ -43,7 +43,8 @@ static void add_tensor(struct arena *a, const struct ckpt_job *job, const struct
     t->part = ARENA_NEW(a, struct part, n);
     for (int64_t i = 0; i < n; i++) {
         const struct piece *p = place[i].piece;
-        CHECK(p->at == end, "tensor %s: a piece begins at %lld, expected %lld", p->tensor, (long long)p->at, (long long)end);
+        CHECK(p->at == end, "tensor %s: a piece begins at %lld, expected %lld", p->tensor, (long long)p->at,
+              (long long)end);
         CHECK(job->stored[place[i].part.param] == stored, "tensor %s: parts of two dtypes", p->tensor);
         t->part[i] = place[i].part;
         end += p->n_elements;
@@ -111,7 +112,8 @@ static int by_freedom(const void *x, const void *y)
     return (a->tensor > b->tensor) - (a->tensor < b->tensor);
 }
 
-static struct candidate *sort_candidates(struct arena *a, const struct ckpt_job *job, const struct assignment *x)
+static struct candidate *sort_candidates(struct arena *a, const struct ckpt_job *job,
+                                         const struct assignment *x)
 {
     struct candidate *c = ARENA_NEW(a, struct candidate, x->n);
     for (int64_t i = 0; i < x->n; i++) {
@@ -166,8 +168,8 @@ static int by_element(const void *x, const void *y)
 }
 
 /* Cuts one state range at the borders of tensors; out = NULL only counts. */
-static int64_t cut_state(const struct ckpt_job *job, const struct name_table *names, const struct ckpt_range *r, int from,
-                         struct segment *out)
+static int64_t cut_state(const struct ckpt_job *job, const struct name_table *names,
+                         const struct ckpt_range *r, int from, struct segment *out)
 {
     const struct param *p = &job->params->item[r->param];
     int64_t n = 0;
@@ -176,14 +178,15 @@ static int64_t cut_state(const struct ckpt_job *job, const struct name_table *na
         const struct piece *s = &p->piece[k];
         const int64_t stop = s->offset + s->n_elements, end = stop < r->end ? stop : r->end;
         if (out)
-            out[n] = (struct segment){ name_table_find(names, s->tensor), s->at + at - s->offset, s->at + end - s->offset,
-                                       from, at - r->begin };
+            out[n] = (struct segment){ name_table_find(names, s->tensor), s->at + at - s->offset,
+                                       s->at + end - s->offset, from, at - r->begin };
         at = end;
     }
     return n;
 }
 
-int64_t segments_make(struct arena *a, const struct ckpt_job *job, const struct assignment *x, int rank, struct segment **out)
+int64_t segments_make(struct arena *a, const struct ckpt_job *job, const struct assignment *x, int rank,
+                      struct segment **out)
 {
     const struct ckpt_holding *h = &job->holding[rank];
     struct name_table names = name_table_new(a, x->n);
@@ -225,7 +228,8 @@ void assignment_check_states(const struct ckpt_job *job)
         for (; i < n && all[i].param == p; end = all[i++].end)
             CHECK(all[i].begin == end && all[i].begin < all[i].end, "states of %s: [%lld, %lld) after %lld",
                   job->params->item[p].name, (long long)all[i].begin, (long long)all[i].end, (long long)end);
-        CHECK(end == job->params->item[p].n_elements, "states of %s end at %lld", job->params->item[p].name, (long long)end);
+        CHECK(end == job->params->item[p].n_elements, "states of %s end at %lld", job->params->item[p].name,
+              (long long)end);
     }
     CHECK(i == n, "a state range of parameter %d of %d", i < n ? all[i].param : 0, job->params->n);
     arena_free(a);

@@ -14,7 +14,8 @@ struct target { /* while one directory is written */
 };
 
 /* Same dtype: the bytes as they are. */
-static bool put_bytes(const struct target *x, const struct safetensor *t, struct safetensors_writer *w, struct err *e)
+static bool put_bytes(const struct target *x, const struct safetensor *t, struct safetensors_writer *w,
+                      struct err *e)
 {
     (void)x;
     return safetensors_put(w, t->data, t->bytes, e);
@@ -65,7 +66,8 @@ static bool write_model(struct target *x, struct err *e)
 }
 
 /* Every range of every state in order: the ranges of one tensor and kind make one tensor. */
-static bool put_states(const struct ckpt *c, const struct safetensor *list, struct safetensors_writer *w, struct err *e)
+static bool put_states(const struct ckpt *c, const struct safetensor *list, struct safetensors_writer *w,
+                       struct err *e)
 {
     uint64_t left_bytes = 0;
     for (int64_t i = 0; i < c->n_states; i++) {
@@ -88,7 +90,8 @@ static bool write_states(struct target *x, struct err *e)
     for (int64_t i = 0; i < c->n; i++)
         for (int k = 0; k < (c->tensor[i]->dtype == F32 ? MASTER : STATE_KINDS); k++) {
             const struct state_name name = { c->tensor[i]->name, (enum state_kind)k, 0, -1 };
-            list[n++] = safetensors_entry(state_name_print(x->arena, &name), F32, c->tensor[i]->n_dims, c->tensor[i]->shape);
+            list[n++] = safetensors_entry(state_name_print(x->arena, &name), F32, c->tensor[i]->n_dims,
+                                          c->tensor[i]->shape);
         }
     const char *name = optimizer_file(x->arena, 0, 1);
     struct safetensors_writer *w = safetensors_create(path_in(x->arena, x->temporary, name), list, n, e);
@@ -109,16 +112,19 @@ static bool write_merged(struct target *x, struct err *e)
     struct arena *a = x->arena;
     const char *dir = x->temporary;
     return write_model(x, e) && write_states(x, e) && shards_write_index(a, dir, x->list, &x->shards, e) &&
-           manifest_add_text(a, &x->manifest, dir, INDEX_NAME, e) && copy_model_texts(a, x->from->dir, dir, NULL, &x->manifest, e) &&
+           manifest_add_text(a, &x->manifest, dir, INDEX_NAME, e) &&
+           copy_model_texts(a, x->from->dir, dir, NULL, &x->manifest, e) &&
            file_write(path_in(a, dir, STATE_NAME), x->from->train_state, strlen(x->from->train_state), e) &&
-           manifest_add_text(a, &x->manifest, dir, STATE_NAME, e) && manifest_write(path_in(a, dir, MANIFEST_NAME), &x->manifest, e);
+           manifest_add_text(a, &x->manifest, dir, STATE_NAME, e) &&
+           manifest_write(path_in(a, dir, MANIFEST_NAME), &x->manifest, e);
 }
 
 static bool write_config(struct target *x, struct err *e)
 {
     static const char *const names[DTYPES] = { [F32] = "float32", [BF16] = "bfloat16", [F16] = "float16" };
     size_t bytes;
-    const char *text = with_torch_dtype(x->arena, path_in(x->arena, x->from->dir, "config.json"), names[x->dtype], &bytes, e);
+    const char *text = with_torch_dtype(x->arena, path_in(x->arena, x->from->dir, "config.json"),
+                                        names[x->dtype], &bytes, e);
     return text && file_write(path_in(x->arena, x->temporary, "config.json"), text, bytes, e);
 }
 
@@ -127,8 +133,10 @@ static bool write_exported(struct target *x, struct err *e)
 {
     if (x->shards.n == 1)
         x->shards.name[0] = SINGLE_NAME;
-    return write_model(x, e) && (x->shards.n == 1 || shards_write_index(x->arena, x->temporary, x->list, &x->shards, e)) &&
-           copy_model_texts(x->arena, x->from->dir, x->temporary, x->dtype >= 0 ? "config.json" : NULL, NULL, e) &&
+    return write_model(x, e) &&
+           (x->shards.n == 1 || shards_write_index(x->arena, x->temporary, x->list, &x->shards, e)) &&
+           copy_model_texts(x->arena, x->from->dir, x->temporary, x->dtype >= 0 ? "config.json" : NULL, NULL,
+                            e) &&
            (x->dtype < 0 || write_config(x, e));
 }
 
@@ -141,7 +149,8 @@ static bool is_free(struct arena *a, const char *to, struct err *e)
         return err_code(e, EXIT_USAGE, "%s: is a file, expected a directory to make", to);
     if (!file_list(a, to, &n, e))
         return false;
-    return n == 0 || err_code(e, EXIT_USAGE, "%s: is there already and not empty, expected a new directory", to);
+    return n == 0 ||
+           err_code(e, EXIT_USAGE, "%s: is there already and not empty, expected a new directory", to);
 }
 
 typedef bool write_target(struct target *x, struct err *e);
@@ -161,15 +170,19 @@ static bool write_directory(struct target *x, const char *to, write_target *writ
     return written;
 }
 
-static bool convert(const char *from, const char *to, int dtype, int64_t max_shard_bytes, write_target *write, struct err *e)
+static bool convert(const char *from, const char *to, int dtype, int64_t max_shard_bytes, write_target *write,
+                    struct err *e)
 {
     struct arena *a = arena_new("export");
-    struct target x = { .arena = a, .from = ckpt_open(a, from, e), .dtype = dtype, .manifest = { .n_ranks = 1 } };
+    struct target x = {
+        .arena = a, .from = ckpt_open(a, from, e), .dtype = dtype, .manifest = { .n_ranks = 1 }
+    };
     bool done = x.from != NULL;
     if (done && x.from->n == 0)
         done = err_set(e, "%s: holds no weights", from);
     if (done && write == write_merged && !x.from->manifest)
-        done = err_set(e, "%s: no %s: it holds a model, but no optimizer state to merge", from, MANIFEST_NAME);
+        done =
+            err_set(e, "%s: no %s: it holds a model, but no optimizer state to merge", from, MANIFEST_NAME);
     if (done) {
         plan_model(&x, max_shard_bytes);
         done = write_directory(&x, to, write, e);

@@ -13,7 +13,8 @@ static const char *environment(const char *name)
 /* The rules of huggingface_hub. */
 static const char *cache_directory(struct arena *a)
 {
-    const char *hub = environment("HF_HUB_CACHE"), *home = environment("HF_HOME"), *cache = environment("XDG_CACHE_HOME");
+    const char *hub = environment("HF_HUB_CACHE"), *home = environment("HF_HOME"),
+               *cache = environment("XDG_CACHE_HOME");
     if (hub)
         return hub;
     if (home)
@@ -38,7 +39,8 @@ static bool is_model_id(const char *id)
 static const char *cache_entry(struct arena *a, const char *id)
 {
     const char *slash = strchr(id, '/');
-    return slash ? arena_printf(a, "models--%.*s--%s", (int)(slash - id), id, slash + 1) : arena_printf(a, "models--%s", id);
+    return slash ? arena_printf(a, "models--%.*s--%s", (int)(slash - id), id, slash + 1)
+                 : arena_printf(a, "models--%s", id);
 }
 
 /* The commit that refs/main names; without it the only snapshot there is; NULL = none. */
@@ -69,7 +71,9 @@ char *ckpt_find_model(struct arena *a, const char *model_id, struct err *e)
     const char *snapshot = find_snapshot(a, path_in(a, cache, cache_entry(a, model_id)));
     if (snapshot && file_exists(path_in(a, snapshot, "config.json")))
         return arena_strdup(a, snapshot);
-    err_set(e, "%s: no such directory, and not %s in %s; nothing is downloaded here, get it with: huggingface-cli download %s",
+    err_set(e,
+            "%s: no such directory, and not %s in %s; nothing is downloaded here, get it with: "
+            "huggingface-cli download %s",
             model_id, snapshot ? "complete" : "found", cache, model_id);
     return NULL;
 }
@@ -98,8 +102,8 @@ static const char *newest_in(struct arena *a, const char *dir)
     const char *newest = NULL;
     char **names = file_list(a, dir, &n, &ignored);
     for (int64_t i = 0; names && i < n; i++)
-        if (!strncmp(names[i], "step-", 5) && !strstr(names[i], ".tmp") && is_checkpoint(a, path_in(a, dir, names[i])) &&
-            (!newest || name_compare(names[i], newest) > 0))
+        if (!strncmp(names[i], "step-", 5) && !strstr(names[i], ".tmp") &&
+            is_checkpoint(a, path_in(a, dir, names[i])) && (!newest || name_compare(names[i], newest) > 0))
             newest = names[i];
     return newest;
 }
@@ -116,7 +120,8 @@ static char *find_below(struct arena *a, const char *dir)
 char *ckpt_find(struct arena *a, const char *dir, struct err *e)
 {
     const char *plain = without_slashes(a, dir), *below = path_in(a, plain, "checkpoints");
-    if (is_checkpoint(a, plain) || file_exists(path_in(a, plain, INDEX_NAME)) || file_exists(path_in(a, plain, SINGLE_NAME)))
+    if (is_checkpoint(a, plain) || file_exists(path_in(a, plain, INDEX_NAME)) ||
+        file_exists(path_in(a, plain, SINGLE_NAME)))
         return follow(a, plain);
     char *found = find_below(a, plain);
     if (!found)
@@ -124,7 +129,8 @@ char *ckpt_find(struct arena *a, const char *dir, struct err *e)
     if (!found && !strcmp(base_name(plain), "last")) /* a broken or missing link */
         found = find_below(a, parent_of(a, plain));
     if (!found && file_is_dir(plain))
-        err_set(e, "%s: no complete checkpoint here, expected %s in it, in last/ or in checkpoints/last/", plain, MANIFEST_NAME);
+        err_set(e, "%s: no complete checkpoint here, expected %s in it, in last/ or in checkpoints/last/",
+                plain, MANIFEST_NAME);
     else if (!found)
         err_set(e, "%s: no such directory, expected a checkpoint or a run", plain);
     return found;

@@ -20,11 +20,11 @@ struct state_name {
 };
 const char *state_name_print(struct arena *a, const struct state_name *s);
 bool state_name_parse(struct arena *a, const char *text, struct state_name *out); /* false: none */
-bool is_plain_name(const char *name);  /* of a file in the same directory: no '/', no leading '.' */
-bool is_buffer(const char *tensor);    /* rotary inv_freq: in some model directories, never a parameter */
-bool is_model_text(const char *name);  /* config.json, tokenizer files, ...: copied as bytes */
+bool is_plain_name(const char *name);    /* of a file in the same directory: no '/', no leading '.' */
+bool is_buffer(const char *tensor);      /* rotary inv_freq: in some model directories, never a parameter */
+bool is_model_text(const char *name);    /* config.json, tokenizer files, ...: copied as bytes */
 const char *base_name(const char *path); /* behind the last '/' */
-const char *parent_of(struct arena *a, const char *path); /* "." when there is none */
+const char *parent_of(struct arena *a, const char *path);       /* "." when there is none */
 const char *without_slashes(struct arena *a, const char *path); /* no '/' at the end, unless it is the root */
 const char *path_in(struct arena *a, const char *dir, const char *name);
 const char *optimizer_file(struct arena *a, int64_t rank, int64_t n_ranks);
@@ -44,10 +44,12 @@ struct manifest {
 void manifest_add(struct arena *a, struct manifest *m, const char *name, uint64_t bytes, uint64_t hash);
 bool manifest_add_text(struct arena *a, struct manifest *m, const char *dir, const char *name, struct err *e);
 const struct manifest_file *manifest_find(const struct manifest *m, const char *name); /* NULL = absent */
-bool manifest_parse(struct arena *a, const char *text, size_t bytes, const char *path, struct manifest *m, struct err *e);
+bool manifest_parse(struct arena *a, const char *text, size_t bytes, const char *path, struct manifest *m,
+                    struct err *e);
 bool manifest_read(struct arena *a, const char *path, struct manifest *m, struct err *e);
 bool manifest_write(const char *path, struct manifest *m, struct err *e); /* sorts by name */
-bool manifest_check_file(struct arena *a, const char *dir, const struct manifest_file *f, bool with_hash, struct err *e);
+bool manifest_check_file(struct arena *a, const char *dir, const struct manifest_file *f, bool with_hash,
+                         struct err *e);
 
 /* ckpt_shards.c: tensors cut into files, and the index of Hugging Face. */
 struct shards {
@@ -60,22 +62,24 @@ struct shards {
 void shards_plan(struct arena *a, const struct safetensor *list, int64_t n, const int *owner, int n_owners,
                  int64_t max_shard_bytes, struct shards *out);
 typedef bool put_tensor(void *context, int64_t tensor, struct safetensors_writer *w, struct err *e);
-bool shards_write(struct arena *a, const char *dir, const struct safetensor *list, const struct shards *s, int owner,
-                  put_tensor *put, void *context, struct manifest *m, struct err *e);
-bool shards_write_index(struct arena *a, const char *dir, const struct safetensor *list, const struct shards *s,
-                        struct err *e);
+bool shards_write(struct arena *a, const char *dir, const struct safetensor *list, const struct shards *s,
+                  int owner, put_tensor *put, void *context, struct manifest *m, struct err *e);
+bool shards_write_index(struct arena *a, const char *dir, const struct safetensor *list,
+                        const struct shards *s, struct err *e);
 struct index { /* model.safetensors.index.json: tensor -> file */
     int64_t n, n_files;
     const char **tensor, **file;
     int64_t *file_of; /* by tensor */
     struct name_table names;
 };
-bool index_parse(struct arena *a, const char *text, size_t bytes, const char *path, struct index *x, struct err *e);
+bool index_parse(struct arena *a, const char *text, size_t bytes, const char *path, struct index *x,
+                 struct err *e);
 /* Floats stored as t; a value that is not finite, or not in t, is an error naming tensor and element. */
-bool put_floats(struct safetensors_writer *w, const char *tensor, const float *x, int64_t first, int64_t n, enum dtype t,
-                struct err *e);
+bool put_floats(struct safetensors_writer *w, const char *tensor, const float *x, int64_t first, int64_t n,
+                enum dtype t, struct err *e);
 /* Copies the files of is_model_text(), except `skip` (may be NULL), and notes them in m (may be NULL). */
-bool copy_model_texts(struct arena *a, const char *from, const char *to, const char *skip, struct manifest *m, struct err *e);
+bool copy_model_texts(struct arena *a, const char *from, const char *to, const char *skip, struct manifest *m,
+                      struct err *e);
 
 /* ckpt_assign.c: which rank writes what: a pure function of the job. */
 struct part {
@@ -94,10 +98,11 @@ struct assignment {
     int64_t n;
     struct safetensor *list; /* by name_compare() */
     struct stored_tensor *tensor;
-    struct shards shards;    /* owner = rank */
+    struct shards shards; /* owner = rank */
 };
 void assignment_make(struct arena *a, const struct ckpt_job *job, struct assignment *out);
-int64_t segments_make(struct arena *a, const struct ckpt_job *job, const struct assignment *x, int rank, struct segment **out);
+int64_t segments_make(struct arena *a, const struct ckpt_job *job, const struct assignment *x, int rank,
+                      struct segment **out);
 void assignment_check_states(const struct ckpt_job *job); /* CHECKs that they are disjoint and complete */
 /* The range of param that holds element; NULL = none. Ranges ascend. */
 const struct ckpt_range *range_at(const struct ckpt_range *ranges, int n, int param, int64_t element);
@@ -120,11 +125,12 @@ struct ckpt {
     const struct safetensor **tensor; /* by name_compare() */
     struct name_table names;
     int64_t n_states;
-    struct state_range *state; /* by tensor, kind, begin */
+    struct state_range *state;       /* by tensor, kind, begin */
     const struct manifest *manifest; /* NULL = not a checkpoint */
     const char *train_state;
 };
 const struct safetensor *ckpt_tensor(const struct ckpt *c, const char *name); /* NULL = absent */
-bool ckpt_index_states(struct ckpt *c, struct err *e); /* ckpt_state.c */
+bool ckpt_index_states(struct ckpt *c, struct err *e);                        /* ckpt_state.c */
 /* The range that holds `element` of a kind of state; CHECKs that there is one. */
-const struct state_range *ckpt_state_at(const struct ckpt *c, int64_t tensor, enum state_kind kind, int64_t element);
+const struct state_range *ckpt_state_at(const struct ckpt *c, int64_t tensor, enum state_kind kind,
+                                        int64_t element);

@@ -46,10 +46,12 @@ static bool is_hash(const char *text)
     return strlen(text) == 16 && strspn(text, "0123456789abcdef") == 16;
 }
 
-static bool read_file_entry(struct arena *a, const struct json *j, jval v, struct manifest_file *f, struct err *e)
+static bool read_file_entry(struct arena *a, const struct json *j, jval v, struct manifest_file *f,
+                            struct err *e)
 {
     const char *name, *hash;
-    if (!json_want_string(j, v, "name", &name, e) || !json_want_int(j, v, "bytes", 0, INT64_MAX, &f->bytes, e) ||
+    if (!json_want_string(j, v, "name", &name, e) ||
+        !json_want_int(j, v, "bytes", 0, INT64_MAX, &f->bytes, e) ||
         !json_want_string(j, v, "xxh3", &hash, e))
         return false;
     if (!is_plain_name(name) || !strcmp(name, MANIFEST_NAME))
@@ -75,7 +77,8 @@ static bool read_root(struct arena *a, const struct json *j, struct manifest *m,
     if (!json_want_int(j, root, "version", 1, INT64_MAX, &version, e))
         return false;
     if (version != VERSION)
-        return json_err(j, root, "version", e, "%lld, this program reads version %d", (long long)version, VERSION);
+        return json_err(j, root, "version", e, "%lld, this program reads version %d", (long long)version,
+                        VERSION);
     if (!json_want_int(j, root, "ranks", 1, MAX_RANKS, &m->n_ranks, e) ||
         !json_want_array(j, root, "files", &files, e))
         return false;
@@ -93,7 +96,8 @@ static bool read_root(struct arena *a, const struct json *j, struct manifest *m,
     return true;
 }
 
-bool manifest_parse(struct arena *a, const char *text, size_t bytes, const char *path, struct manifest *m, struct err *e)
+bool manifest_parse(struct arena *a, const char *text, size_t bytes, const char *path, struct manifest *m,
+                    struct err *e)
 {
     *m = (struct manifest){ 0 };
     struct json *j = json_parse(text, bytes, path, e);
@@ -121,8 +125,8 @@ bool manifest_write(const char *path, struct manifest *m, struct err *e)
     struct str s = str_new(a, max_text_bytes);
     if (m->n)
         qsort(m->file, (size_t)m->n, sizeof *m->file, by_name);
-    str_addf(&s, "{\n  \"format\": \"%s\",\n  \"version\": %d,\n  \"ranks\": %lld,\n  \"files\": [", format_name, VERSION,
-             (long long)m->n_ranks);
+    str_addf(&s, "{\n  \"format\": \"%s\",\n  \"version\": %d,\n  \"ranks\": %lld,\n  \"files\": [",
+             format_name, VERSION, (long long)m->n_ranks);
     for (int64_t i = 0; i < m->n; i++) {
         str_add(&s, i ? ",\n    {\"name\": " : "\n    {\"name\": ");
         str_add_json(&s, m->file[i].name, strlen(m->file[i].name));
@@ -142,18 +146,20 @@ static bool check_hash(struct arena *a, const char *path, const struct manifest_
         return false;
     hash_hex(hash_bytes(map.data, map.bytes), hash);
     file_unmap(&map);
-    return !strcmp(hash, f->hash) || err_code(e, EXIT_CORRUPT, "%s: checksum %s, expected %s from %s: the file is damaged",
-                                              path, hash, f->hash, MANIFEST_NAME);
+    return !strcmp(hash, f->hash) ||
+           err_code(e, EXIT_CORRUPT, "%s: checksum %s, expected %s from %s: the file is damaged", path, hash,
+                    f->hash, MANIFEST_NAME);
 }
 
-bool manifest_check_file(struct arena *a, const char *dir, const struct manifest_file *f, bool with_hash, struct err *e)
+bool manifest_check_file(struct arena *a, const char *dir, const struct manifest_file *f, bool with_hash,
+                         struct err *e)
 {
     const char *path = path_in(a, dir, f->name);
     const int64_t bytes = file_bytes(path);
     if (bytes < 0)
         return err_code(e, EXIT_CORRUPT, "%s: missing, %s lists it", path, MANIFEST_NAME);
     if (bytes != f->bytes)
-        return err_code(e, EXIT_CORRUPT, "%s: %lld bytes, expected %lld from %s", path, (long long)bytes, (long long)f->bytes,
-                        MANIFEST_NAME);
+        return err_code(e, EXIT_CORRUPT, "%s: %lld bytes, expected %lld from %s", path, (long long)bytes,
+                        (long long)f->bytes, MANIFEST_NAME);
     return !with_hash || check_hash(a, path, f, e);
 }

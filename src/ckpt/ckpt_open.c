@@ -58,8 +58,8 @@ static bool collect_tensors(struct ckpt *c, struct err *e)
     for (int64_t i = 0; i < n; i++) {
         const int64_t other = name_table_add(&c->names, c->tensor[i]->name, i);
         if (other >= 0)
-            return err_set(e, "%s: tensor %s: also in %s, expected once", c->tensor[i]->path, c->tensor[i]->name,
-                           base_name(c->tensor[other]->path));
+            return err_set(e, "%s: tensor %s: also in %s, expected once", c->tensor[i]->path,
+                           c->tensor[i]->name, base_name(c->tensor[other]->path));
     }
     return true;
 }
@@ -69,11 +69,12 @@ static bool check_index(const struct ckpt *c, const struct index *x, struct err 
 {
     for (int64_t i = 0; i < x->n; i++)
         if (!safetensors_find(c->file[x->file_of[i]], x->tensor[i]))
-            return err_set(e, "%s: tensor %s: missing, %s lists it", safetensors_path(c->file[x->file_of[i]]), x->tensor[i],
-                           INDEX_NAME);
+            return err_set(e, "%s: tensor %s: missing, %s lists it", safetensors_path(c->file[x->file_of[i]]),
+                           x->tensor[i], INDEX_NAME);
     for (int64_t i = 0; i < c->n; i++)
         if (name_table_find(&x->names, c->tensor[i]->name) < 0)
-            return err_set(e, "%s: tensor %s: not listed in %s", c->tensor[i]->path, c->tensor[i]->name, INDEX_NAME);
+            return err_set(e, "%s: tensor %s: not listed in %s", c->tensor[i]->path, c->tensor[i]->name,
+                           INDEX_NAME);
     return true;
 }
 
@@ -107,8 +108,10 @@ static bool expect_no_weights(struct ckpt *c, struct err *e)
     int64_t n;
     char **names = file_list(c->arena, c->dir, &n, e);
     for (int64_t i = 0; names && i < n; i++)
-        if (has_suffix(names[i], ".safetensors") || (!strncmp(names[i], "pytorch_model", 13) && has_suffix(names[i], ".bin")))
-            return err_set(e, "%s/%s: expected %s or %s beside it", c->dir, names[i], SINGLE_NAME, INDEX_NAME);
+        if (has_suffix(names[i], ".safetensors") ||
+            (!strncmp(names[i], "pytorch_model", 13) && has_suffix(names[i], ".bin")))
+            return err_set(e, "%s/%s: expected %s or %s beside it", c->dir, names[i], SINGLE_NAME,
+                           INDEX_NAME);
     c->names = name_table_new(c->arena, 0);
     return names != NULL;
 }
@@ -130,7 +133,8 @@ static bool open_manifest(struct ckpt *c, const char *path, struct err *e)
     if (!manifest_read(c->arena, path, m, e))
         return false;
     for (int64_t i = 0; i < m->n; i++)
-        if (!manifest_check_file(c->arena, c->dir, &m->file[i], !has_suffix(m->file[i].name, ".safetensors"), e))
+        if (!manifest_check_file(c->arena, c->dir, &m->file[i], !has_suffix(m->file[i].name, ".safetensors"),
+                                 e))
             return false;
     if (!manifest_find(m, STATE_NAME))
         return err_set(e, "%s: %s is not listed", path, STATE_NAME);
@@ -155,11 +159,13 @@ static bool open_optimizer(struct ckpt *c, struct err *e)
 
 static bool open_all(struct ckpt *c, struct err *e)
 {
-    const char *config = path_in(c->arena, c->dir, "config.json"), *manifest = path_in(c->arena, c->dir, MANIFEST_NAME);
+    const char *config = path_in(c->arena, c->dir, "config.json"),
+               *manifest = path_in(c->arena, c->dir, MANIFEST_NAME);
     if (!file_is_dir(c->dir))
         return err_set(e, "%s: not a directory, expected a model directory", c->dir);
     if (!file_exists(manifest))
-        return file_exists(path_in(c->arena, c->dir, STATE_NAME)) ? err_set(e, "%s: missing: the checkpoint is incomplete", manifest)
+        return file_exists(path_in(c->arena, c->dir, STATE_NAME))
+                   ? err_set(e, "%s: missing: the checkpoint is incomplete", manifest)
                : !file_exists(config) ? err_set(e, "%s: missing, expected in a model directory", config)
                                       : open_model(c, e);
     return open_manifest(c, manifest, e) && open_model(c, e) && open_optimizer(c, e);

@@ -15,7 +15,8 @@ const char *temporary_name(struct arena *a, const char *directory)
 
 static bool is_leftover(const char *name)
 {
-    return (!strncmp(name, step_prefix, strlen(step_prefix)) && strstr(name, TEMPORARY)) || !strncmp(name, "last.tmp.", 9);
+    return (!strncmp(name, step_prefix, strlen(step_prefix)) && strstr(name, TEMPORARY)) ||
+           !strncmp(name, "last.tmp.", 9);
 }
 
 /* What a killed run left: half-written and half-removed checkpoints. */
@@ -46,11 +47,14 @@ static bool take_sums(struct arena *a, const char *dir, int rank, struct manifes
     struct manifest sums;
     const char *path = path_in(a, dir, sums_file(a, rank));
     if (!file_exists(path))
-        return err_code(e, EXIT_WORLD, "%s: missing: rank %d has not written its part, or to another file system", path, rank);
+        return err_code(e, EXIT_WORLD,
+                        "%s: missing: rank %d has not written its part, or to another file system", path,
+                        rank);
     if (!manifest_read(a, path, &sums, e))
         return false;
     if (sums.n_ranks != m->n_ranks)
-        return err_code(e, EXIT_CORRUPT, "%s: of %lld ranks, expected %lld", path, (long long)sums.n_ranks, (long long)m->n_ranks);
+        return err_code(e, EXIT_CORRUPT, "%s: of %lld ranks, expected %lld", path, (long long)sums.n_ranks,
+                        (long long)m->n_ranks);
     for (int64_t i = 0; i < sums.n; i++) {
         if (!manifest_check_file(a, dir, &sums.file[i], false, e))
             return false;
@@ -60,10 +64,11 @@ static bool take_sums(struct arena *a, const char *dir, int rank, struct manifes
     return file_remove_tree(path, e);
 }
 
-static bool write_texts(struct arena *a, const struct ckpt_job *job, const struct assignment *x, const char *dir, struct manifest *m,
-                        struct err *e)
+static bool write_texts(struct arena *a, const struct ckpt_job *job, const struct assignment *x,
+                        const char *dir, struct manifest *m, struct err *e)
 {
-    return shards_write_index(a, dir, x->list, &x->shards, e) && manifest_add_text(a, m, dir, INDEX_NAME, e) &&
+    return shards_write_index(a, dir, x->list, &x->shards, e) &&
+           manifest_add_text(a, m, dir, INDEX_NAME, e) &&
            copy_model_texts(a, job->model_dir, dir, NULL, m, e) &&
            file_write(path_in(a, dir, STATE_NAME), job->train_state, strlen(job->train_state), e) &&
            manifest_add_text(a, m, dir, STATE_NAME, e);
@@ -85,15 +90,17 @@ static bool remove_checkpoint(struct arena *a, const char *directory, struct err
 
 /* A checkpoint of the same step may be there: of a run that was killed before "last" moved, or resumed from
  * an earlier one. The two change places in one step. */
-static bool move_into_place(struct arena *a, const char *temporary, const char *directory, const char *last, struct err *e)
+static bool move_into_place(struct arena *a, const char *temporary, const char *directory, const char *last,
+                            struct err *e)
 {
     if (!file_exists(directory))
         return file_rename(temporary, directory, e);
     if (renameat2(AT_FDCWD, temporary, AT_FDCWD, directory, RENAME_EXCHANGE) == 0)
         return file_sync_dir(parent_of(a, directory), e) && file_remove_tree(temporary, e);
     if (is_last(a, last, directory))
-        return err_code(e, EXIT_WORLD, "%s: is there already, is the last checkpoint, and cannot be exchanged: %s", directory,
-                        strerror(errno));
+        return err_code(e, EXIT_WORLD,
+                        "%s: is there already, is the last checkpoint, and cannot be exchanged: %s",
+                        directory, strerror(errno));
     return remove_checkpoint(a, directory, e) && file_rename(temporary, directory, e);
 }
 

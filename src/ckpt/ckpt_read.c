@@ -13,9 +13,11 @@ static bool match_piece(const struct ckpt *c, const struct piece *p, bool *seen,
         same = t->shape[k] == p->shape[k];
     if (!same)
         return err_set(e, "%s: tensor %s: shape %s, expected %s from config.json", t->path, t->name,
-                       safetensors_shape(c->arena, t->n_dims, t->shape), safetensors_shape(c->arena, p->n_dims, p->shape));
+                       safetensors_shape(c->arena, t->n_dims, t->shape),
+                       safetensors_shape(c->arena, p->n_dims, p->shape));
     if (!safetensors_is_float(t))
-        return err_set(e, "%s: tensor %s: dtype %s, expected F32, BF16 or F16", t->path, t->name, t->dtype_name);
+        return err_set(e, "%s: tensor %s: dtype %s, expected F32, BF16 or F16", t->path, t->name,
+                       t->dtype_name);
     seen[i] = true;
     return true;
 }
@@ -27,8 +29,8 @@ static bool match_dtypes(const struct ckpt *c, const struct param *p, struct err
     for (int k = 1; k < p->n_pieces; k++) {
         const struct safetensor *t = ckpt_tensor(c, p->piece[k].tensor);
         if (t->dtype != first->dtype)
-            return err_set(e, "%s: tensor %s: dtype %s, expected %s, as tensor %s has", t->path, t->name, t->dtype_name,
-                           first->dtype_name, first->name);
+            return err_set(e, "%s: tensor %s: dtype %s, expected %s, as tensor %s has", t->path, t->name,
+                           t->dtype_name, first->dtype_name, first->name);
     }
     return true;
 }
@@ -46,8 +48,8 @@ bool ckpt_match(const struct ckpt *c, const struct param_list *params, struct er
     }
     for (int64_t i = 0; i < c->n; i++)
         if (!seen[i] && !is_buffer(c->tensor[i]->name))
-            return err_set(e, "%s: tensor %s: unknown, the model of config.json has no such tensor", c->tensor[i]->path,
-                           c->tensor[i]->name);
+            return err_set(e, "%s: tensor %s: unknown, the model of config.json has no such tensor",
+                           c->tensor[i]->path, c->tensor[i]->name);
     return true;
 }
 
@@ -59,14 +61,15 @@ enum dtype ckpt_stored(const struct ckpt *c, const struct param *p)
 }
 
 /* Elements [begin, end) of one tensor: `out` is filled as far as they go. */
-typedef bool read_tensor(const struct ckpt *c, const struct piece *p, int64_t begin, int64_t end, float *out, enum state_kind kind,
-                         struct err *e);
+typedef bool read_tensor(const struct ckpt *c, const struct piece *p, int64_t begin, int64_t end, float *out,
+                         enum state_kind kind, struct err *e);
 
 /* Hands the tensors' shares of elements [begin, end) of a parameter to `read`. */
-static bool read_pieces(const struct ckpt *c, const struct param *p, int64_t begin, int64_t end, float *out, read_tensor *read,
-                        enum state_kind kind, struct err *e)
+static bool read_pieces(const struct ckpt *c, const struct param *p, int64_t begin, int64_t end, float *out,
+                        read_tensor *read, enum state_kind kind, struct err *e)
 {
-    CHECK(begin >= 0 && begin <= end && end <= p->n_elements, "%s: elements [%lld, %lld)", p->name, (long long)begin, (long long)end);
+    CHECK(begin >= 0 && begin <= end && end <= p->n_elements, "%s: elements [%lld, %lld)", p->name,
+          (long long)begin, (long long)end);
     for (int k = 0; k < p->n_pieces; k++) {
         const struct piece *s = &p->piece[k];
         const int64_t first = s->offset > begin ? s->offset : begin, stop = s->offset + s->n_elements;
@@ -77,8 +80,8 @@ static bool read_pieces(const struct ckpt *c, const struct param *p, int64_t beg
     return true;
 }
 
-static bool read_stored(const struct ckpt *c, const struct piece *p, int64_t begin, int64_t end, float *out, enum state_kind kind,
-                        struct err *e)
+static bool read_stored(const struct ckpt *c, const struct piece *p, int64_t begin, int64_t end, float *out,
+                        enum state_kind kind, struct err *e)
 {
     (void)kind;
     const struct safetensor *t = ckpt_tensor(c, p->tensor);
@@ -88,8 +91,8 @@ static bool read_stored(const struct ckpt *c, const struct piece *p, int64_t beg
     return safetensors_floats(t, begin, end - begin, out, e);
 }
 
-static bool read_kind(const struct ckpt *c, const struct piece *p, int64_t begin, int64_t end, float *out, enum state_kind kind,
-                      struct err *e)
+static bool read_kind(const struct ckpt *c, const struct piece *p, int64_t begin, int64_t end, float *out,
+                      enum state_kind kind, struct err *e)
 {
     const int64_t tensor = name_table_find(&c->names, p->tensor);
     if (tensor < 0)
@@ -107,13 +110,14 @@ static bool read_kind(const struct ckpt *c, const struct piece *p, int64_t begin
     return true;
 }
 
-bool ckpt_read_weight(const struct ckpt *c, const struct param *p, int64_t begin, int64_t end, float *out, struct err *e)
+bool ckpt_read_weight(const struct ckpt *c, const struct param *p, int64_t begin, int64_t end, float *out,
+                      struct err *e)
 {
     return read_pieces(c, p, begin, end, out, read_stored, MASTER, e);
 }
 
-bool ckpt_read_state(const struct ckpt *c, const struct param *p, int64_t begin, int64_t end, float *weight, float *exp_avg,
-                     float *exp_avg_sq, struct err *e)
+bool ckpt_read_state(const struct ckpt *c, const struct param *p, int64_t begin, int64_t end, float *weight,
+                     float *exp_avg, float *exp_avg_sq, struct err *e)
 {
     if (!c->manifest)
         return err_set(e, "%s: no %s: it holds a model, but no optimizer state", c->dir, MANIFEST_NAME);

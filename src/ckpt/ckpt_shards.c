@@ -6,8 +6,8 @@
 #include <string.h>
 
 /* Shard of every tensor, counted through the owners; returns how many there are. */
-static int64_t cut(const struct safetensor *list, int64_t n, const int *owner, int n_owners, int64_t max_shard_bytes,
-                   struct shards *s, int64_t *shard)
+static int64_t cut(const struct safetensor *list, int64_t n, const int *owner, int n_owners,
+                   int64_t max_shard_bytes, struct shards *s, int64_t *shard)
 {
     int64_t n_shards = 0;
     for (int r = 0; r < n_owners; r++) {
@@ -46,7 +46,8 @@ void shards_plan(struct arena *a, const struct safetensor *list, int64_t n, cons
     for (int64_t i = 0; i < n; i++)
         out->order[out->begin[shard[i] + 1]++] = i;
     for (int64_t s = 0; s < n_shards; s++)
-        out->name[s] = arena_printf(a, "model-%05lld-of-%05lld.safetensors", (long long)s + 1, (long long)n_shards);
+        out->name[s] =
+            arena_printf(a, "model-%05lld-of-%05lld.safetensors", (long long)s + 1, (long long)n_shards);
 }
 
 static bool put_all(struct arena *a, const struct safetensor *list, const struct shards *s, int64_t shard,
@@ -72,8 +73,8 @@ static bool put_all(struct arena *a, const struct safetensor *list, const struct
     return true;
 }
 
-bool shards_write(struct arena *a, const char *dir, const struct safetensor *list, const struct shards *s, int owner,
-                  put_tensor *put, void *context, struct manifest *m, struct err *e)
+bool shards_write(struct arena *a, const char *dir, const struct safetensor *list, const struct shards *s,
+                  int owner, put_tensor *put, void *context, struct manifest *m, struct err *e)
 {
     for (int64_t i = s->first[owner]; i < s->first[owner + 1]; i++)
         if (!put_all(a, list, s, i, path_in(a, dir, s->name[i]), put, context, m, e))
@@ -81,8 +82,8 @@ bool shards_write(struct arena *a, const char *dir, const struct safetensor *lis
     return true;
 }
 
-bool shards_write_index(struct arena *a, const char *dir, const struct safetensor *list, const struct shards *s,
-                        struct err *e)
+bool shards_write_index(struct arena *a, const char *dir, const struct safetensor *list,
+                        const struct shards *s, struct err *e)
 {
     struct str text = str_new(a, max_text_bytes);
     int64_t n = s->begin[s->n];
@@ -134,7 +135,8 @@ static bool read_index(struct arena *a, const struct json *j, struct index *x, s
     return true;
 }
 
-bool index_parse(struct arena *a, const char *text, size_t bytes, const char *path, struct index *x, struct err *e)
+bool index_parse(struct arena *a, const char *text, size_t bytes, const char *path, struct index *x,
+                 struct err *e)
 {
     *x = (struct index){ 0 };
     struct json *j = json_parse(text, bytes, path, e);
@@ -155,12 +157,12 @@ static int64_t first_bad(const float *x, const void *stored, enum dtype t, float
 
 static bool cannot_store(const char *tensor, int64_t element, float x, enum dtype t, struct err *e)
 {
-    return err_code(e, EXIT_NONFINITE, "tensor %s: element %lld is %g, which %s cannot store", tensor, (long long)element,
-                    (double)x, isfinite(x) ? num_dtype_name(t) : "a checkpoint");
+    return err_code(e, EXIT_NONFINITE, "tensor %s: element %lld is %g, which %s cannot store", tensor,
+                    (long long)element, (double)x, isfinite(x) ? num_dtype_name(t) : "a checkpoint");
 }
 
-bool put_floats(struct safetensors_writer *w, const char *tensor, const float *x, int64_t first, int64_t n, enum dtype t,
-                struct err *e)
+bool put_floats(struct safetensors_writer *w, const char *tensor, const float *x, int64_t first, int64_t n,
+                enum dtype t, struct err *e)
 {
     uint16_t stored[4096];
     float back[4096];
@@ -178,7 +180,8 @@ bool put_floats(struct safetensors_writer *w, const char *tensor, const float *x
     return true;
 }
 
-bool copy_model_texts(struct arena *a, const char *from, const char *to, const char *skip, struct manifest *m, struct err *e)
+bool copy_model_texts(struct arena *a, const char *from, const char *to, const char *skip, struct manifest *m,
+                      struct err *e)
 {
     int64_t n;
     char **names = file_list(a, from, &n, e);

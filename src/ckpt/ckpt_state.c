@@ -12,15 +12,19 @@ static bool check_shape(const struct ckpt *c, const struct safetensor *t, const 
     if (same)
         return true;
     const int64_t n_range = s->end - s->begin;
-    return err_set(e, "%s: tensor %s: shape %s, expected %s", t->path, t->name, safetensors_shape(c->arena, t->n_dims, t->shape),
-                   s->end < 0 ? safetensors_shape(c->arena, model->n_dims, model->shape) : safetensors_shape(c->arena, 1, &n_range));
+    return err_set(e, "%s: tensor %s: shape %s, expected %s", t->path, t->name,
+                   safetensors_shape(c->arena, t->n_dims, t->shape),
+                   s->end < 0 ? safetensors_shape(c->arena, model->n_dims, model->shape)
+                              : safetensors_shape(c->arena, 1, &n_range));
 }
 
 static bool add_state(struct ckpt *c, const struct safetensor *t, struct err *e)
 {
     struct state_name s;
     if (!state_name_parse(c->arena, t->name, &s))
-        return err_set(e, "%s: tensor %s: expected a name that ends in .exp_avg, .exp_avg_sq or .master, or [begin:end] behind it",
+        return err_set(e,
+                       "%s: tensor %s: expected a name that ends in .exp_avg, .exp_avg_sq or .master, or "
+                       "[begin:end] behind it",
                        t->path, t->name);
     const int64_t i = name_table_find(&c->names, s.tensor);
     if (i < 0)
@@ -29,14 +33,15 @@ static bool add_state(struct ckpt *c, const struct safetensor *t, struct err *e)
     if (t->dtype != F32)
         return err_set(e, "%s: tensor %s: dtype %s, expected F32", t->path, t->name, t->dtype_name);
     if (s.end > model->n_elements)
-        return err_set(e, "%s: tensor %s: passes the end of the tensor, which has %lld elements", t->path, t->name,
-                       (long long)model->n_elements);
+        return err_set(e, "%s: tensor %s: passes the end of the tensor, which has %lld elements", t->path,
+                       t->name, (long long)model->n_elements);
     if (s.kind == MASTER && model->dtype == F32)
         return err_set(e, "%s: tensor %s: not expected beside weights stored as F32", t->path, t->name);
     if (!check_shape(c, t, &s, model, e))
         return false;
     if (t->n_elements)
-        c->state[c->n_states++] = (struct state_range){ i, s.begin, s.end < 0 ? model->n_elements : s.end, s.kind, t };
+        c->state[c->n_states++] =
+            (struct state_range){ i, s.begin, s.end < 0 ? model->n_elements : s.end, s.kind, t };
     return true;
 }
 
@@ -51,7 +56,8 @@ static int by_element(const void *x, const void *y)
 }
 
 /* The ranges of one kind of state from *at on cover the tensor exactly; *at moves behind them. */
-static bool check_cover(const struct ckpt *c, int64_t tensor, enum state_kind kind, int64_t *at, struct err *e)
+static bool check_cover(const struct ckpt *c, int64_t tensor, enum state_kind kind, int64_t *at,
+                        struct err *e)
 {
     const struct safetensor *model = c->tensor[tensor];
     const char *name = state_name_print(c->arena, &(struct state_name){ model->name, kind, 0, -1 });
@@ -61,13 +67,14 @@ static bool check_cover(const struct ckpt *c, int64_t tensor, enum state_kind ki
         if (s->tensor != tensor || s->kind != kind)
             break;
         if (s->begin < end)
-            return err_set(e, "%s: tensor %s: overlaps %s of %s", s->data->path, s->data->name, s[-1].data->name,
-                           base_name(s[-1].data->path));
+            return err_set(e, "%s: tensor %s: overlaps %s of %s", s->data->path, s->data->name,
+                           s[-1].data->name, base_name(s[-1].data->path));
         if (s->begin > end)
-            return err_set(e, "%s: %s: elements %lld to %lld are in no file", c->dir, name, (long long)end, (long long)s->begin);
+            return err_set(e, "%s: %s: elements %lld to %lld are in no file", c->dir, name, (long long)end,
+                           (long long)s->begin);
     }
-    return end == model->n_elements ||
-           err_set(e, "%s: %s: elements %lld to %lld are in no file", c->dir, name, (long long)end, (long long)model->n_elements);
+    return end == model->n_elements || err_set(e, "%s: %s: elements %lld to %lld are in no file", c->dir,
+                                               name, (long long)end, (long long)model->n_elements);
 }
 
 bool ckpt_index_states(struct ckpt *c, struct err *e)
@@ -89,7 +96,8 @@ bool ckpt_index_states(struct ckpt *c, struct err *e)
     return true;
 }
 
-const struct state_range *ckpt_state_at(const struct ckpt *c, int64_t tensor, enum state_kind kind, int64_t element)
+const struct state_range *ckpt_state_at(const struct ckpt *c, int64_t tensor, enum state_kind kind,
+                                        int64_t element)
 {
     const struct state_range key = { .tensor = tensor, .begin = element, .kind = kind };
     int64_t lo = 0, hi = c->n_states; /* the last range that begins at or before the element */
@@ -101,7 +109,7 @@ const struct state_range *ckpt_state_at(const struct ckpt *c, int64_t tensor, en
             hi = middle;
     }
     const struct state_range *s = &c->state[lo - 1];
-    CHECK(lo > 0 && s->tensor == tensor && s->kind == kind && element < s->end, "%s: element %lld of state %d",
-          c->tensor[tensor]->name, (long long)element, (int)kind);
+    CHECK(lo > 0 && s->tensor == tensor && s->kind == kind && element < s->end,
+          "%s: element %lld of state %d", c->tensor[tensor]->name, (long long)element, (int)kind);
     return s;
 }

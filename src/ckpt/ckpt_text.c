@@ -11,7 +11,8 @@ const char *state_name_print(struct arena *a, const struct state_name *s)
 {
     if (s->end < 0)
         return arena_printf(a, "%s%s", s->tensor, kinds[s->kind]);
-    return arena_printf(a, "%s%s[%lld:%lld]", s->tensor, kinds[s->kind], (long long)s->begin, (long long)s->end);
+    return arena_printf(a, "%s%s[%lld:%lld]", s->tensor, kinds[s->kind], (long long)s->begin,
+                        (long long)s->end);
 }
 
 /* Decimal digits up to `stop`, without sign, blanks or leading zeros. */
@@ -72,8 +73,13 @@ bool is_buffer(const char *tensor)
 
 bool is_model_text(const char *name)
 {
-    static const char *const names[] = { "config.json", "generation_config.json", "special_tokens_map.json",
-                                         "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt" };
+    static const char *const names[] = { "config.json",
+                                         "generation_config.json",
+                                         "special_tokens_map.json",
+                                         "added_tokens.json",
+                                         "vocab.json",
+                                         "vocab.txt",
+                                         "merges.txt" };
     static const char *const prefixes[] = { "tokenizer", "chat_template" };
     if (strstr(name, ".tmp."))
         return false;
@@ -141,7 +147,8 @@ static const char *find_text_value(const char *text, const char *key)
             continue;
         }
         const char *end = behind_string(p), *colon = end + strspn(end, " \t\r\n");
-        if (depth == 1 && *colon == ':' && (size_t)(end - p) == strlen(key) + 2 && !memcmp(p + 1, key, strlen(key))) {
+        if (depth == 1 && *colon == ':' && (size_t)(end - p) == strlen(key) + 2 &&
+            !memcmp(p + 1, key, strlen(key))) {
             const char *v = colon + 1 + strspn(colon + 1, " \t\r\n");
             return *v == '"' ? v : NULL;
         }

@@ -85,8 +85,8 @@ static bool verify_all(struct verify *v, struct err *e)
     } else {
         found(v, &first);
     }
-    return v->n_problems == 0 || err_code(e, EXIT_CORRUPT, "%s: %lld problem%s found", v->dir, (long long)v->n_problems,
-                                          v->n_problems == 1 ? "" : "s");
+    return v->n_problems == 0 || err_code(e, EXIT_CORRUPT, "%s: %lld problem%s found", v->dir,
+                                          (long long)v->n_problems, v->n_problems == 1 ? "" : "s");
 }
 
 bool ckpt_verify(const char *dir, void (*report)(const char *line), struct err *e)

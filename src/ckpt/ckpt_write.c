@@ -65,19 +65,22 @@ static struct safetensor entry_of(struct arena *a, const struct safetensor *t, c
     return safetensors_entry(state_name_print(a, &name), F32, whole ? t->n_dims : 1, whole ? t->shape : n);
 }
 
-static bool put_run(const struct mine *m, const struct segment *s, const struct run *r, int kind, const char *name,
-                    struct safetensors_writer *w, struct err *e)
+static bool put_run(const struct mine *m, const struct segment *s, const struct run *r, int kind,
+                    const char *name, struct safetensors_writer *w, struct err *e)
 {
     const struct ckpt_job *job = m->job;
-    const float *const *from = kind == EXP_AVG ? job->exp_avg : kind == EXP_AVG_SQ ? job->exp_avg_sq : job->state_weight;
+    const float *const *from = kind == EXP_AVG      ? job->exp_avg
+                               : kind == EXP_AVG_SQ ? job->exp_avg_sq
+                                                    : job->state_weight;
     for (const struct segment *at = s + r->first; at < s + r->first + r->n; at++)
-        if (!put_floats(w, name, from[at->from] + at->offset, at->begin - r->begin, at->end - at->begin, F32, e))
+        if (!put_floats(w, name, from[at->from] + at->offset, at->begin - r->begin, at->end - at->begin, F32,
+                        e))
             return false;
     return true;
 }
 
-static bool put_runs(const struct mine *m, const struct segment *s, const struct run *run, int64_t n, const struct safetensor *list,
-                     struct safetensors_writer *w, struct err *e)
+static bool put_runs(const struct mine *m, const struct segment *s, const struct run *run, int64_t n,
+                     const struct safetensor *list, struct safetensors_writer *w, struct err *e)
 {
     for (int64_t i = 0; i < n; i++)
         for (int k = 0; k < n_kinds(&m->x->list[run[i].tensor]); k++, list++)
@@ -86,7 +89,8 @@ static bool put_runs(const struct mine *m, const struct segment *s, const struct
     return true;
 }
 
-static bool write_optimizer(struct arena *a, const struct mine *m, const char *dir, struct manifest *sums, struct err *e)
+static bool write_optimizer(struct arena *a, const struct mine *m, const char *dir, struct manifest *sums,
+                            struct err *e)
 {
     struct segment *s;
     uint64_t bytes, hash;

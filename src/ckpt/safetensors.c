@@ -19,10 +19,11 @@ static const struct {
     const char *name;
     int bits;
 } types[] = {
-    { "F32", 32 },        { "BF16", 16 },       { "F16", 16 },    { "F64", 64 },    { "I32", 32 },    { "I64", 64 },
-    { "BOOL", 8 },        { "U8", 8 },          { "I8", 8 },      { "I16", 16 },    { "U16", 16 },    { "U32", 32 },
-    { "U64", 64 },        { "F8_E4M3", 8 },     { "F8_E5M2", 8 }, { "F8_E8M0", 8 }, { "C64", 64 },    { "F4", 4 },
-    { "F8_E4M3FNUZ", 8 }, { "F8_E5M2FNUZ", 8 }, { "F6_E2M3", 6 }, { "F6_E3M2", 6 },
+    { "F32", 32 },    { "BF16", 16 },   { "F16", 16 }, { "F64", 64 },        { "I32", 32 },
+    { "I64", 64 },    { "BOOL", 8 },    { "U8", 8 },   { "I8", 8 },          { "I16", 16 },
+    { "U16", 16 },    { "U32", 32 },    { "U64", 64 }, { "F8_E4M3", 8 },     { "F8_E5M2", 8 },
+    { "F8_E8M0", 8 }, { "C64", 64 },    { "F4", 4 },   { "F8_E4M3FNUZ", 8 }, { "F8_E5M2FNUZ", 8 },
+    { "F6_E2M3", 6 }, { "F6_E3M2", 6 },
 };
 struct header { /* while it is parsed */
     struct arena *arena;
@@ -39,8 +40,8 @@ static int find_type(const char *name)
     return -1;
 }
 
-static bool tensor_err(const struct header *h, const char *name, const char *key, const char *expected, jval found,
-                       struct err *e)
+static bool tensor_err(const struct header *h, const char *name, const char *key, const char *expected,
+                       jval found, struct err *e)
 {
     return err_set(e, "%s: tensor %s: %s: expected %s, found %s", h->path, name, key, expected,
                    json_type_name(json_type(found)));
@@ -59,7 +60,8 @@ static bool read_dtype(const struct header *h, jval v, struct safetensor *t, int
         return tensor_err(h, t->name, "dtype", "a string", v, e);
     const int type = find_type(json_string(v, &bytes));
     if (type < 0 || bytes != strlen(types[type].name))
-        return err_set(e, "%s: tensor %s: unknown dtype '%.40s', expected one of safetensors (F32, BF16, ...)",
+        return err_set(e,
+                       "%s: tensor %s: unknown dtype '%.40s', expected one of safetensors (F32, BF16, ...)",
                        h->path, t->name, json_string(v, NULL));
     const int known = num_dtype_from(types[type].name);
     t->dtype_name = types[type].name;
@@ -88,13 +90,16 @@ static bool read_shape(const struct header *h, jval v, struct safetensor *t, str
 
 static bool read_offsets(const struct header *h, jval v, struct safetensor *t, struct err *e)
 {
-    if (json_type(v) != JSON_ARRAY || json_count(v) != 2 || !is_count(json_at(v, 0)) || !is_count(json_at(v, 1)))
-        return err_set(e, "%s: tensor %s: data_offsets: expected two integers of at least 0", h->path, t->name);
+    if (json_type(v) != JSON_ARRAY || json_count(v) != 2 || !is_count(json_at(v, 0)) ||
+        !is_count(json_at(v, 1)))
+        return err_set(e, "%s: tensor %s: data_offsets: expected two integers of at least 0", h->path,
+                       t->name);
     const uint64_t begin = (uint64_t)json_int(json_at(v, 0)), end = (uint64_t)json_int(json_at(v, 1));
     if (begin > end || end > h->data_bytes)
-        return err_set(e, "%s: tensor %s: data_offsets [%llu, %llu], expected to lie in order within %llu bytes of data",
-                       h->path, t->name, (unsigned long long)begin, (unsigned long long)end,
-                       (unsigned long long)h->data_bytes);
+        return err_set(
+            e, "%s: tensor %s: data_offsets [%llu, %llu], expected to lie in order within %llu bytes of data",
+            h->path, t->name, (unsigned long long)begin, (unsigned long long)end,
+            (unsigned long long)h->data_bytes);
     t->data = h->data + begin;
     t->bytes = end - begin;
     return true;
@@ -128,7 +133,8 @@ static bool check_metadata(const struct header *h, jval v, struct err *e)
 {
     const char *key;
     if (json_type(v) != JSON_OBJECT)
-        return err_set(e, "%s: __metadata__: expected an object, found %s", h->path, json_type_name(json_type(v)));
+        return err_set(e, "%s: __metadata__: expected an object, found %s", h->path,
+                       json_type_name(json_type(v)));
     for (int64_t i = 0; i < json_count(v); i++)
         if (json_type(json_entry(v, i, &key)) != JSON_STRING)
             return err_set(e, "%s: __metadata__: %.80s: expected a string", h->path, key);
@@ -143,7 +149,8 @@ static bool read_tensors(const struct header *h, jval root, struct safetensors *
     s->tensor = ARENA_NEW(h->arena, struct safetensor, json_count(root));
     for (int64_t i = 0; i < json_count(root); i++) {
         jval v = json_entry(root, i, &name);
-        if (!strcmp(name, "__metadata__") ? !check_metadata(h, v, e) : !read_tensor(h, name, v, &s->tensor[s->n++], e))
+        if (!strcmp(name, "__metadata__") ? !check_metadata(h, v, e)
+                                          : !read_tensor(h, name, v, &s->tensor[s->n++], e))
             return false;
     }
     return true;
@@ -168,8 +175,9 @@ static bool check_cover(const struct header *h, const struct safetensors *s, str
         const struct safetensor *t = &s->tensor[i];
         const uint64_t begin = (uint64_t)(t->data - h->data);
         if (begin != end)
-            return err_set(e, "%s: tensor %s: begins at data byte %llu, expected %llu, the end of %s: %s", h->path, t->name,
-                           (unsigned long long)begin, (unsigned long long)end, i ? s->tensor[i - 1].name : "the header",
+            return err_set(e, "%s: tensor %s: begins at data byte %llu, expected %llu, the end of %s: %s",
+                           h->path, t->name, (unsigned long long)begin, (unsigned long long)end,
+                           i ? s->tensor[i - 1].name : "the header",
                            begin < end ? "they overlap" : "there is a hole");
         end += t->bytes;
     }
@@ -192,7 +200,8 @@ static uint64_t header_bytes(const unsigned char *data, size_t bytes, const char
         err_set(e, "%s: byte 0: header of %llu bytes, expected at most %llu", path, (unsigned long long)n,
                 (unsigned long long)max_header_bytes);
     else if (n > bytes - PREFIX_BYTES)
-        err_set(e, "%s: byte 0: header of %llu bytes, but the file has only %zu", path, (unsigned long long)n, bytes);
+        err_set(e, "%s: byte 0: header of %llu bytes, but the file has only %zu", path, (unsigned long long)n,
+                bytes);
     else if (n == 0 || data[PREFIX_BYTES] != '{')
         err_set(e, "%s: byte 8: expected '{', the begin of the header", path);
     else
@@ -200,7 +209,8 @@ static uint64_t header_bytes(const unsigned char *data, size_t bytes, const char
     return 0;
 }
 
-static bool parse_into(struct arena *a, const unsigned char *data, size_t bytes, struct safetensors *s, struct err *e)
+static bool parse_into(struct arena *a, const unsigned char *data, size_t bytes, struct safetensors *s,
+                       struct err *e)
 {
     const uint64_t n = header_bytes(data, bytes, s->path, e);
     if (n == 0)
@@ -287,10 +297,12 @@ const char *safetensors_shape(struct arena *a, int n_dims, const int64_t *shape)
 
 bool safetensors_floats(const struct safetensor *t, int64_t begin, int64_t n, float *out, struct err *e)
 {
-    CHECK(safetensors_is_float(t) && begin >= 0 && n >= 0 && begin <= t->n_elements && n <= t->n_elements - begin,
-          "tensor %s: elements [%lld, %lld + %lld)", t->name, (long long)begin, (long long)begin, (long long)n);
+    CHECK(safetensors_is_float(t) && begin >= 0 && n >= 0 && begin <= t->n_elements &&
+              n <= t->n_elements - begin,
+          "tensor %s: elements [%lld, %lld + %lld)", t->name, (long long)begin, (long long)begin,
+          (long long)n);
     num_to_float(out, t->data + (size_t)begin * num_dtype_bytes(t->dtype), t->dtype, n);
     const int64_t bad = num_first_nonfinite(out, n);
-    return bad < 0 || err_set(e, "%s: tensor %s: element %lld is %g, expected a finite number", t->path, t->name,
-                              (long long)(begin + bad), (double)out[bad]);
+    return bad < 0 || err_set(e, "%s: tensor %s: element %lld is %g, expected a finite number", t->path,
+                              t->name, (long long)(begin + bad), (double)out[bad]);
 }

@@ -18,7 +18,8 @@ struct safetensor safetensors_entry(const char *name, enum dtype t, int n_dims, 
     x.shape = shape;
     x.n_elements = 1;
     for (int i = 0; i < n_dims; i++)
-        CHECK(!__builtin_mul_overflow(x.n_elements, shape[i], &x.n_elements), "tensor %s: shape overflows", name);
+        CHECK(!__builtin_mul_overflow(x.n_elements, shape[i], &x.n_elements), "tensor %s: shape overflows",
+              name);
     x.bytes = (size_t)x.n_elements * num_dtype_bytes(t);
     return x;
 }
@@ -36,18 +37,19 @@ static void add_entry(struct str *s, const struct safetensor *t, uint64_t begin)
     str_addf(s, ":{\"dtype\":\"%s\",\"shape\":[", t->dtype_name);
     for (int i = 0; i < t->n_dims; i++)
         str_addf(s, "%s%lld", i ? "," : "", (long long)t->shape[i]);
-    str_addf(s, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)begin, (unsigned long long)(begin + t->bytes));
+    str_addf(s, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)begin,
+             (unsigned long long)(begin + t->bytes));
 }
 
-static bool build_header(struct str *s, const char *path, const struct safetensor *list, int64_t n, uint64_t *data_bytes,
-                         struct err *e)
+static bool build_header(struct str *s, const char *path, const struct safetensor *list, int64_t n,
+                         uint64_t *data_bytes, struct err *e)
 {
     str_add(s, "{\"__metadata__\":{\"format\":\"pt\"}");
     *data_bytes = 0;
     for (int64_t i = 0; i < n; i++) {
         if (s->bytes + entry_bytes(&list[i]) + ALIGN_BYTES > MAX_HEADER_BYTES)
-            return err_set(e, "%s: the header of %lld tensors passes the format's limit of %d bytes", path, (long long)n,
-                           MAX_HEADER_BYTES);
+            return err_set(e, "%s: the header of %lld tensors passes the format's limit of %d bytes", path,
+                           (long long)n, MAX_HEADER_BYTES);
         add_entry(s, &list[i], *data_bytes);
         *data_bytes += list[i].bytes;
     }
@@ -63,7 +65,8 @@ static bool put_hashed(struct safetensors_writer *w, const void *data, size_t by
     return file_put(w->file, data, bytes, e);
 }
 
-static bool start(struct safetensors_writer *w, const char *path, const struct safetensor *list, int64_t n, struct err *e)
+static bool start(struct safetensors_writer *w, const char *path, const struct safetensor *list, int64_t n,
+                  struct err *e)
 {
     unsigned char prefix[8];
     struct str header = str_new(w->arena, MAX_HEADER_BYTES);

@@ -43,13 +43,14 @@ bool cmd_compile(struct arena *a, const struct config *c, struct err *e)
     struct model_values v;
     char hash[17];
     const double start = exec_now();
-    if (!check_device(c, e) || !setup_open(a, c->model_id, c->compat_nnscaler, 1, &s, e) || !dataset_open(a, c->dataset_path, true, &d, e))
+    if (!check_device(c, e) || !setup_open(a, c->model_id, c->compat_nnscaler, &s, e) || !dataset_open(a, c->dataset_path, true, &d, e))
         return false;
     struct config fresh = *c;
     fresh.plan = NULL; /* written below, not read */
     if (!train_limits(c, &l, e))
         return false;
-    cluster_cpu(&s.cluster, l.n_ranks, pool_cores() > l.n_ranks ? pool_cores() / l.n_ranks : 1);
+    if (!setup_cluster(&s, c->cluster, l.n_ranks, pool_cores() > l.n_ranks ? pool_cores() / l.n_ranks : 1, e))
+        return false;
     const int64_t limit = l.memory_bytes ? l.memory_bytes : s.cluster.memory_bytes;
     if (!train_plan(&s, &fresh, c->sequence_length ? c->sequence_length : d.sequence_length, &p, &found, e))
         return false;

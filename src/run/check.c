@@ -1,7 +1,6 @@
 /* check.c - see check.h. */
 #include "run/check.h"
 #include "base/blas.h"
-#include "base/pool.h"
 #include "ckpt/safetensors.h"
 #include "run/step.h"
 #include "run/weights.h"
@@ -214,7 +213,7 @@ bool check_run(struct arena *a, const struct config *c, struct err *e)
 {
     struct check k = { .c = c };
     blas_warm_up();
-    if (!setup_open(a, c->model_id, false, pool_threads(), &k.setup, e) || !open_reference(&k, e) || !build_engines(&k, e) ||
+    if (!setup_open(a, c->model_id, false, &k.setup, e) || !open_reference(&k, e) || !build_engines(&k, e) ||
         !check_logits(&k, e) || !check_gradients(&k, e) || !check_steps(&k, e))
         return false;
     return print_table(&k, e);

@@ -1,13 +1,12 @@
 /* eval.c - see eval.h. */
 #include "run/eval.h"
 #include "base/blas.h"
-#include "base/pool.h"
 #include <math.h>
 #include <stdio.h>
 
 static bool open_inputs(struct arena *a, const struct config *c, struct setup *s, struct dataset *d, struct err *e)
 {
-    if (!setup_open(a, c->model_id, false, pool_threads(), s, e) || !dataset_open(a, c->dataset_path, comm_rank() != 0, d, e))
+    if (!setup_open(a, c->model_id, false, s, e) || !dataset_open(a, c->dataset_path, comm_rank() != 0, d, e))
         return false;
     if (d->vocab_size > s->model.vocab)
         return err_code(e, EXIT_MISMATCH, "%s: token ids up to %lld, but vocab_size of %s is %lld", c->dataset_path, (long long)d->vocab_size - 1,

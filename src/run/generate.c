@@ -1,7 +1,6 @@
 /* generate.c - see generate.h. */
 #include "run/generate.h"
 #include "base/blas.h"
-#include "base/pool.h"
 #include "base/rng.h"
 #include "base/str.h"
 #include "data/bpe.h"
@@ -140,7 +139,7 @@ bool generate_run(struct arena *a, const struct config *c, struct err *e)
     blas_warm_up();
     if (comm_ranks() > 1)
         return err_code(e, EXIT_USAGE, "generate runs on one rank");
-    if (!setup_open(a, c->model_id, false, pool_threads(), &g.setup, e))
+    if (!setup_open(a, c->model_id, false, &g.setup, e))
         return false;
     g.bpe = bpe_open(g.setup.model_dir, e);
     const bool ok = g.bpe && generate(&g, e);

@@ -6,13 +6,18 @@
 #include "sched/predict.h"
 #include <string.h>
 
-bool setup_open(struct arena *a, const char *model_id, bool compat_nnscaler, int threads, struct setup *s, struct err *e)
+bool setup_open(struct arena *a, const char *model_id, bool compat_nnscaler, struct setup *s, struct err *e)
 {
     *s = (struct setup){ .arena = a, .compat_nnscaler = compat_nnscaler };
     s->model_dir = ckpt_find_model(a, model_id, e);
-    if (!s->model_dir || !model_config_read(s->model_dir, &s->model, e))
-        return false;
-    cluster_cpu(&s->cluster, comm_local_ranks(), threads);
+    return s->model_dir && model_config_read(s->model_dir, &s->model, e) && setup_cluster(s, NULL, comm_local_ranks(), pool_threads(), e);
+}
+
+bool setup_cluster(struct setup *s, const char *path, int ranks, int threads, struct err *e)
+{
+    if (path)
+        return cluster_read(path, &s->cluster, e);
+    cluster_cpu(&s->cluster, ranks, threads);
     return true;
 }
 

@@ -18,7 +18,9 @@ struct engine {
     struct program program;
     struct exec exec;
 };
-bool setup_open(struct arena *a, const char *model_id, bool compat_nnscaler, int threads, struct setup *s, struct err *e);
+bool setup_open(struct arena *a, const char *model_id, bool compat_nnscaler, struct setup *s, struct err *e);
+/* The machines of `ranks` ranks: a description (NULL = this machine shared by all of them). */
+bool setup_cluster(struct setup *s, const char *path, int ranks, int threads, struct err *e);
 /* The plan for given limits (search.h); `fixed`: a plan to check and measure instead of searching. */
 bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequence, struct search_result *out, struct err *e);
 bool setup_measure(const struct setup *s, struct plan *p, struct err *e); /* fills memory and cost */

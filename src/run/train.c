@@ -108,8 +108,8 @@ static bool split_data(struct run *r, struct err *e)
 static bool open_inputs(struct run *r, struct err *e)
 {
     const struct config *c = r->config;
-    if (!setup_open(r->arena, c->model_id, c->compat_nnscaler, pool_threads(), &r->setup, e) ||
-        !dataset_open(r->arena, c->dataset_path, comm_rank() != 0, &r->data, e) || !split_data(r, e))
+    if (!setup_open(r->arena, c->model_id, c->compat_nnscaler, &r->setup, e) ||
+        !setup_cluster(&r->setup, c->cluster, comm_local_ranks(), pool_threads(), e) || !dataset_open(r->arena, c->dataset_path, comm_rank() != 0, &r->data, e) || !split_data(r, e))
         return false;
     if (r->data.vocab_size > r->setup.model.vocab)
         return err_code(e, EXIT_MISMATCH, "%s: token ids up to %lld, but vocab_size of %s is %lld", c->dataset_path, (long long)r->data.vocab_size - 1,

@@ -53,7 +53,9 @@ if [ "$(id -u)" = 0 ] && mkdir full && mount -t tmpfs -o size=3m tmpfs full 2>/d
     if [ $got = 1 ] && grep -q '^moec: .*[Nn]o space' full.err; then passed "full disk: exit status 1"; else failed "full disk: exit status $got" full.err; fi
     not "full disk: no checkpoint" test -e full/x/checkpoints/last/checkpoint.json
     rm -rf full/*
-    refused "full disk: prepare" 1 '[Nn]o space' "$moec" prepare --data_path_or_name "$work/text.txt,$work/text.txt,$work/text.txt,$work/text.txt,$work/text.txt,$work/text.txt,$work/text.txt,$work/text.txt,$work/text.txt,$work/text.txt,$work/text.txt,$work/text.txt,$work/text.txt,$work/text.txt,$work/text.txt,$work/text.txt" --tokenizer_path_or_name tokenizer --save_path full/d
+    for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do cp text.txt "copy-$i.txt"; done
+    refused "full disk: prepare" 1 '[Nn]o space' "$moec" prepare --data_path_or_name "$(ls -d copy-*.txt | paste -sd,)" \
+        --tokenizer_path_or_name tokenizer --sequence_length 64 --save_path full/d
     not "full disk: no dataset" test -e full/d/dataset.json
     umount full
 else

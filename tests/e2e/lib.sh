@@ -83,7 +83,7 @@ steps_done() { # RUN STEPS
 
 # Words of the repository's own sources: real text, there everywhere.
 make_text() { # FILE BYTES [FROM]
-    find "$root/src" "$root/tests" -name '*.[ch]' | sort | xargs cat | tail -c "+${3:-1}" | head -c "$2" >"$1"
+    find "$root/src" "$root/tests" -name '*.[ch]' | sort | xargs cat 2>/dev/null | tail -c "+${3:-1}" | head -c "$2" >"$1"
 }
 make_tokenizer() { # DIR VOCAB
     make_text "$work/text.txt" 150000
