@@ -44,7 +44,10 @@ check: $(OUT)/moec tests
 FUZZ := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(sort $(wildcard tests/fuzz/*_fuzz.c)))
 fuzz:
 	+$(MAKE) CC=clang SAN=fuzzer-no-link,address,undefined $(FUZZ)
-build/fuzz/%_fuzz: $(OUT)/tests/fuzz/%_fuzz.c.o $(LIBOBJ)
+$(OUT)/libmoec.a: $(LIBOBJ)
+	@rm -f $@
+	ar rcs $@ $^
+build/fuzz/%_fuzz: $(OUT)/tests/fuzz/%_fuzz.c.o $(OUT)/libmoec.a
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -fsanitize=fuzzer $^ $(LDLIBS) -o $@
 clean:

@@ -4,20 +4,25 @@
 #include "tests/test.h"
 #include <stdlib.h>
 
-#define BASE                                                                                                        \
-    "\"model_type\":\"deepseek_v2\",\"vocab_size\":102400,\"hidden_size\":2048,\"num_hidden_layers\":27,"           \
-    "\"num_attention_heads\":16,\"num_key_value_heads\":16,\"intermediate_size\":10944,\"kv_lora_rank\":512,"       \
-    "\"qk_nope_head_dim\":128,\"qk_rope_head_dim\":64,\"v_head_dim\":128,\"first_k_dense_replace\":1,"              \
-    "\"hidden_act\":\"silu\",\"rms_norm_eps\":1e-6,\"rope_theta\":10000,\"initializer_range\":0.02,"                \
+#define BASE                                                                                                 \
+    "\"model_type\":\"deepseek_v2\",\"vocab_size\":102400,\"hidden_size\":2048,\"num_hidden_layers\":27,"    \
+    "\"num_attention_heads\":16,\"num_key_value_heads\":16,\"intermediate_size\":10944,\"kv_lora_rank\":"    \
+    "512,"                                                                                                   \
+    "\"qk_nope_head_dim\":128,\"qk_rope_head_dim\":64,\"v_head_dim\":128,\"first_k_dense_replace\":1,"       \
+    "\"hidden_act\":\"silu\",\"rms_norm_eps\":1e-6,\"rope_theta\":10000,\"initializer_range\":0.02,"         \
     "\"max_position_embeddings\":163840,\"torch_dtype\":\"bfloat16\",\"tie_word_embeddings\":false"
-#define MOE                                                                                                         \
-    ",\"n_routed_experts\":64,\"moe_intermediate_size\":1408,\"num_experts_per_tok\":6,\"n_shared_experts\":2,"     \
-    "\"moe_layer_freq\":1,\"norm_topk_prob\":false,\"routed_scaling_factor\":1.0,\"topk_method\":\"greedy\","       \
+#define MOE                                                                                                  \
+    ",\"n_routed_experts\":64,\"moe_intermediate_size\":1408,\"num_experts_per_tok\":6,\"n_shared_"          \
+    "experts\":2,"                                                                                           \
+    "\"moe_layer_freq\":1,\"norm_topk_prob\":false,\"routed_scaling_factor\":1.0,\"topk_method\":"           \
+    "\"greedy\","                                                                                            \
     "\"scoring_func\":\"softmax\",\"seq_aux\":true"
-#define YARN                                                                                                        \
-    ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":40,\"beta_fast\":32,\"beta_slow\":1,\"mscale\":0.707,"         \
+#define YARN                                                                                                 \
+    ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":40,\"beta_fast\":32,\"beta_slow\":1,\"mscale\":0.707,"  \
     "\"mscale_all_dim\":0.707,\"original_max_position_embeddings\":4096}"
-#define V2LITE "{" BASE MOE YARN ",\"aux_loss_alpha\":0.001,\"q_lora_rank\":null,\"bos_token_id\":100000,\"eos_token_id\":100001}"
+#define V2LITE                                                                                               \
+    "{" BASE MOE YARN                                                                                        \
+    ",\"aux_loss_alpha\":0.001,\"q_lora_rank\":null,\"bos_token_id\":100000,\"eos_token_id\":100001}"
 
 static struct model_config parsed(const char *text)
 {
@@ -32,12 +37,14 @@ TEST(yarn_of_v2_lite)
 {
     const struct model_config m = parsed(V2LITE);
     const int at[] = { 0, 9, 10, 11, 12, 16, 22, 23, 31 };
-    const double want[] = { 1, 0.0749894209, 0.0562341325, 0.0390069266, 0.0268793601, 0.0055, 1.77827941e-4, 3.33380358e-5, 3.33380358e-6 };
+    const double want[] = { 1,      0.0749894209,  0.0562341325,  0.0390069266, 0.0268793601,
+                            0.0055, 1.77827941e-4, 3.33380358e-5, 3.33380358e-6 };
     double inv_freq[32], multiplier;
     model_rope_frequencies(&m, inv_freq, &multiplier);
     EXPECT(multiplier == 1);
     for (int i = 0; i < 9; i++)
-        EXPECTF(fabs(inv_freq[at[i]] / want[i] - 1) < 1e-8, "inv_freq[%d] = %.10g, expected %.10g", at[i], inv_freq[at[i]], want[i]);
+        EXPECTF(fabs(inv_freq[at[i]] / want[i] - 1) < 1e-8, "inv_freq[%d] = %.10g, expected %.10g", at[i],
+                inv_freq[at[i]], want[i]);
     EXPECTF(fabs(model_softmax_scale(&m) - 0.1147214) < 5e-8, "softmax scale %.9f", model_softmax_scale(&m));
 }
 
@@ -76,8 +83,8 @@ static void refused(const char *text, const char *part)
     struct model_config m;
     struct err e = { 0 };
     EXPECT(!model_config_parse(text, strlen(text), "config.json", &m, &e));
-    EXPECTF(strstr(e.text, part) && strncmp(e.text, "config.json", 11) == 0 && e.code == EXIT_INPUT, "message '%s' (%d), expected '%s' in it",
-            e.text, e.code, part);
+    EXPECTF(strstr(e.text, part) && strncmp(e.text, "config.json", 11) == 0 && e.code == EXIT_INPUT,
+            "message '%s' (%d), expected '%s' in it", e.text, e.code, part);
 }
 
 TEST(wrong_fields_are_named)
@@ -85,7 +92,8 @@ TEST(wrong_fields_are_named)
     refused("{" BASE MOE YARN ",\"q_lora_rank\":null}", "aux_loss_alpha");
     refused("{" BASE MOE YARN ",\"aux_loss_alpha\":0.1,\"attention_bias\":true}", "attention_bias");
     refused("{" BASE MOE YARN ",\"aux_loss_alpha\":0.1,\"quantization_config\":{}}", "quantization_config");
-    refused("{" BASE MOE ",\"aux_loss_alpha\":0.1,\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}}", "yarn");
+    refused("{" BASE MOE ",\"aux_loss_alpha\":0.1,\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}}",
+            "yarn");
     refused("{" BASE MOE ",\"aux_loss_alpha\":0.1,\"rope_scaling\":{\"type\":\"yarn\"}}", "factor");
     refused("{" BASE MOE YARN ",\"aux_loss_alpha\":-1}", "aux_loss_alpha");
     refused("{" BASE MOE YARN ",\"aux_loss_alpha\":\"x\"}", "aux_loss_alpha");
@@ -98,8 +106,11 @@ TEST(wrong_fields_are_named)
 
 TEST(group_limits)
 {
-#define GROUPED(groups, kept) "{" BASE YARN ",\"n_routed_experts\":64,\"moe_intermediate_size\":8,\"num_experts_per_tok\":6,\"moe_layer_freq\":1," \
-    "\"norm_topk_prob\":true,\"routed_scaling_factor\":2.5,\"topk_method\":\"group_limited_greedy\",\"scoring_func\":\"softmax\",\"seq_aux\":false," \
+#define GROUPED(groups, kept)                                                                                \
+    "{" BASE YARN                                                                                            \
+    ",\"n_routed_experts\":64,\"moe_intermediate_size\":8,\"num_experts_per_tok\":6,\"moe_layer_freq\":1,"   \
+    "\"norm_topk_prob\":true,\"routed_scaling_factor\":2.5,\"topk_method\":\"group_limited_greedy\","        \
+    "\"scoring_func\":\"softmax\",\"seq_aux\":false,"                                                        \
     "\"aux_loss_alpha\":0.001,\"n_group\":" groups ",\"topk_group\":" kept "}"
     EXPECT_INT(parsed(GROUPED("8", "3")).topk_groups, 3);
     refused(GROUPED("7", "3"), "n_group");

@@ -318,12 +318,12 @@ static double opcall_scale(const struct opcall *t, const void *want, int64_t n, 
     return top;
 }
 
-static double opcall_tolerance(const struct opcall *t)
+static double opcall_tolerance(const struct opcall *t, int arg)
 {
     int64_t longest = 1;
     for (int l = 0; l < t->a.n_letters; l++)
         longest = t->cpu.dim[l] > longest ? t->cpu.dim[l] : longest;
-    return 4 * 0x1p-23 * sqrt((double)longest);
+    return 16 * (t->a.arg[arg].dtype == F64 ? 0x1p-52 : 0x1p-23) * sqrt((double)longest);
 }
 
 /* got (of the CPU device, or float64 joined from parts) against want of the reference, an output or a gradient:
@@ -346,7 +346,7 @@ static void opcall_compare(const struct opcall *t, int arg, const void *got, enu
         off = isfinite(diff) ? fmax(off, diff) : INFINITY;
     }
     const double scale = d == I32 ? 0 : opcall_scale(t, want, n, gradient);
-    const double limit = d == I32 ? 0 : opcall_tolerance(t) * scale;
+    const double limit = d == I32 ? 0 : opcall_tolerance(t, arg) * scale;
     if (getenv("OPS_VERBOSE") && limit > 0)
         printf("%.3f of the limit: %s %s %s\n", off / limit, t->op->name, t->a.arg[arg].name, what);
     EXPECTF(off <= limit, "%s: %s of %s[%lld] of %lld = %.9g, reference %.9g, limit %.2g", t->op->name, what,

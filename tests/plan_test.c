@@ -10,17 +10,48 @@
 #include <stdlib.h>
 
 static const struct model_config small = {
-    .vocab = 96, .width = 32, .layers = 3, .heads = 2, .kv_rank = 16, .nope_width = 8, .rope_width = 8, .v_width = 8, .dense_width = 48,
-    .expert_width = 24, .experts = 8, .experts_per_token = 2, .shared_experts = 1, .first_dense = 1, .moe_every = 1, .groups = 1, .topk_groups = 1,
-    .sequence_aux = true, .scaling = 1, .aux_alpha = 0.01, .norm_eps = 1e-6, .rope_theta = 10000, .initializer_range = 0.02, .max_positions = 4096,
+    .vocab = 96,
+    .width = 32,
+    .layers = 3,
+    .heads = 2,
+    .kv_rank = 16,
+    .nope_width = 8,
+    .rope_width = 8,
+    .v_width = 8,
+    .dense_width = 48,
+    .expert_width = 24,
+    .experts = 8,
+    .experts_per_token = 2,
+    .shared_experts = 1,
+    .first_dense = 1,
+    .moe_every = 1,
+    .groups = 1,
+    .topk_groups = 1,
+    .sequence_aux = true,
+    .scaling = 1,
+    .aux_alpha = 0.01,
+    .norm_eps = 1e-6,
+    .rope_theta = 10000,
+    .initializer_range = 0.02,
+    .max_positions = 4096,
 };
 static const struct adamw adam = { 0.9, 0.95, 1e-8, 0 };
 
 static struct plan plan_of(int ranks, int unit, int ep, int zero, int64_t micro, bool reproducible)
 {
-    struct plan p = { .n_ranks = ranks, .unit_ranks = unit, .expert_parallel = ep, .zero_ranks = zero, .micro_batch = micro, .accumulation = 2,
-                      .sequence = 16, .head_chunk = 1000, .reproducible = reproducible, .tile = reproducible ? 8 : 1, .row_capacity = ep > 1 ? 64 : 0,
-                      .model = "0123456789abcdef", .cluster = "0123456789abcdef" };
+    struct plan p = { .n_ranks = ranks,
+                      .unit_ranks = unit,
+                      .expert_parallel = ep,
+                      .zero_ranks = zero,
+                      .micro_batch = micro,
+                      .accumulation = 2,
+                      .sequence = 16,
+                      .head_chunk = 1000,
+                      .reproducible = reproducible,
+                      .tile = reproducible ? 8 : 1,
+                      .row_capacity = ep > 1 ? 64 : 0,
+                      .model = "0123456789abcdef",
+                      .cluster = "0123456789abcdef" };
     p.global_batch = micro * 2 * ranks;
     return p;
 }
@@ -86,7 +117,8 @@ static void check_cover(int ranks, int unit, int ep, int zero)
         }
         for (int64_t e = 0; e < g->params.item[i].n_elements; e++)
             if (owned[e] != 1) {
-                EXPECTF(false, "ranks %d unit %d ep %d zero %d: %s[%lld] has %d owners", ranks, unit, ep, zero, g->params.item[i].name, (long long)e, owned[e]);
+                EXPECTF(false, "ranks %d unit %d ep %d zero %d: %s[%lld] has %d owners", ranks, unit, ep,
+                        zero, g->params.item[i].name, (long long)e, owned[e]);
                 break;
             }
     }
@@ -120,7 +152,8 @@ static void check_offsets(struct plan p)
         for (int j = 0; j < i; j++) {
             const struct buffer *c = &x.buffers[j];
             if (c->first >= 0 && b->first <= c->last && c->first <= b->last && b->bytes && c->bytes)
-                EXPECTF(b->at + b->bytes <= c->at || c->at + c->bytes <= b->at, "%s and %s overlap", b->name, c->name);
+                EXPECTF(b->at + b->bytes <= c->at || c->at + c->bytes <= b->at, "%s and %s overlap", b->name,
+                        c->name);
         }
     }
     for (int i = 0; i < MEM_CLASSES; i++)
@@ -173,10 +206,16 @@ static bool measure(void *context, struct plan *p, struct err *e)
 
 static bool search(int64_t memory_bytes, struct search_result *r, struct err *e)
 {
-    struct plan base = { .sequence = 16, .head_chunk = 1000, .tile = 1, .model = "0123456789abcdef", .cluster = "0123456789abcdef" };
+    struct plan base = { .sequence = 16,
+                         .head_chunk = 1000,
+                         .tile = 1,
+                         .model = "0123456789abcdef",
+                         .cluster = "0123456789abcdef" };
     struct cluster c;
     cluster_cpu(&c, 4, 1);
-    const struct plan_limits l = { .n_ranks = 4, .unit_ranks = 2, .zero = -1, .global_batch = 16, .memory_bytes = memory_bytes };
+    const struct plan_limits l = {
+        .n_ranks = 4, .unit_ranks = 2, .zero = -1, .global_batch = 16, .memory_bytes = memory_bytes
+    };
     return search_plan(&base, &l, 8, 32, measure, &c, r, e);
 }
 
@@ -186,7 +225,8 @@ TEST(search_keeps_the_limit_and_the_order)
     struct err e = { 0 };
     EXPECTF(search((int64_t)1 << 40, &all, &e), "%s", e.text);
     EXPECT_INT(all.n, SEARCH_KEEP);
-    EXPECT(all.n_candidates == 3 * 2 * 3); /* micro-batch 1 2 4, expert parallel 1 2, ZeRO off, inside, across */
+    EXPECT(all.n_candidates ==
+           3 * 2 * 3); /* micro-batch 1 2 4, expert parallel 1 2, ZeRO off, inside, across */
     for (int i = 1; i < all.n; i++)
         EXPECT(all.best[i - 1].cost.step_us <= all.best[i].cost.step_us);
     const int64_t limit = all.smallest.memory.peak_bytes + 1000;

@@ -4,8 +4,9 @@
 
 A step is forward and backward of every micro-batch, clipping and AdamW. Prints one JSON line per
 implementation that this Python has: "remote", the public model code in DIR (needs transformers 4.40), or
-"native", the class of newer versions, with the two expert loops that are usable on a CPU (the third, batched_mm,
-copies weights for each token and is 20 times slower). One untimed step warms up; the figure is the median step.
+"native", the class of newer versions, with the two expert loops that are usable on a CPU (the third,
+batched_mm, copies weights for each token and is 25 times slower). One untimed step warms up; the figure is the
+median step.
 """
 import argparse
 import json

@@ -14,7 +14,9 @@ bool cmd_merge(struct arena *a, const struct config *c, struct err *e)
 
 bool cmd_export(struct arena *a, const struct config *c, struct err *e)
 {
-    static const int dtypes[] = { [DTYPE_KEEP] = -1, [DTYPE_FLOAT32] = F32, [DTYPE_BFLOAT16] = BF16, [DTYPE_FLOAT16] = F16 };
+    static const int dtypes[] = {
+        [DTYPE_KEEP] = -1, [DTYPE_FLOAT32] = F32, [DTYPE_BFLOAT16] = BF16, [DTYPE_FLOAT16] = F16
+    };
     const char *from = ckpt_find(a, c->ckpt_dir, e);
     if (!from || !ckpt_export(from, c->output, dtypes[c->dtype], c->max_shard_size, e))
         return false;

@@ -12,7 +12,8 @@
 
 static bool check_device(const struct config *c, struct err *e)
 {
-    return c->device != DEVICE_CUDA || err_code(e, EXIT_USAGE, "--device cuda: this build has the CPU device only");
+    return c->device != DEVICE_CUDA ||
+           err_code(e, EXIT_USAGE, "--device cuda: this build has the CPU device only");
 }
 
 static void start_threads(const struct config *c)
@@ -43,7 +44,8 @@ bool cmd_compile(struct arena *a, const struct config *c, struct err *e)
     struct model_values v;
     char hash[17];
     const double start = exec_now();
-    if (!check_device(c, e) || !setup_open(a, c->model_id, c->compat_nnscaler, &s, e) || !dataset_open(a, c->dataset_path, true, &d, e))
+    if (!check_device(c, e) || !setup_open(a, c->model_id, c->compat_nnscaler, &s, e) ||
+        !dataset_open(a, c->dataset_path, true, &d, e))
         return false;
     struct config fresh = *c;
     fresh.plan = NULL; /* written below, not read */

@@ -11,10 +11,10 @@ static const struct {
     const char *name;
     command *run;
 } commands[] = {
-    { "prepare", cmd_prepare },   { "tokenize", cmd_tokenize }, { "tokenizer train", cmd_tokenizer_train },
-    { "inspect", cmd_inspect },   { "compile", cmd_compile },   { "train", cmd_train },
-    { "eval", cmd_eval },         { "generate", cmd_generate }, { "check", cmd_check },
-    { "merge", cmd_merge },       { "export", cmd_export },     { "verify", cmd_verify },
+    { "prepare", cmd_prepare }, { "tokenize", cmd_tokenize }, { "tokenizer train", cmd_tokenizer_train },
+    { "inspect", cmd_inspect }, { "compile", cmd_compile },   { "train", cmd_train },
+    { "eval", cmd_eval },       { "generate", cmd_generate }, { "check", cmd_check },
+    { "merge", cmd_merge },     { "export", cmd_export },     { "verify", cmd_verify },
 };
 
 static int print_version(void)
@@ -46,8 +46,8 @@ static int report(const struct err *e)
 static int unknown(const char *word)
 {
     const char *near = config_nearest_command(word);
-    fprintf(stderr, "moec: unknown command '%s'%s%s%s; `moec help` lists them\n", word, near ? ", did you mean '" : "", near ? near : "",
-            near ? "'" : "");
+    fprintf(stderr, "moec: unknown command '%s'%s%s%s; `moec help` lists them\n", word,
+            near ? ", did you mean '" : "", near ? near : "", near ? "'" : "");
     return EXIT_USAGE;
 }
 
@@ -62,7 +62,9 @@ static int run(struct arena *a, const char *name, int argc, char **argv)
     if (strcmp(name, "version") == 0)
         return print_version();
     if (strcmp(name, "help") == 0)
-        return c.topic && strcmp(c.topic, "options") != 0 && !config_is_command(c.topic) ? unknown(c.topic) : print_help(a, c.topic);
+        return c.topic && strcmp(c.topic, "options") != 0 && !config_is_command(c.topic)
+                   ? unknown(c.topic)
+                   : print_help(a, c.topic);
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         if (strcmp(commands[i].name, name) == 0)
             return commands[i].run(a, &c, &e) ? 0 : report(&e);

@@ -5,7 +5,7 @@
 #include "base/arena.h"
 #include <stdbool.h>
 #include <stdint.h>
-struct comm_group; /* NULL stands for this rank alone */
+struct comm_group;     /* NULL stands for this rank alone */
 void comm_start(void); /* once, before threads; installs the stop hook of err.h */
 void comm_stop(void);
 int comm_rank(void);
@@ -27,6 +27,7 @@ double comm_max(double x);
 struct comm_rows {
     int64_t *send_rows, *send_at, *recv_rows, *recv_at; /* by member */
 };
-void comm_exchange(const struct comm_group *g, const float *send, float *recv, const struct comm_rows *rows, int64_t row_elements);
+void comm_exchange(const struct comm_group *g, const float *send, float *recv, const struct comm_rows *rows,
+                   int64_t row_elements);
 /* Member m owns elements [begin[m], end[m]) of x; afterwards every member has all of them. */
 void comm_gather_ranges(const struct comm_group *g, float *x, const int64_t *begin, const int64_t *end);

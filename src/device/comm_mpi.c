@@ -1,6 +1,6 @@
 /* comm_mpi.c - comm.h on MPI; the only file that includes mpi.h. */
-#include "device/comm.h"
 #include "base/err.h"
+#include "device/comm.h"
 #include <limits.h>
 #include <mpi.h>
 #include <stdlib.h>
@@ -39,7 +39,8 @@ static void stop_all(int code)
 /* Any launcher we know? Without one, MPI is not started: a single rank needs none. */
 static bool launched(void)
 {
-    static const char *const names[] = { "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "PMI_RANK", "MPI_LOCALNRANKS" };
+    static const char *const names[] = { "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "PMI_RANK",
+                                         "MPI_LOCALNRANKS" };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (getenv(names[i]))
             return true;
@@ -123,7 +124,8 @@ void comm_broadcast(void *data, size_t bytes)
 {
     for (size_t at = 0; active && at < bytes; at += 1u << 30) {
         const size_t left = bytes - at;
-        OK(MPI_Bcast((char *)data + at, (int)(left < 1u << 30 ? left : 1u << 30), MPI_BYTE, 0, MPI_COMM_WORLD));
+        OK(MPI_Bcast((char *)data + at, (int)(left < 1u << 30 ? left : 1u << 30), MPI_BYTE, 0,
+                     MPI_COMM_WORLD));
     }
 }
 
@@ -184,7 +186,8 @@ static int to_int(int64_t x)
     return (int)x;
 }
 
-void comm_exchange(const struct comm_group *g, const float *send, float *recv, const struct comm_rows *r, int64_t row_elements)
+void comm_exchange(const struct comm_group *g, const float *send, float *recv, const struct comm_rows *r,
+                   int64_t row_elements)
 {
     if (!g) {
         memcpy(recv + r->recv_at[0] * row_elements, send + r->send_at[0] * row_elements,

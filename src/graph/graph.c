@@ -43,25 +43,34 @@ static value add_shaped(struct graph *g, struct value_info v, int n_dims, const 
 
 value graph_input(struct graph *g, const char *name, enum dtype t, int n_dims, const int64_t *shape)
 {
-    return add_shaped(g, (struct value_info){ .name = name, .kind = VALUE_INPUT, .dtype = t, .node = -1, .param = -1 },
-                      n_dims, shape);
+    return add_shaped(
+        g, (struct value_info){ .name = name, .kind = VALUE_INPUT, .dtype = t, .node = -1, .param = -1 },
+        n_dims, shape);
 }
 
-value graph_const(struct graph *g, const char *name, enum dtype t, int n_dims, const int64_t *shape, const void *data)
+value graph_const(struct graph *g, const char *name, enum dtype t, int n_dims, const int64_t *shape,
+                  const void *data)
 {
-    return add_shaped(g,
-                      (struct value_info){
-                          .name = name, .kind = VALUE_CONST, .dtype = t, .node = -1, .param = -1, .data = data },
-                      n_dims, shape);
+    return add_shaped(
+        g,
+        (struct value_info){
+            .name = name, .kind = VALUE_CONST, .dtype = t, .node = -1, .param = -1, .data = data },
+        n_dims, shape);
 }
 
-value graph_param(struct graph *g, const char *name, int n_dims, const int64_t *shape, enum init init, double scale)
+value graph_param(struct graph *g, const char *name, int n_dims, const int64_t *shape, enum init init,
+                  double scale)
 {
     struct param_list *list = &g->params;
     list->item = grow(g->arena, list->item, list->n, &g->params_capacity, sizeof *list->item);
     struct param *p = &list->item[list->n];
-    *p = (struct param){ .name = arena_strdup(g->arena, name), .n_dims = n_dims, .init = init, .init_scale = scale,
-                         .decay = n_dims > 1, .n_pieces = 1, .n_elements = 1 };
+    *p = (struct param){ .name = arena_strdup(g->arena, name),
+                         .n_dims = n_dims,
+                         .init = init,
+                         .init_scale = scale,
+                         .decay = n_dims > 1,
+                         .n_pieces = 1,
+                         .n_elements = 1 };
     p->piece = ARENA_NEW(g->arena, struct piece, 1);
     p->piece->tensor = p->name;
     p->piece->n_dims = n_dims;
@@ -73,7 +82,13 @@ value graph_param(struct graph *g, const char *name, int n_dims, const int64_t *
     }
     p->piece->n_elements = p->n_elements;
     const int index = list->n++;
-    return add_shaped(g, (struct value_info){ .name = name, .kind = VALUE_PARAM, .dtype = F32, .model_float = true, .node = -1, .param = index },
+    return add_shaped(g,
+                      (struct value_info){ .name = name,
+                                           .kind = VALUE_PARAM,
+                                           .dtype = F32,
+                                           .model_float = true,
+                                           .node = -1,
+                                           .param = index },
                       n_dims, shape);
 }
 
@@ -91,8 +106,8 @@ static _Noreturn void shape_mismatch(const struct graph *g, const struct node *n
     char text[128] = "";
     for (int i = 0, at = 0; i < v->n_dims; i++)
         at += snprintf(text + at, sizeof text - (size_t)at, "%s%lld", i ? " " : "", (long long)v->shape[i]);
-    die("%s: argument %s [%s] of %s does not match \"%s\"", n->name, n->anno->arg[arg].name, text, n->op->name,
-        n->op->anno);
+    die("%s: argument %s [%s] of %s does not match \"%s\"", n->name, n->anno->arg[arg].name, text,
+        n->op->name, n->op->anno);
 }
 
 static bool is_leading(const struct anno *a, int letter)
@@ -145,7 +160,9 @@ static bool bind_argument(struct graph *g, struct node *n, int arg, int64_t *lea
 static void infer_output(struct graph *g, struct node *n, int arg, const int64_t *leading, int node_index)
 {
     const struct anno_arg *f = &n->anno->arg[arg];
-    struct value_info v = { .kind = VALUE_ACT, .dtype = f->model_float ? F32 : f->dtype, .node = node_index, .param = -1 };
+    struct value_info v = {
+        .kind = VALUE_ACT, .dtype = f->model_float ? F32 : f->dtype, .node = node_index, .param = -1
+    };
     v.model_float = f->model_float;
     v.name = arena_printf(g->arena, "%s.%s", n->name, f->name);
     for (int i = 0; i < f->n_dims; i++) {
@@ -156,7 +173,8 @@ static void infer_output(struct graph *g, struct node *n, int arg, const int64_t
             continue;
         }
         const int64_t length = d->letter < 0 ? 1 : n->dim[d->letter];
-        CHECK(length > 0, "%s: length of '%s' is unknown in \"%s\"", n->name, n->anno->letter[d->letter], n->op->anno);
+        CHECK(length > 0, "%s: length of '%s' is unknown in \"%s\"", n->name, n->anno->letter[d->letter],
+              n->op->anno);
         v.shape[v.n_dims++] = d->factor < 0 ? length : length * n->dim[d->factor];
     }
     n->arg[arg] = add_value(g, v);
@@ -168,8 +186,9 @@ value graph_op(struct graph *g, const struct op *op, const char *name, const val
     struct anno *a = ARENA_NEW(g->arena, struct anno, 1);
     anno_parse(op, a);
     struct node n = { .op = op, .anno = a, .name = arena_strdup(g->arena, name) };
-    CHECK(n_inputs == a->n_inputs && n_attrs == a->n_attrs, "%s: %s takes %d inputs and %d attributes, got %d and %d",
-          name, op->name, a->n_inputs, a->n_attrs, n_inputs, n_attrs);
+    CHECK(n_inputs == a->n_inputs && n_attrs == a->n_attrs,
+          "%s: %s takes %d inputs and %d attributes, got %d and %d", name, op->name, a->n_inputs, a->n_attrs,
+          n_inputs, n_attrs);
     for (int i = 0; i < n_attrs; i++)
         n.attr[i] = attrs[i];
     for (int i = 0; i < OP_DIMS; i++)
@@ -226,8 +245,8 @@ bool graph_check(const struct graph *g, struct err *e)
         int64_t at = 0;
         for (int j = 0; j < p->n_pieces; at += p->piece[j++].n_elements)
             if (p->piece[j].offset != at)
-                return err_set(e, "graph: %s: piece %s begins at %lld, expected %lld", p->name, p->piece[j].tensor,
-                               (long long)p->piece[j].offset, (long long)at);
+                return err_set(e, "graph: %s: piece %s begins at %lld, expected %lld", p->name,
+                               p->piece[j].tensor, (long long)p->piece[j].offset, (long long)at);
         if (at != p->n_elements)
             return err_set(e, "graph: pieces of %s cover %lld of %lld elements", p->name, (long long)at,
                            (long long)p->n_elements);

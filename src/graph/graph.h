@@ -12,20 +12,20 @@ struct value_info {
     const char *name;
     enum value_kind kind;
     enum dtype dtype;
-    bool model_float;  /* stored in the device's float (F32 on the CPU) */
+    bool model_float; /* stored in the device's float (F32 on the CPU) */
     int n_dims;
-    int64_t shape[6];  /* full sizes */
-    int node, param;   /* producer, or index into the parameter list; -1 */
-    const void *data;  /* VALUE_CONST: full contents */
+    int64_t shape[6]; /* full sizes */
+    int node, param;  /* producer, or index into the parameter list; -1 */
+    const void *data; /* VALUE_CONST: full contents */
 };
 struct node {
     const struct op *op;
     const struct anno *anno;
-    const char *name;       /* "layers.3.mlp.gate" */
-    value arg[OP_ARGS];     /* order of anno */
+    const char *name;   /* "layers.3.mlp.gate" */
+    value arg[OP_ARGS]; /* order of anno */
     double attr[OP_ATTRS];
-    int64_t dim[OP_DIMS];   /* full sizes */
-    int n_leading;          /* dimensions that the letter n stands for */
+    int64_t dim[OP_DIMS]; /* full sizes */
+    int n_leading;        /* dimensions that the letter n stands for */
 };
 /* A value whose gradient starts backward; `weight` is d loss / d element, set for each step. */
 struct root {
@@ -52,9 +52,11 @@ struct graph {
 };
 struct graph *graph_new(struct arena *a);
 value graph_input(struct graph *g, const char *name, enum dtype t, int n_dims, const int64_t *shape);
-value graph_const(struct graph *g, const char *name, enum dtype t, int n_dims, const int64_t *shape, const void *data);
+value graph_const(struct graph *g, const char *name, enum dtype t, int n_dims, const int64_t *shape,
+                  const void *data);
 /* A parameter with one piece of the same name and shape; change .piece afterwards where that is wrong. */
-value graph_param(struct graph *g, const char *name, int n_dims, const int64_t *shape, enum init init, double scale);
+value graph_param(struct graph *g, const char *name, int n_dims, const int64_t *shape, enum init init,
+                  double scale);
 /* Appends a node; shapes are inferred from the annotation. A mismatch is a bug of the model file: dies with
  * the annotation and the shapes. Returns the first output; graph_output(g, v, i) gives the i-th of its node. */
 value graph_op(struct graph *g, const struct op *op, const char *name, const value *inputs, int n_inputs,

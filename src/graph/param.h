@@ -9,9 +9,9 @@ enum init { INIT_NORMAL, INIT_UNIFORM, INIT_ONE }; /* N(0, scale^2), U(-scale, s
 struct piece {
     const char *tensor; /* name in the Hugging Face directory */
     int n_dims;
-    int64_t shape[4];  /* of that tensor */
-    int64_t at;        /* first element inside that tensor */
-    int64_t offset;    /* first element inside the parameter */
+    int64_t shape[4]; /* of that tensor */
+    int64_t at;       /* first element inside that tensor */
+    int64_t offset;   /* first element inside the parameter */
     int64_t n_elements;
 };
 struct param {

@@ -17,17 +17,20 @@ struct build {
     const struct model_config *m;
     const struct model_options *o;
     struct model_values *v;
-    value table;   /* [S Dr] cosines and sines */
-    double scale;  /* of the softmax */
-    char at[64];   /* "model.layers.3." */
+    value table;  /* [S Dr] cosines and sines */
+    double scale; /* of the softmax */
+    char at[64];  /* "model.layers.3." */
 };
 
 /* op(b, NAME, "name", {inputs}, {attributes}) appends one operator. */
-#define op(b, NAME, name, inputs, ...)                                                                              \
-    graph_op((b)->g, &op_##NAME, path(b, name), (const value[])inputs, sizeof((value[])inputs) / sizeof(value),     \
-             (const double[]){ 0 __VA_OPT__(, ) __VA_ARGS__ } + 1,                                                  \
+#define op(b, NAME, name, inputs, ...)                                                                       \
+    graph_op((b)->g, &op_##NAME, path(b, name), (const value[])inputs,                                       \
+             sizeof((value[])inputs) / sizeof(value), (const double[]){ 0 __VA_OPT__(, ) __VA_ARGS__ } + 1,  \
              (int)(sizeof((double[]){ 0 __VA_OPT__(, ) __VA_ARGS__ }) / sizeof(double)) - 1)
-#define in(...) { __VA_ARGS__ }
+#define in(...)                                                                                              \
+    {                                                                                                        \
+        __VA_ARGS__                                                                                          \
+    }
 
 static const char *path(const struct build *b, const char *name)
 {
@@ -36,8 +39,8 @@ static const char *path(const struct build *b, const char *name)
 
 static value weight(struct build *b, const char *name, int64_t rows, int64_t columns)
 {
-    return graph_param(b->g, path(b, arena_printf(b->g->arena, "%s.weight", name)), 2, (const int64_t[]){ rows, columns },
-                       INIT_NORMAL, b->m->initializer_range);
+    return graph_param(b->g, path(b, arena_printf(b->g->arena, "%s.weight", name)), 2,
+                       (const int64_t[]){ rows, columns }, INIT_NORMAL, b->m->initializer_range);
 }
 
 static int64_t width_of(const struct build *b, value x)
@@ -67,8 +70,8 @@ static value norm(struct build *b, value x, const char *name)
 }
 
 /* A part of the rows of a larger stored matrix. */
-static value linear_rows(struct build *b, value x, const char *name, const char *stored, int64_t first, int64_t rows,
-                         int64_t stored_rows)
+static value linear_rows(struct build *b, value x, const char *name, const char *stored, int64_t first,
+                         int64_t rows, int64_t stored_rows)
 {
     const value w = weight(b, name, rows, width_of(b, x));
     struct piece *p = b->g->params.item[b->g->values[w].param].piece;
@@ -82,21 +85,27 @@ static value linear_rows(struct build *b, value x, const char *name, const char 
 static value attention(struct build *b, value h)
 {
     const struct model_config *m = b->m;
-    const int64_t qk = m->nope_width + m->rope_width, kv_v = m->nope_width + m->v_width, stored = m->kv_rank + m->rope_width;
+    const int64_t qk = m->nope_width + m->rope_width, kv_v = m->nope_width + m->v_width,
+                  stored = m->kv_rank + m->rope_width;
     value q = h;
     if (m->q_rank) {
-        q = norm_eps(b, linear(b, h, "self_attn.q_a_proj", m->q_rank), "self_attn.q_a_layernorm", LOW_RANK_EPS);
-        q = linear(b, q, "self_attn.q_b_proj", m->heads * qk);                                 /* [B S A*(Dn+Dr)] */
+        q = norm_eps(b, linear(b, h, "self_attn.q_a_proj", m->q_rank), "self_attn.q_a_layernorm",
+                     LOW_RANK_EPS);
+        q = linear(b, q, "self_attn.q_b_proj", m->heads * qk); /* [B S A*(Dn+Dr)] */
     } else {
         q = linear(b, h, "self_attn.q_proj", m->heads * qk);
     }
-    value ck = linear_rows(b, h, "self_attn.kv_a_proj", "self_attn.kv_a_proj_with_mqa", 0, m->kv_rank, stored);
-    value kr = linear_rows(b, h, "self_attn.k_r_proj", "self_attn.kv_a_proj_with_mqa", m->kv_rank, m->rope_width, stored);
-    value kv = linear(b, norm_eps(b, ck, "self_attn.kv_a_layernorm", LOW_RANK_EPS), "self_attn.kv_b_proj", m->heads * kv_v); /* [B S A*(Dn+Dv)] */
+    value ck =
+        linear_rows(b, h, "self_attn.kv_a_proj", "self_attn.kv_a_proj_with_mqa", 0, m->kv_rank, stored);
+    value kr = linear_rows(b, h, "self_attn.k_r_proj", "self_attn.kv_a_proj_with_mqa", m->kv_rank,
+                           m->rope_width, stored);
+    value kv = linear(b, norm_eps(b, ck, "self_attn.kv_a_layernorm", LOW_RANK_EPS), "self_attn.kv_b_proj",
+                      m->heads * kv_v); /* [B S A*(Dn+Dv)] */
     q = op(b, rope, "self_attn.rope_q", in(q, b->table), (double)qk);
-    kr = op(b, rope, "self_attn.rope_k", in(kr, b->table), (double)m->rope_width);             /* [B S Dr] */
-    const value o = op(b, attention, "self_attn.attention", in(q, kv, kr), (double)qk, (double)kv_v, (double)m->v_width, b->scale);
-    return linear(b, o, "self_attn.o_proj", m->width);                                         /* [B S D] */
+    kr = op(b, rope, "self_attn.rope_k", in(kr, b->table), (double)m->rope_width); /* [B S Dr] */
+    const value o = op(b, attention, "self_attn.attention", in(q, kv, kr), (double)qk, (double)kv_v,
+                       (double)m->v_width, b->scale);
+    return linear(b, o, "self_attn.o_proj", m->width); /* [B S D] */
 }
 
 static value mlp(struct build *b, value h, const char *name, int64_t width)
@@ -109,21 +118,26 @@ static value mlp(struct build *b, value h, const char *name, int64_t width)
 }
 
 /* All experts of a layer as one parameter; one piece per expert (and projection). */
-static value expert_weight(struct build *b, const char *name, const char *const *projections, int n_projections,
-                           int64_t rows, int64_t columns)
+static value expert_weight(struct build *b, const char *name, const char *const *projections,
+                           int n_projections, int64_t rows, int64_t columns)
 {
     struct graph *g = b->g;
     const int64_t E = b->m->experts, n = rows * columns;
     const int64_t shape[4] = { E, n_projections, rows, columns }, flat[3] = { E, rows, columns };
-    const value w = n_projections > 1 ? graph_param(g, path(b, name), 4, shape, INIT_NORMAL, b->m->initializer_range)
-                                      : graph_param(g, path(b, name), 3, flat, INIT_NORMAL, b->m->initializer_range);
+    const value w = n_projections > 1
+                        ? graph_param(g, path(b, name), 4, shape, INIT_NORMAL, b->m->initializer_range)
+                        : graph_param(g, path(b, name), 3, flat, INIT_NORMAL, b->m->initializer_range);
     struct param *p = &g->params.item[g->values[w].param];
     p->n_pieces = (int)E * n_projections;
     p->piece = ARENA_NEW(g->arena, struct piece, p->n_pieces);
     for (int i = 0; i < p->n_pieces; i++)
-        p->piece[i] = (struct piece){
-            .tensor = path(b, arena_printf(g->arena, "mlp.experts.%d.%s.weight", i / n_projections, projections[i % n_projections])),
-            .n_dims = 2, .shape = { rows, columns }, .offset = i * n, .n_elements = n };
+        p->piece[i] = (struct piece){ .tensor = path(b, arena_printf(g->arena, "mlp.experts.%d.%s.weight",
+                                                                     i / n_projections,
+                                                                     projections[i % n_projections])),
+                                      .n_dims = 2,
+                                      .shape = { rows, columns },
+                                      .offset = i * n,
+                                      .n_elements = n };
     return w;
 }
 
@@ -133,23 +147,28 @@ static value moe(struct build *b, value h)
     const struct model_config *m = b->m;
     struct graph *g = b->g;
     const int64_t N = b->o->batch * b->o->sequence, E = m->experts, K = m->experts_per_token;
-    const value wr = graph_param(g, path(b, "mlp.gate.weight"), 2, (const int64_t[]){ E, m->width }, INIT_UNIFORM,
-                                 1 / sqrt((double)m->width)); /* kaiming_uniform(a = sqrt 5), as the reference */
-    const value w_up = expert_weight(b, "mlp.experts.gate_up_proj", (const char *const[]){ "gate_proj", "up_proj" }, 2, m->expert_width, m->width);
-    const value w_down = expert_weight(b, "mlp.experts.down_proj", (const char *const[]){ "down_proj" }, 1, m->width, m->expert_width);
+    const value wr =
+        graph_param(g, path(b, "mlp.gate.weight"), 2, (const int64_t[]){ E, m->width }, INIT_UNIFORM,
+                    1 / sqrt((double)m->width)); /* kaiming_uniform(a = sqrt 5), as the reference */
+    const value w_up =
+        expert_weight(b, "mlp.experts.gate_up_proj", (const char *const[]){ "gate_proj", "up_proj" }, 2,
+                      m->expert_width, m->width);
+    const value w_down = expert_weight(b, "mlp.experts.down_proj", (const char *const[]){ "down_proj" }, 1,
+                                       m->width, m->expert_width);
 
-    const value prob = op(b, router, "mlp.gate", in(h, wr), (double)K, (double)m->groups, (double)m->topk_groups,
-                          (double)m->norm_topk, m->scaling);                                    /* [B S E] */
-    const value top = graph_output(g, prob, 1), gate = graph_output(g, prob, 2);                /* [B S K] */
+    const value prob = op(b, router, "mlp.gate", in(h, wr), (double)K, (double)m->groups,
+                          (double)m->topk_groups, (double)m->norm_topk, m->scaling); /* [B S E] */
+    const value top = graph_output(g, prob, 1), gate = graph_output(g, prob, 2);     /* [B S K] */
     const double alpha = b->o->compat_nnscaler ? 0 : m->aux_alpha;
     const value aux = m->sequence_aux ? op(b, aux_loss, "mlp.aux", in(prob, top), alpha)
                                       : op(b, aux_loss_batch, "mlp.aux", in(prob, top), alpha); /* [B] */
     const value row = op(b, sort, "mlp.sort", in(top), (double)(N * K), (double)E, 1, 1);       /* [R] */
     const value place = graph_output(g, row, 1), end = graph_output(g, row, 2);
-    const value xs = op(b, dispatch, "mlp.dispatch", in(h, row, place));                        /* [R D] */
-    const value up = op(b, expert_up, "mlp.experts.up", in(xs, end, w_up), 1, 1);               /* [R 2 F], [R F] */
-    const value z = op(b, expert_down, "mlp.experts.down", in(graph_output(g, up, 1), end, w_down), 1, 1); /* [R D] */
-    const value y = op(b, combine, "mlp.combine", in(z, gate, place));                          /* [B S D] */
+    const value xs = op(b, dispatch, "mlp.dispatch", in(h, row, place));          /* [R D] */
+    const value up = op(b, expert_up, "mlp.experts.up", in(xs, end, w_up), 1, 1); /* [R 2 F], [R F] */
+    const value z =
+        op(b, expert_down, "mlp.experts.down", in(graph_output(g, up, 1), end, w_down), 1, 1); /* [R D] */
+    const value y = op(b, combine, "mlp.combine", in(z, gate, place));                         /* [B S D] */
 
     struct model_values *v = b->v;
     CHECK(v->n_moe < 256, "more than 256 MoE layers");
@@ -159,7 +178,9 @@ static value moe(struct build *b, value h)
     v->load[v->n_moe++] = graph_output(g, aux, 1);
     if (!b->o->logits)
         graph_root(g, aux, ROOT_AUX);
-    return m->shared_experts ? op(b, add, "mlp.add_shared", in(y, mlp(b, h, "mlp.shared_experts", m->shared_experts * m->expert_width))) : y;
+    return m->shared_experts ? op(b, add, "mlp.add_shared",
+                                  in(y, mlp(b, h, "mlp.shared_experts", m->shared_experts * m->expert_width)))
+                             : y;
 }
 
 static value rope_table(struct build *b)
@@ -190,23 +211,25 @@ struct graph *deepseek_v2_graph(struct arena *a, const struct model_config *m, c
 
     strcpy(b.at, "model.");
     const value embedding = weight(&b, "embed_tokens", m->vocab, m->width);
-    value h = op(&b, embed, "embed_tokens", in(v->tokens, embedding));                          /* [B S D] */
+    value h = op(&b, embed, "embed_tokens", in(v->tokens, embedding)); /* [B S D] */
     for (int64_t layer = 0; layer < m->layers; layer++) {
         snprintf(b.at, sizeof b.at, "model.layers.%lld.", (long long)layer);
         v->moe_layer[v->n_moe < 256 ? v->n_moe : 255] = (int)layer;
         h = op(&b, add, "add_attention", in(h, attention(&b, norm(&b, h, "input_layernorm"))));
         const value x = norm(&b, h, "post_attention_layernorm");
-        h = op(&b, add, "add_mlp", in(h, model_is_moe(m, layer) ? moe(&b, x) : mlp(&b, x, "mlp", m->dense_width)));
+        h = op(&b, add, "add_mlp",
+               in(h, model_is_moe(m, layer) ? moe(&b, x) : mlp(&b, x, "mlp", m->dense_width)));
     }
     strcpy(b.at, "model.");
     h = norm(&b, h, "norm");
     b.at[0] = 0;
     const value head = m->tied ? embedding : weight(&b, "lm_head", m->vocab, m->width);
     if (o->logits) {
-        v->logits = op(&b, linear, "lm_head", in(h, head));                                     /* [B S V] */
+        v->logits = op(&b, linear, "lm_head", in(h, head)); /* [B S V] */
         graph_keep(b.g, v->logits);
     } else {
-        v->nll = op(&b, head_loss, "loss", in(h, head, v->labels), (double)(o->batch * o->sequence)); /* [B S] */
+        v->nll =
+            op(&b, head_loss, "loss", in(h, head, v->labels), (double)(o->batch * o->sequence)); /* [B S] */
         graph_root(b.g, v->nll, ROOT_NLL);
     }
     graph_grad(b.g);

@@ -9,22 +9,23 @@ struct rope_scaling { /* YaRN (arXiv 2309.00071); factor 0 = none */
     int64_t original_positions;
 };
 struct model_config {
-    int64_t vocab, width, layers, heads;               /* V D L A */
+    int64_t vocab, width, layers, heads;                      /* V D L A */
     int64_t q_rank, kv_rank, nope_width, rope_width, v_width; /* Rq (0 = none) Rkv Dn Dr Dv */
-    int64_t dense_width, expert_width;                 /* F of the dense MLP, F of one expert */
-    int64_t experts, experts_per_token, shared_experts;/* E K; shared: one MLP of shared * expert_width */
-    int64_t first_dense, moe_every;                    /* layer L is MoE iff L >= first_dense && L % moe_every == 0 */
-    int64_t groups, topk_groups;                       /* 1, 1 = greedy */
+    int64_t dense_width, expert_width;                        /* F of the dense MLP, F of one expert */
+    int64_t experts, experts_per_token, shared_experts; /* E K; shared: one MLP of shared * expert_width */
+    int64_t first_dense, moe_every; /* layer L is MoE iff L >= first_dense && L % moe_every == 0 */
+    int64_t groups, topk_groups;    /* 1, 1 = greedy */
     bool norm_topk, sequence_aux, tied, aux_from_file;
     double scaling, aux_alpha, norm_eps, rope_theta, initializer_range;
     int64_t max_positions;
     struct rope_scaling rope;
-    int32_t bos, eos; /* -1 = none */
-    enum dtype stored; /* torch_dtype: of files written from random initialisation */
+    int32_t bos, eos;     /* -1 = none */
+    enum dtype stored;    /* torch_dtype: of files written from random initialisation */
     char fingerprint[17]; /* of the fields above */
 };
 bool model_config_read(const char *dir, struct model_config *m, struct err *e); /* DIR/config.json */
-bool model_config_parse(const char *text, size_t bytes, const char *path, struct model_config *m, struct err *e);
+bool model_config_parse(const char *text, size_t bytes, const char *path, struct model_config *m,
+                        struct err *e);
 bool model_is_moe(const struct model_config *m, int64_t layer);
 /* Softmax scale (Dn+Dr)^-1/2 * mscale(factor, mscale_all_dim)^2, model code of DeepSeek-V2. */
 double model_softmax_scale(const struct model_config *m);

@@ -9,16 +9,23 @@
 void cluster_cpu(struct cluster *c, int ranks_per_node, int threads)
 {
     const int64_t bytes = (int64_t)sysconf(_SC_PHYS_PAGES) * (int64_t)sysconf(_SC_PAGESIZE);
-    *c = (struct cluster){ .name = "cpu", .ranks_per_node = ranks_per_node, .memory_bytes = bytes / ranks_per_node,
-                           .flops_per_s = 80e9 * threads, .memory_bytes_per_s = 8e9, .link_bytes_per_s = 2e9,
-                           .link_latency_us = 20, .call_us = 10, .peak_flops_per_s = 100e9 * threads };
+    *c = (struct cluster){ .name = "cpu",
+                           .ranks_per_node = ranks_per_node,
+                           .memory_bytes = bytes / ranks_per_node,
+                           .flops_per_s = 80e9 * threads,
+                           .memory_bytes_per_s = 8e9,
+                           .link_bytes_per_s = 2e9,
+                           .link_latency_us = 20,
+                           .call_us = 10,
+                           .peak_flops_per_s = 100e9 * threads };
 }
 
 static bool want_rate(const struct json *j, const char *key, double *out, struct err *e)
 {
     if (!json_want_number(j, json_root(j), key, out, e))
         return false;
-    return (*out > 0 && *out < 1e30) || json_err(j, json_root(j), key, e, "expected a positive number, found %g", *out);
+    return (*out > 0 && *out < 1e30) ||
+           json_err(j, json_root(j), key, e, "expected a positive number, found %g", *out);
 }
 
 static bool read_cluster(const struct json *j, struct cluster *c, struct err *e)
@@ -28,11 +35,14 @@ static bool read_cluster(const struct json *j, struct cluster *c, struct err *e)
     const char *name;
     if (json_type(r) != JSON_OBJECT)
         return json_err(j, r, "", e, "expected an object");
-    if (!json_want_string(j, r, "name", &name, e) || !json_want_int(j, r, "ranks_per_node", 1, 1 << 20, &ranks, e) ||
-        !json_want_int(j, r, "memory_bytes", 1, INT64_MAX, &c->memory_bytes, e) || !want_rate(j, "flops_per_s", &c->flops_per_s, e) ||
-        !want_rate(j, "peak_flops_per_s", &c->peak_flops_per_s, e) || !want_rate(j, "memory_bytes_per_s", &c->memory_bytes_per_s, e) ||
-        !want_rate(j, "link_bytes_per_s", &c->link_bytes_per_s, e) || !want_rate(j, "link_latency_us", &c->link_latency_us, e) ||
-        !want_rate(j, "call_us", &c->call_us, e))
+    if (!json_want_string(j, r, "name", &name, e) ||
+        !json_want_int(j, r, "ranks_per_node", 1, 1 << 20, &ranks, e) ||
+        !json_want_int(j, r, "memory_bytes", 1, INT64_MAX, &c->memory_bytes, e) ||
+        !want_rate(j, "flops_per_s", &c->flops_per_s, e) ||
+        !want_rate(j, "peak_flops_per_s", &c->peak_flops_per_s, e) ||
+        !want_rate(j, "memory_bytes_per_s", &c->memory_bytes_per_s, e) ||
+        !want_rate(j, "link_bytes_per_s", &c->link_bytes_per_s, e) ||
+        !want_rate(j, "link_latency_us", &c->link_latency_us, e) || !want_rate(j, "call_us", &c->call_us, e))
         return false;
     c->ranks_per_node = (int)ranks;
     snprintf(c->name, sizeof c->name, "%s", name);
@@ -53,7 +63,7 @@ bool cluster_read(const char *path, struct cluster *c, struct err *e)
 void cluster_signature(const struct cluster *c, char out[17])
 {
     char text[512];
-    const int n = snprintf(text, sizeof text, "%s %d %.17g %.17g %.17g %.17g", c->name, c->ranks_per_node, c->flops_per_s,
-                           c->memory_bytes_per_s, c->link_bytes_per_s, c->link_latency_us);
+    const int n = snprintf(text, sizeof text, "%s %d %.17g %.17g %.17g %.17g", c->name, c->ranks_per_node,
+                           c->flops_per_s, c->memory_bytes_per_s, c->link_bytes_per_s, c->link_latency_us);
     hash_hex(hash_bytes(text, (size_t)n), out);
 }

@@ -7,12 +7,12 @@
 struct cluster {
     char name[64];
     int ranks_per_node;
-    int64_t memory_bytes;        /* of one rank */
-    double flops_per_s;          /* reached by large float32 products, one rank */
-    double memory_bytes_per_s;   /* streaming, one rank */
-    double link_bytes_per_s;     /* between two ranks */
+    int64_t memory_bytes;            /* of one rank */
+    double flops_per_s;              /* reached by large float32 products, one rank */
+    double memory_bytes_per_s;       /* streaming, one rank */
+    double link_bytes_per_s;         /* between two ranks */
     double link_latency_us, call_us; /* of one message; of one operator call */
-    double peak_flops_per_s;     /* for MFU */
+    double peak_flops_per_s;         /* for MFU */
 };
 /* This machine: memory divided by the ranks on it; rates are typical of a server core (about 100 GFLOP/s). */
 void cluster_cpu(struct cluster *c, int ranks_per_node, int threads);

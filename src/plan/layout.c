@@ -34,7 +34,8 @@ void layout_split(struct arena *a, const struct graph *g, struct node_split *out
         }
         for (int j = n->anno->n_inputs; j < n->anno->n_args; j++) {
             const int of = rows_of(n, j), letter = first_letter(n, j);
-            split[n->arg[j]] = (out[i].batch >= 0 && (letter == out[i].batch || of == out[i].batch)) || out[i].expert >= 0;
+            split[n->arg[j]] =
+                (out[i].batch >= 0 && (letter == out[i].batch || of == out[i].batch)) || out[i].expert >= 0;
         }
     }
 }
@@ -104,7 +105,8 @@ static void list_chunks(struct arena *a, const struct graph *g, struct layout *l
     const int64_t per_chunk = chunk_elements(g);
     int64_t id = 0, capacity = 0;
     for (int i = 0; i < g->params.n; i++)
-        capacity += (l->place[i].end - l->place[i].begin) / l->place[i].unit * chunks_of(l->place[i].unit, per_chunk);
+        capacity +=
+            (l->place[i].end - l->place[i].begin) / l->place[i].unit * chunks_of(l->place[i].unit, per_chunk);
     l->chunk = ARENA_NEW(a, struct chunk, capacity);
     for (int i = 0; i < g->params.n; i++) {
         const struct place *at = &l->place[i];
@@ -125,7 +127,8 @@ static void cut_flat(struct arena *a, const struct layout *l, int which, struct 
     f->cut = ARENA_NEW(a, int64_t, f->n_ranks + 1);
     int next = 1;
     for (int i = 0; i < l->n_chunks; i++)
-        while (l->chunk[i].flat == which && next < f->n_ranks && l->chunk[i].at >= f->n_elements * next / f->n_ranks)
+        while (l->chunk[i].flat == which && next < f->n_ranks &&
+               l->chunk[i].at >= f->n_elements * next / f->n_ranks)
             f->cut[next++] = l->chunk[i].at;
     while (next <= f->n_ranks)
         f->cut[next++] = f->n_elements;
@@ -135,8 +138,12 @@ void layout_make(struct arena *a, const struct graph *g, const struct plan *p, i
 {
     const int ep = p->expert_parallel;
     *l = (struct layout){ .rank = rank, .ep_index = rank % ep };
-    l->flat[DENSE] = (struct flat){ .n_ranks = p->n_ranks, .index = rank, .stride = 1, .n_shards = p->zero_ranks };
-    l->flat[EXPERT] = (struct flat){ .n_ranks = p->n_ranks / ep, .index = rank / ep, .first_rank = rank % ep, .stride = ep,
+    l->flat[DENSE] =
+        (struct flat){ .n_ranks = p->n_ranks, .index = rank, .stride = 1, .n_shards = p->zero_ranks };
+    l->flat[EXPERT] = (struct flat){ .n_ranks = p->n_ranks / ep,
+                                     .index = rank / ep,
+                                     .first_rank = rank % ep,
+                                     .stride = ep,
                                      .n_shards = p->zero_ranks > ep ? p->zero_ranks / ep : 1 };
     place_params(a, g, p, l);
     list_chunks(a, g, l);

@@ -17,11 +17,11 @@ struct chunk { /* pieces of the gradient norm: the same for every layout */
     int64_t id;             /* global index, in the order of the full parameters */
 };
 struct flat {
-    int64_t n_elements;           /* padded */
-    int n_ranks, index;           /* replica group: its size and our position */
-    int first_rank, stride;       /* members: first_rank + i * stride */
-    int n_shards;                 /* optimizer state is cut in n_shards; member i owns coarse i % n_shards */
-    int64_t *cut;                 /* n_ranks + 1 boundaries of fine ranges */
+    int64_t n_elements;     /* padded */
+    int n_ranks, index;     /* replica group: its size and our position */
+    int first_rank, stride; /* members: first_rank + i * stride */
+    int n_shards;           /* optimizer state is cut in n_shards; member i owns coarse i % n_shards */
+    int64_t *cut;           /* n_ranks + 1 boundaries of fine ranges */
 };
 struct layout {
     int rank, ep_index;
@@ -32,7 +32,7 @@ struct layout {
     struct chunk *chunk;
 };
 void layout_make(struct arena *a, const struct graph *g, const struct plan *p, int rank, struct layout *out);
-int layout_fine_of(const struct flat *f, int member);  /* which fine range a member reduces */
+int layout_fine_of(const struct flat *f, int member); /* which fine range a member reduces */
 /* Coarse range [*begin, *end) whose optimizer state a member owns. */
 void layout_coarse(const struct flat *f, int member, int64_t *begin, int64_t *end);
 /* How a node is split: the letter on the batch axis and the letter on the expert axis, -1 = none. */

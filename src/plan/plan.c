@@ -6,7 +6,8 @@
 #include "plan/layout.h"
 #include <string.h>
 
-const char *const plan_class_name[MEM_CLASSES] = { "weights", "gradients", "optimizer", "activations", "workspace", "exchange", "batch" };
+const char *const plan_class_name[MEM_CLASSES] = { "weights",   "gradients", "optimizer", "activations",
+                                                   "workspace", "exchange",  "batch" };
 
 int64_t plan_graph_batch(const struct plan *p)
 {
@@ -29,7 +30,8 @@ static bool check_ranks(const struct plan *p, struct err *e)
     if (p->zero_ranks != 1 && p->zero_ranks != p->unit_ranks && p->zero_ranks != p->n_ranks)
         return bad(e, "zero_ranks", p->zero_ranks, "1, plan_ngpus or runtime_ngpus");
     if (p->reproducible && (p->expert_parallel & (p->expert_parallel - 1)))
-        return bad(e, "expert_parallel", p->expert_parallel, "a power of two with --reproducible (tree of sums)");
+        return bad(e, "expert_parallel", p->expert_parallel,
+                   "a power of two with --reproducible (tree of sums)");
     return true;
 }
 
@@ -60,20 +62,28 @@ bool plan_check(const struct plan *p, const struct graph *g, struct err *e)
         return true;
     for (int i = 0; i < g->params.n; i++)
         if (layout_is_expert(g, i) && g->params.item[i].shape[0] % p->expert_parallel)
-            return err_set(e, "plan: expert_parallel = %d does not divide the %lld experts of %s", p->expert_parallel,
-                           (long long)g->params.item[i].shape[0], g->params.item[i].name);
+            return err_set(e, "plan: expert_parallel = %d does not divide the %lld experts of %s",
+                           p->expert_parallel, (long long)g->params.item[i].shape[0], g->params.item[i].name);
     return true;
 }
 
 static void add_decisions(const struct plan *p, struct str *s)
 {
-    str_addf(s, "  \"version\": %d,\n  \"model\": \"%s\",\n  \"cluster\": \"%s\",\n", PLAN_VERSION, p->model, p->cluster);
-    str_addf(s, "  \"runtime_ngpus\": %d,\n  \"plan_ngpus\": %d,\n  \"expert_parallel\": %d,\n  \"zero_ranks\": %d,\n",
+    str_addf(s, "  \"version\": %d,\n  \"model\": \"%s\",\n  \"cluster\": \"%s\",\n", PLAN_VERSION, p->model,
+             p->cluster);
+    str_addf(s,
+             "  \"runtime_ngpus\": %d,\n  \"plan_ngpus\": %d,\n  \"expert_parallel\": %d,\n  \"zero_ranks\": "
+             "%d,\n",
              p->n_ranks, p->unit_ranks, p->expert_parallel, p->zero_ranks);
-    str_addf(s, "  \"sequence_length\": %lld,\n  \"global_batch\": %lld,\n  \"micro_batch\": %lld,\n  \"accumulation\": %lld,\n",
-             (long long)p->sequence, (long long)p->global_batch, (long long)p->micro_batch, (long long)p->accumulation);
-    str_addf(s, "  \"row_capacity\": %lld,\n  \"tile\": %lld,\n  \"head_chunk\": %lld,\n  \"reproducible\": %s,\n",
-             (long long)p->row_capacity, (long long)p->tile, (long long)p->head_chunk, p->reproducible ? "true" : "false");
+    str_addf(s,
+             "  \"sequence_length\": %lld,\n  \"global_batch\": %lld,\n  \"micro_batch\": %lld,\n  "
+             "\"accumulation\": %lld,\n",
+             (long long)p->sequence, (long long)p->global_batch, (long long)p->micro_batch,
+             (long long)p->accumulation);
+    str_addf(
+        s, "  \"row_capacity\": %lld,\n  \"tile\": %lld,\n  \"head_chunk\": %lld,\n  \"reproducible\": %s,\n",
+        (long long)p->row_capacity, (long long)p->tile, (long long)p->head_chunk,
+        p->reproducible ? "true" : "false");
 }
 
 void plan_hash(const struct plan *p, char hash[17])
@@ -95,8 +105,8 @@ static void add_nodes(const struct plan *p, const struct graph *g, struct str *s
         const struct node *n = &g->nodes[i];
         str_addf(s, "    {\"node\": \"%s\", \"op\": \"%s\"", n->name, n->op->name);
         if (split[i].expert >= 0)
-            str_addf(s, ", \"split\": {\"%s\": %d}, \"exchange\": %s", n->anno->letter[split[i].expert], p->expert_parallel,
-                     p->expert_parallel > 1 ? "true" : "false");
+            str_addf(s, ", \"split\": {\"%s\": %d}, \"exchange\": %s", n->anno->letter[split[i].expert],
+                     p->expert_parallel, p->expert_parallel > 1 ? "true" : "false");
         else if (split[i].batch >= 0)
             str_addf(s, ", \"split\": {\"%s\": %d}", n->anno->letter[split[i].batch], p->n_ranks);
         str_addf(s, "}%s\n", i + 1 < g->n_nodes ? "," : "");
@@ -110,11 +120,16 @@ void plan_write(const struct plan *p, const struct graph *g, struct str *out, ch
     plan_hash(p, hash);
     str_add(out, "{\n");
     add_decisions(p, out);
-    str_addf(out, "  \"hash\": \"%s\",\n  \"peak_bytes\": %lld,\n  \"memory\": {", hash, (long long)p->memory.peak_bytes);
+    str_addf(out, "  \"hash\": \"%s\",\n  \"peak_bytes\": %lld,\n  \"memory\": {", hash,
+             (long long)p->memory.peak_bytes);
     for (int i = 0; i < MEM_CLASSES; i++)
-        str_addf(out, "%s\"%s\": %lld", i ? ", " : "", plan_class_name[i], (long long)p->memory.class_bytes[i]);
-    str_addf(out, "},\n  \"predicted_us\": {\"step\": %.0f, \"compute\": %.0f, \"exchange\": %.0f, \"reduce\": %.0f, \"optimizer\": %.0f},\n",
-             p->cost.step_us, p->cost.compute_us, p->cost.exchange_us, p->cost.reduce_us, p->cost.optimizer_us);
+        str_addf(out, "%s\"%s\": %lld", i ? ", " : "", plan_class_name[i],
+                 (long long)p->memory.class_bytes[i]);
+    str_addf(out,
+             "},\n  \"predicted_us\": {\"step\": %.0f, \"compute\": %.0f, \"exchange\": %.0f, \"reduce\": "
+             "%.0f, \"optimizer\": %.0f},\n",
+             p->cost.step_us, p->cost.compute_us, p->cost.exchange_us, p->cost.reduce_us,
+             p->cost.optimizer_us);
     add_nodes(p, g, out);
     str_add(out, "}\n");
 }
@@ -149,9 +164,12 @@ static bool read_memory(const struct json *j, struct plan *p, struct err *e)
         if (!json_want_int(j, m, plan_class_name[i], 0, INT64_MAX, &p->memory.class_bytes[i], e))
             return false;
     jval c;
-    return json_want_object(j, json_root(j), "predicted_us", &c, e) && json_want_number(j, c, "step", &p->cost.step_us, e) &&
-           json_want_number(j, c, "compute", &p->cost.compute_us, e) && json_want_number(j, c, "exchange", &p->cost.exchange_us, e) &&
-           json_want_number(j, c, "reduce", &p->cost.reduce_us, e) && json_want_number(j, c, "optimizer", &p->cost.optimizer_us, e);
+    return json_want_object(j, json_root(j), "predicted_us", &c, e) &&
+           json_want_number(j, c, "step", &p->cost.step_us, e) &&
+           json_want_number(j, c, "compute", &p->cost.compute_us, e) &&
+           json_want_number(j, c, "exchange", &p->cost.exchange_us, e) &&
+           json_want_number(j, c, "reduce", &p->cost.reduce_us, e) &&
+           json_want_number(j, c, "optimizer", &p->cost.optimizer_us, e);
 }
 
 static bool read_plan(const struct json *j, struct plan *p, struct err *e)
@@ -165,18 +183,26 @@ static bool read_plan(const struct json *j, struct plan *p, struct err *e)
     if (!json_want_int(j, r, "version", 0, INT32_MAX, &version, e))
         return false;
     if (version != PLAN_VERSION)
-        return json_err(j, r, "version", e, "this program reads version %d, found %lld", PLAN_VERSION, (long long)version);
-    if (!want_text(j, "model", p->model, e) || !want_text(j, "cluster", p->cluster, e) || !want_text(j, "hash", stored, e) ||
-        !want_ranks(j, "runtime_ngpus", &p->n_ranks, e) || !want_ranks(j, "plan_ngpus", &p->unit_ranks, e) ||
-        !want_ranks(j, "expert_parallel", &p->expert_parallel, e) || !want_ranks(j, "zero_ranks", &p->zero_ranks, e) ||
-        !json_want_int(j, r, "sequence_length", 2, top, &p->sequence, e) || !json_want_int(j, r, "global_batch", 1, INT64_MAX, &p->global_batch, e) ||
-        !json_want_int(j, r, "micro_batch", 1, 1 << 20, &p->micro_batch, e) || !json_want_int(j, r, "accumulation", 1, top, &p->accumulation, e) ||
-        !json_want_int(j, r, "row_capacity", 0, INT32_MAX, &p->row_capacity, e) || !json_want_int(j, r, "tile", 1, 1024, &p->tile, e) ||
-        !json_want_int(j, r, "head_chunk", 1, INT32_MAX, &p->head_chunk, e) || !json_want_bool(j, r, "reproducible", &p->reproducible, e) ||
-        !read_memory(j, p, e))
+        return json_err(j, r, "version", e, "this program reads version %d, found %lld", PLAN_VERSION,
+                        (long long)version);
+    if (!want_text(j, "model", p->model, e) || !want_text(j, "cluster", p->cluster, e) ||
+        !want_text(j, "hash", stored, e) || !want_ranks(j, "runtime_ngpus", &p->n_ranks, e) ||
+        !want_ranks(j, "plan_ngpus", &p->unit_ranks, e) ||
+        !want_ranks(j, "expert_parallel", &p->expert_parallel, e) ||
+        !want_ranks(j, "zero_ranks", &p->zero_ranks, e) ||
+        !json_want_int(j, r, "sequence_length", 2, top, &p->sequence, e) ||
+        !json_want_int(j, r, "global_batch", 1, INT64_MAX, &p->global_batch, e) ||
+        !json_want_int(j, r, "micro_batch", 1, 1 << 20, &p->micro_batch, e) ||
+        !json_want_int(j, r, "accumulation", 1, top, &p->accumulation, e) ||
+        !json_want_int(j, r, "row_capacity", 0, INT32_MAX, &p->row_capacity, e) ||
+        !json_want_int(j, r, "tile", 1, 1024, &p->tile, e) ||
+        !json_want_int(j, r, "head_chunk", 1, INT32_MAX, &p->head_chunk, e) ||
+        !json_want_bool(j, r, "reproducible", &p->reproducible, e) || !read_memory(j, p, e))
         return false;
     plan_hash(p, hash);
-    return strcmp(hash, stored) == 0 || json_err(j, r, "hash", e, "the plan was changed by hand: it is %s, the text says %s", hash, stored);
+    return strcmp(hash, stored) == 0 ||
+           json_err(j, r, "hash", e, "the plan was changed by hand: it is %s, the text says %s", hash,
+                    stored);
 }
 
 bool plan_parse(const char *text, size_t bytes, const char *path, struct plan *p, struct err *e)

@@ -11,24 +11,35 @@
 #include "graph/graph.h"
 #include "plan/cluster.h"
 enum { PLAN_VERSION = 1 };
-enum memory_class { MEM_WEIGHTS, MEM_GRADIENTS, MEM_OPTIMIZER, MEM_ACTIVATIONS, MEM_WORK, MEM_EXCHANGE, MEM_BATCH, MEM_CLASSES };
-struct plan_memory { /* bytes of one rank; the largest rank's in a plan */
+enum memory_class {
+    MEM_WEIGHTS,
+    MEM_GRADIENTS,
+    MEM_OPTIMIZER,
+    MEM_ACTIVATIONS,
+    MEM_WORK,
+    MEM_EXCHANGE,
+    MEM_BATCH,
+    MEM_CLASSES
+};
+struct plan_memory {                  /* bytes of one rank; the largest rank's in a plan */
     int64_t class_bytes[MEM_CLASSES]; /* at the moment of the peak */
     int64_t peak_bytes;               /* the slab */
 };
 struct plan_cost { /* of one step, predicted */
     double compute_us, exchange_us, reduce_us, optimizer_us, step_us;
 };
-struct plan_limits { /* what the user fixed; 0 = free (micro_batch, expert_parallel, zero_ranks: 0 = choose) */
+struct
+    plan_limits { /* what the user fixed; 0 = free (micro_batch, expert_parallel, zero_ranks: 0 = choose) */
     int n_ranks, unit_ranks, expert_parallel;
-    int zero; /* -1 = choose, 0 = off, 1 = on */
+    int zero;                          /* -1 = choose, 0 = off, 1 = on */
     int64_t global_batch, micro_batch; /* sequences: of a step over all ranks; of a scale unit at a time */
     int64_t row_capacity, memory_bytes;
     bool reproducible;
 };
 struct plan {
     int n_ranks, unit_ranks, expert_parallel, zero_ranks;
-    int64_t global_batch, micro_batch, accumulation; /* sequences per step; per rank and micro-batch; micro-batches */
+    int64_t global_batch, micro_batch,
+        accumulation; /* sequences per step; per rank and micro-batch; micro-batches */
     int64_t sequence;
     int64_t row_capacity; /* rows that a rank receives in one round (expert_parallel > 1) */
     int64_t tile;         /* rows per matmul call of the experts in reproducible mode; 1 otherwise */

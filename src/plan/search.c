@@ -3,7 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static int64_t default_rows(const struct plan *p, const struct plan_limits *l, int64_t token_copies, int64_t experts)
+static int64_t default_rows(const struct plan *p, const struct plan_limits *l, int64_t token_copies,
+                            int64_t experts)
 {
     if (p->expert_parallel == 1)
         return 0;
@@ -56,7 +57,8 @@ static bool try_zero(const struct space *s, struct plan p, struct err *e)
     const int choices[3] = { 1, p.unit_ranks, p.n_ranks };
     for (int i = 0; i < 3; i++) {
         const bool on = choices[i] > 1;
-        if ((i > 0 && choices[i] == choices[i - 1]) || (s->l->zero == 0 && on) || (s->l->zero == 1 && !on && p.n_ranks > 1))
+        if ((i > 0 && choices[i] == choices[i - 1]) || (s->l->zero == 0 && on) ||
+            (s->l->zero == 1 && !on && p.n_ranks > 1))
             continue;
         p.zero_ranks = choices[i];
         if (!try(s, p, e))
@@ -69,7 +71,8 @@ static bool try_experts(const struct space *s, struct plan p, struct err *e)
 {
     for (int ep = 1; ep <= p.unit_ranks; ep++) {
         const bool fixed = s->l->expert_parallel > 0;
-        if (fixed ? ep != s->l->expert_parallel : p.unit_ranks % ep || (ep > 1 && s->experts == 0) || (s->experts && s->experts % ep))
+        if (fixed ? ep != s->l->expert_parallel
+                  : p.unit_ranks % ep || (ep > 1 && s->experts == 0) || (s->experts && s->experts % ep))
             continue;
         if (!fixed && p.reproducible && (ep & (ep - 1)))
             continue;
@@ -85,7 +88,8 @@ static bool try_micro(const struct space *s, struct plan p, struct err *e)
 {
     const int64_t share = s->l->global_batch / p.n_ranks;
     for (int64_t b = 1; b <= share; b++) {
-        if (share % b || (s->l->micro_batch && b * p.unit_ranks != s->l->micro_batch) || (!s->l->micro_batch && b > 64))
+        if (share % b || (s->l->micro_batch && b * p.unit_ranks != s->l->micro_batch) ||
+            (!s->l->micro_batch && b > 64))
             continue;
         p.micro_batch = b;
         p.accumulation = share / b;
@@ -98,22 +102,30 @@ static bool try_micro(const struct space *s, struct plan p, struct err *e)
 static bool check_limits(const struct plan_limits *l, int64_t experts, struct err *e)
 {
     if (l->unit_ranks && l->n_ranks % l->unit_ranks)
-        return err_code(e, EXIT_USAGE, "--runtime_ngpus %d is not a multiple of --plan_ngpus %d", l->n_ranks, l->unit_ranks);
+        return err_code(e, EXIT_USAGE, "--runtime_ngpus %d is not a multiple of --plan_ngpus %d", l->n_ranks,
+                        l->unit_ranks);
     if (l->global_batch % l->n_ranks)
-        return err_code(e, EXIT_USAGE, "a step of %lld sequences cannot be shared by %d ranks: choose --global_batch_size a multiple of %d",
+        return err_code(e, EXIT_USAGE,
+                        "a step of %lld sequences cannot be shared by %d ranks: choose --global_batch_size a "
+                        "multiple of %d",
                         (long long)l->global_batch, l->n_ranks, l->n_ranks);
     if (l->expert_parallel > 1 && experts == 0)
         return err_code(e, EXIT_USAGE, "--expert_parallel %d: the model has no experts", l->expert_parallel);
     if (l->expert_parallel > 1 && experts % l->expert_parallel)
-        return err_code(e, EXIT_USAGE, "--expert_parallel %d does not divide the %lld experts", l->expert_parallel, (long long)experts);
+        return err_code(e, EXIT_USAGE, "--expert_parallel %d does not divide the %lld experts",
+                        l->expert_parallel, (long long)experts);
     if (l->expert_parallel && l->unit_ranks && l->unit_ranks % l->expert_parallel)
-        return err_code(e, EXIT_USAGE, "--expert_parallel %d does not divide --plan_ngpus %d", l->expert_parallel, l->unit_ranks);
+        return err_code(e, EXIT_USAGE, "--expert_parallel %d does not divide --plan_ngpus %d",
+                        l->expert_parallel, l->unit_ranks);
     const int unit = l->unit_ranks ? l->unit_ranks : l->n_ranks;
     if (l->micro_batch && l->micro_batch % unit)
-        return err_code(e, EXIT_USAGE, "--micro_batch_size %lld: the %d ranks of a scale unit share its sequences; choose a multiple of %d",
+        return err_code(e, EXIT_USAGE,
+                        "--micro_batch_size %lld: the %d ranks of a scale unit share its sequences; choose a "
+                        "multiple of %d",
                         (long long)l->micro_batch, unit, unit);
     if (l->micro_batch && l->global_batch / l->n_ranks % (l->micro_batch / unit))
-        return err_code(e, EXIT_USAGE, "--micro_batch_size %lld does not divide the %lld sequences of a scale unit per step",
+        return err_code(e, EXIT_USAGE,
+                        "--micro_batch_size %lld does not divide the %lld sequences of a scale unit per step",
                         (long long)l->micro_batch, (long long)(l->global_batch / l->n_ranks * unit));
     return true;
 }
@@ -121,11 +133,14 @@ static bool check_limits(const struct plan_limits *l, int64_t experts, struct er
 static bool nothing_fits(const struct plan_limits *l, const struct search_result *r, struct err *e)
 {
     const struct plan *p = &r->smallest;
-    return err_code(e, EXIT_MEMORY, "memory limit of %.3f GB per rank is too small by %.3f GB: the smallest of %d plans needs %lld bytes "
-                    "(expert_parallel %d, zero over %d, micro-batch %lld per rank); allow --mem_constraint %.3f, more ranks, or a shorter sequence",
-                    (double)l->memory_bytes / 1e9, (double)(p->memory.peak_bytes - l->memory_bytes) / 1e9, r->n_candidates,
-                    (long long)p->memory.peak_bytes, p->expert_parallel, p->zero_ranks, (long long)p->micro_batch,
-                    (double)(p->memory.peak_bytes + 999999) / 1e9);
+    return err_code(
+        e, EXIT_MEMORY,
+        "memory limit of %.3f GB per rank is too small by %.3f GB: the smallest of %d plans needs %lld bytes "
+        "(expert_parallel %d, zero over %d, micro-batch %lld per rank); allow --mem_constraint %.3f, more "
+        "ranks, or a shorter sequence",
+        (double)l->memory_bytes / 1e9, (double)(p->memory.peak_bytes - l->memory_bytes) / 1e9,
+        r->n_candidates, (long long)p->memory.peak_bytes, p->expert_parallel, p->zero_ranks,
+        (long long)p->micro_batch, (double)(p->memory.peak_bytes + 999999) / 1e9);
 }
 
 bool search_plan(const struct plan *base, const struct plan_limits *l, int64_t experts, int64_t token_copies,
@@ -140,20 +155,23 @@ bool search_plan(const struct plan *base, const struct plan_limits *l, int64_t e
     if (!check_limits(l, experts, e) || !try_micro(&s, p, e))
         return false;
     if (out->n_candidates == 0)
-        return err_code(e, EXIT_USAGE, "no plan satisfies the given --expert_parallel, --zero and --micro_batch_size");
+        return err_code(e, EXIT_USAGE,
+                        "no plan satisfies the given --expert_parallel, --zero and --micro_batch_size");
     return out->n > 0 || nothing_fits(l, out, e);
 }
 
 void search_reason(const struct plan *best, const struct plan *o, char *text, size_t bytes)
 {
     const struct plan_cost *a = &best->cost, *b = &o->cost;
-    const double parts[4] = { b->compute_us - a->compute_us, b->exchange_us - a->exchange_us, b->reduce_us - a->reduce_us,
-                              b->optimizer_us - a->optimizer_us };
-    static const char *const names[4] = { "compute", "token exchange", "gradient and weight collectives", "optimizer" };
+    const double parts[4] = { b->compute_us - a->compute_us, b->exchange_us - a->exchange_us,
+                              b->reduce_us - a->reduce_us, b->optimizer_us - a->optimizer_us };
+    static const char *const names[4] = { "compute", "token exchange", "gradient and weight collectives",
+                                          "optimizer" };
     int most = 0;
     for (int i = 1; i < 4; i++)
         if (parts[i] > parts[most])
             most = i;
-    snprintf(text, bytes, "slower by %.1f ms a step, %.1f ms of it in %s; %+.1f MB of memory", (b->step_us - a->step_us) / 1e3,
-             parts[most] / 1e3, names[most], (double)(o->memory.peak_bytes - best->memory.peak_bytes) / 1e6);
+    snprintf(text, bytes, "slower by %.1f ms a step, %.1f ms of it in %s; %+.1f MB of memory",
+             (b->step_us - a->step_us) / 1e3, parts[most] / 1e3, names[most],
+             (double)(o->memory.peak_bytes - best->memory.peak_bytes) / 1e6);
 }

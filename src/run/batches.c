@@ -2,7 +2,8 @@
 #include "run/batches.h"
 #include <string.h>
 
-void batches_new(struct arena *a, const struct dataset *d, int64_t n_train, int64_t seed, int32_t ignored, struct batches *b)
+void batches_new(struct arena *a, const struct dataset *d, int64_t n_train, int64_t seed, int32_t ignored,
+                 struct batches *b)
 {
     *b = (struct batches){ .data = d, .n_train = n_train, .seed = seed, .epoch = -1, .ignored = ignored };
     b->order = ARENA_NEW(a, int64_t, n_train > 0 ? n_train : 1);
@@ -37,19 +38,20 @@ static void fill_sequence(const struct batches *b, int64_t sequence, int32_t *to
         labels[s] = sequence < 0 || s + 1 == S || t[s + 1] == b->ignored ? -1 : t[s + 1];
 }
 
-void batches_fill(struct batches *b, const struct plan *p, int64_t epoch, int64_t first, int64_t n, int64_t micro, int rank,
-                  int32_t *tokens, int32_t *labels, int64_t *slot)
+void batches_fill(struct batches *b, const struct plan *p, int64_t epoch, int64_t first, int64_t n,
+                  int64_t micro, int rank, int32_t *tokens, int32_t *labels, int64_t *slot)
 {
     const int64_t S = p->sequence;
     for (int64_t i = 0; i < p->micro_batch; i++) {
         const int64_t at = (micro * p->n_ranks + rank) * p->micro_batch + i;
         slot[i] = at < n ? at : -1;
-        fill_sequence(b, at < n ? batches_sequence(b, epoch, first + at) : -1, tokens + i * S, labels + i * S);
+        fill_sequence(b, at < n ? batches_sequence(b, epoch, first + at) : -1, tokens + i * S,
+                      labels + i * S);
     }
 }
 
-void batches_fill_eval(const struct batches *b, const struct plan *p, int64_t begin, int64_t end, int64_t block, int rank,
-                       int32_t *tokens, int32_t *labels, int64_t *slot)
+void batches_fill_eval(const struct batches *b, const struct plan *p, int64_t begin, int64_t end,
+                       int64_t block, int rank, int32_t *tokens, int32_t *labels, int64_t *slot)
 {
     const int64_t S = p->sequence;
     for (int64_t i = 0; i < p->micro_batch; i++) {

@@ -37,7 +37,8 @@ static void add_row(struct check *k, const char *name, double error, int kind)
 
 /* A copy of a tensor of the reference (in the file it may stand at any alignment), which must have exactly this
  * shape; NULL and an error otherwise. */
-static const void *want(const struct check *k, const char *name, enum dtype t, int n_dims, const int64_t *shape, struct err *e)
+static const void *want(const struct check *k, const char *name, enum dtype t, int n_dims,
+                        const int64_t *shape, struct err *e)
 {
     const struct safetensor *x = safetensors_find(k->reference, name);
     if (!x) {
@@ -48,8 +49,9 @@ static const void *want(const struct check *k, const char *name, enum dtype t, i
     for (int i = 0; same && i < n_dims; i++)
         same = x->shape[i] == shape[i];
     if (!same)
-        err_set(e, "%s: tensor %s has another dtype or shape than the model gives (expected %s, %d dimensions)", k->c->reference, name,
-                num_dtype_name(t), n_dims);
+        err_set(e,
+                "%s: tensor %s has another dtype or shape than the model gives (expected %s, %d dimensions)",
+                k->c->reference, name, num_dtype_name(t), n_dims);
     return same ? memcpy(arena_alloc(k->setup.arena, x->bytes), x->data, x->bytes) : NULL;
 }
 
@@ -59,7 +61,8 @@ static bool open_reference(struct check *k, struct err *e)
     if (!k->reference)
         return false;
     const struct safetensor *ids = safetensors_find(k->reference, "input_ids");
-    if (!ids || ids->dtype != I32 || ids->n_dims != 3 || ids->shape[0] < 1 || ids->shape[1] < 1 || ids->shape[2] < 2)
+    if (!ids || ids->dtype != I32 || ids->n_dims != 3 || ids->shape[0] < 1 || ids->shape[1] < 1 ||
+        ids->shape[2] < 2)
         return err_set(e, "%s: tensor input_ids: expected I32 [steps, B, S]", k->c->reference);
     k->steps = ids->shape[0];
     k->batch = ids->shape[1];
@@ -68,8 +71,11 @@ static bool open_reference(struct check *k, struct err *e)
     memcpy(tokens, ids->data, (size_t)(k->steps * k->batch * k->sequence) * sizeof *tokens);
     for (int64_t i = 0; i < k->steps * k->batch * k->sequence; i++)
         if (tokens[i] < 0 || tokens[i] >= k->setup.model.vocab)
-            return err_set(e, "%s: input_ids[%lld] = %d, expected 0 to %lld", k->c->reference, (long long)i, tokens[i], (long long)k->setup.model.vocab - 1);
-    k->data = (struct dataset){ .n_sequences = k->steps * k->batch, .sequence_length = k->sequence, .tokens = tokens };
+            return err_set(e, "%s: input_ids[%lld] = %d, expected 0 to %lld", k->c->reference, (long long)i,
+                           tokens[i], (long long)k->setup.model.vocab - 1);
+    k->data = (struct dataset){ .n_sequences = k->steps * k->batch,
+                                .sequence_length = k->sequence,
+                                .tokens = tokens };
     return true;
 }
 
@@ -104,7 +110,8 @@ static bool check_logits(struct check *k, struct err *e)
     const struct program *p = &k->forward.program;
     if (!ref)
         return false;
-    memcpy(exec_at(&k->forward.exec, p->value[k->forward.values.tokens]), k->data.tokens, (size_t)(k->batch * k->sequence) * sizeof(int32_t));
+    memcpy(exec_at(&k->forward.exec, p->value[k->forward.values.tokens]), k->data.tokens,
+           (size_t)(k->batch * k->sequence) * sizeof(int32_t));
     exec_run(&k->forward.exec, LIST_EVAL);
     const float *got = exec_at(&k->forward.exec, p->value[k->forward.values.logits]);
     double top = 0, off = 0;
@@ -117,13 +124,15 @@ static bool check_logits(struct check *k, struct err *e)
     return true;
 }
 
-static bool check_scalars(struct check *k, const char *name, const double *got, int64_t n, int kind, bool optional, struct err *e)
+static bool check_scalars(struct check *k, const char *name, const double *got, int64_t n, int kind,
+                          bool optional, struct err *e)
 {
     if (optional && !safetensors_find(k->reference, name))
         return true;
     const double *ref = want(k, name, F64, 1, &n, e);
     for (int64_t i = 0; ref && i < n; i++)
-        add_row(k, n == 1 ? name : arena_printf(k->setup.arena, "%s[%lld]", name, (long long)i), fabs(got[i] - ref[i]) / fmax(fabs(ref[i]), 1e-30), kind);
+        add_row(k, n == 1 ? name : arena_printf(k->setup.arena, "%s[%lld]", name, (long long)i),
+                fabs(got[i] - ref[i]) / fmax(fabs(ref[i]), 1e-30), kind);
     return ref != NULL;
 }
 
@@ -143,7 +152,8 @@ static bool check_aux(struct check *k, struct err *e)
 static bool check_piece(struct check *k, int param, const struct piece *s, struct err *e)
 {
     const char *name = arena_printf(k->setup.arena, "grad.%s", s->tensor);
-    const float *ref = want(k, name, F32, s->n_dims, s->shape, e), *got = weights_gradient_at(&k->training.exec, param, s->offset);
+    const float *ref = want(k, name, F32, s->n_dims, s->shape, e),
+                *got = weights_gradient_at(&k->training.exec, param, s->offset);
     double off = 0, top = 0;
     for (int64_t i = 0; ref && i < s->n_elements; i++) {
         const double d = (double)got[i] - ref[s->at + i];
@@ -151,7 +161,10 @@ static bool check_piece(struct check *k, int param, const struct piece *s, struc
         top += (double)ref[s->at + i] * ref[s->at + i];
     }
     if (ref)
-        add_row(k, s->n_elements == s->shape[0] * (s->n_dims > 1 ? s->shape[1] : 1) ? name : arena_printf(k->setup.arena, "%s from %lld", name, (long long)s->at),
+        add_row(k,
+                s->n_elements == s->shape[0] * (s->n_dims > 1 ? s->shape[1] : 1)
+                    ? name
+                    : arena_printf(k->setup.arena, "%s from %lld", name, (long long)s->at),
                 top > 0 ? sqrt(off / top) : sqrt(off), GRADIENT);
     return ref != NULL;
 }
@@ -168,13 +181,15 @@ static bool check_gradients(struct check *k, struct err *e)
             if (!check_piece(k, i, &list->item[i].piece[j], e))
                 return false;
     for (int i = 0; i < FLATS; i++)
-        memset(exec_at(&k->training.exec, p->gradients[i]), 0, (size_t)p->buffers[p->gradients[i].buffer].bytes);
+        memset(exec_at(&k->training.exec, p->gradients[i]), 0,
+               (size_t)p->buffers[p->gradients[i].buffer].bytes);
     return true;
 }
 
 static bool check_steps(struct check *k, struct err *e)
 {
-    double *loss = ARENA_NEW(k->setup.arena, double, k->steps), *norm = ARENA_NEW(k->setup.arena, double, k->steps);
+    double *loss = ARENA_NEW(k->setup.arena, double, k->steps),
+           *norm = ARENA_NEW(k->setup.arena, double, k->steps);
     if (!safetensors_find(k->reference, "train_loss"))
         return true;
     for (int64_t i = 0; i < k->steps; i++) {
@@ -183,7 +198,8 @@ static bool check_steps(struct check *k, struct err *e)
         loss[i] = r.loss;
         norm[i] = r.grad_norm;
     }
-    return check_scalars(k, "train_loss", loss, k->steps, LOSS, false, e) && check_scalars(k, "grad_norm", norm, k->steps, NORM, false, e);
+    return check_scalars(k, "train_loss", loss, k->steps, LOSS, false, e) &&
+           check_scalars(k, "grad_norm", norm, k->steps, NORM, false, e);
 }
 
 static int worst_first(const void *x, const void *y)
@@ -201,11 +217,14 @@ static bool print_table(struct check *k, struct err *e)
     for (int i = 0; i < k->n_rows; i++) {
         const struct row *r = &k->rows[i];
         bad += !(r->error <= r->limit);
-        printf("%-72s %12.3e %12.1e%s\n", r->name, r->error, r->limit, r->error <= r->limit ? "" : "  <-- past tolerance");
+        printf("%-72s %12.3e %12.1e%s\n", r->name, r->error, r->limit,
+               r->error <= r->limit ? "" : "  <-- past tolerance");
     }
     if (bad)
-        return err_code(e, EXIT_MISMATCH, "%d of %d comparisons are past tolerance; the worst is %s", bad, k->n_rows, k->rows[0].name);
-    printf("all %d comparisons are within tolerance; the worst uses %.0f %% of it\n", k->n_rows, 100 * k->rows[0].error / k->rows[0].limit);
+        return err_code(e, EXIT_MISMATCH, "%d of %d comparisons are past tolerance; the worst is %s", bad,
+                        k->n_rows, k->rows[0].name);
+    printf("all %d comparisons are within tolerance; the worst uses %.0f %% of it\n", k->n_rows,
+           100 * k->rows[0].error / k->rows[0].limit);
     return true;
 }
 

@@ -56,7 +56,8 @@ static void upload_constants(struct exec *x)
     const struct program *p = x->program;
     for (int v = 0; v < p->graph->n_values; v++)
         if (p->graph->values[v].kind == VALUE_CONST && p->value[v].buffer >= 0)
-            memcpy(exec_at(x, p->value[v]), p->graph->values[v].data, (size_t)p->buffers[p->value[v].buffer].bytes);
+            memcpy(exec_at(x, p->value[v]), p->graph->values[v].data,
+                   (size_t)p->buffers[p->value[v].buffer].bytes);
 }
 
 void exec_new(struct arena *a, struct program *p, struct exec *x)
@@ -128,7 +129,8 @@ static void reduce(const struct exec *x, const struct instr *in)
     for (int m = 0; m < n; m++)
         most = f->cut[m + 1] - f->cut[m] > most ? f->cut[m + 1] - f->cut[m] : most;
     for (int64_t at = 0; at < most; at += in->n) {
-        const int64_t first = clamp(f->cut[own] + at, 0, f->cut[own + 1]), mine = clamp(f->cut[own + 1] - first, 0, in->n);
+        const int64_t first = clamp(f->cut[own] + at, 0, f->cut[own + 1]),
+                      mine = clamp(f->cut[own + 1] - first, 0, in->n);
         for (int m = 0; m < n; m++) {
             const int fine = layout_fine_of(f, m);
             r.send_at[m] = clamp(f->cut[fine] + at, 0, f->cut[fine + 1]);

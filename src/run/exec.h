@@ -4,26 +4,26 @@
 #include "device/comm.h"
 #include "sched/sched.h"
 enum time_class { TIME_COMPUTE, TIME_EXCHANGE, TIME_REDUCE, TIME_OPTIMIZER, TIME_CLASSES };
-struct step_control { /* set by the host before LIST_UPDATE */
+struct step_control {              /* set by the host before LIST_UPDATE */
     double lr, beta1, beta2, clip; /* clip 0 = off */
     int64_t step;                  /* 1-based */
 };
 struct exec {
     struct program *program;
     char *slab;
-    struct call *calls[LISTS];          /* by instruction; pointers bound */
+    struct call *calls[LISTS]; /* by instruction; pointers bound */
     struct comm_group *replica[FLATS], *mirror[FLATS], *shard[FLATS], *expert;
     struct step_control control;
-    bool refuse;                        /* set by the host: stop before the update, whatever the gradient */
+    bool refuse; /* set by the host: stop before the update, whatever the gradient */
     double grad_norm;
-    int64_t bad_chunk;                  /* first chunk of the gradient that is not finite; -1 */
-    int64_t rounds, most_rounds;        /* of the exchange loop under way; most since cleared */
-    int64_t *scratch;                   /* 8 arrays of n_ranks for exchanges */
-    double seconds[TIME_CLASSES];       /* since cleared */
+    int64_t bad_chunk;            /* first chunk of the gradient that is not finite; -1 */
+    int64_t rounds, most_rounds;  /* of the exchange loop under way; most since cleared */
+    int64_t *scratch;             /* 8 arrays of n_ranks for exchanges */
+    double seconds[TIME_CLASSES]; /* since cleared */
 };
 void exec_new(struct arena *a, struct program *p, struct exec *x);
 void exec_free(struct exec *x);
 /* false only for LIST_UPDATE with a non-finite gradient: nothing was updated, bad_chunk tells where. */
 bool exec_run(struct exec *x, enum list_kind which);
 void *exec_at(const struct exec *x, struct ref r); /* NULL for no buffer */
-double exec_now(void); /* seconds */
+double exec_now(void);                             /* seconds */

@@ -71,7 +71,9 @@ static bool encode_prompt(struct generation *g, struct err *e)
     g->n_prompt = g->n;
     for (int64_t i = 0; i < g->n; i++)
         if (g->ids[i] >= g->setup.model.vocab)
-            return err_code(e, EXIT_MISMATCH, "the tokenizer gives id %d, but vocab_size of the model is %lld", g->ids[i], (long long)g->setup.model.vocab);
+            return err_code(e, EXIT_MISMATCH,
+                            "the tokenizer gives id %d, but vocab_size of the model is %lld", g->ids[i],
+                            (long long)g->setup.model.vocab);
     return n >= 0;
 }
 
@@ -88,7 +90,8 @@ static void extend(struct generation *g)
         exec_run(&g->engine.exec, LIST_EVAL);
         for (int64_t v = 0; v < V; v++)
             list[v] = (struct candidate){ logits[(g->n - 1) * V + v], (int32_t)v };
-        const int32_t id = sample(list, V, c->temperature, c->top_p, rng_uniform((uint64_t)c->seed, 0x67656e, (uint64_t)g->n));
+        const int32_t id = sample(list, V, c->temperature, c->top_p,
+                                  rng_uniform((uint64_t)c->seed, 0x67656e, (uint64_t)g->n));
         g->ids[g->n++] = id;
         if (id == bpe_eos(g->bpe))
             break;
@@ -104,8 +107,8 @@ static void print_text(const struct generation *g)
         const bool ended = g->ids[g->n - 1] == bpe_eos(g->bpe);
         str_add(&s, "{\"text\": ");
         str_add_json(&s, text, bytes);
-        str_addf(&s, ", \"prompt_tokens\": %lld, \"new_tokens\": %lld, \"ended\": %s}", (long long)g->n_prompt, (long long)(g->n - g->n_prompt),
-                 ended ? "true" : "false");
+        str_addf(&s, ", \"prompt_tokens\": %lld, \"new_tokens\": %lld, \"ended\": %s}",
+                 (long long)g->n_prompt, (long long)(g->n - g->n_prompt), ended ? "true" : "false");
         puts(s.text);
     } else {
         fwrite(text, 1, bytes, stdout);
@@ -121,8 +124,9 @@ static bool generate(struct generation *g, struct err *e)
         return false;
     const int64_t S = g->n + g->c->max_new_tokens;
     if (S > g->setup.model.max_positions)
-        return err_code(e, EXIT_USAGE, "prompt and --max_new_tokens make %lld positions, max_position_embeddings is %lld", (long long)S,
-                        (long long)g->setup.model.max_positions);
+        return err_code(e, EXIT_USAGE,
+                        "prompt and --max_new_tokens make %lld positions, max_position_embeddings is %lld",
+                        (long long)S, (long long)g->setup.model.max_positions);
     setup_small_plan(&g->setup, 1, S, &p);
     engine_build(&g->setup, &p, false, true, NULL, &g->engine);
     if (!engine_load(&g->setup, &g->engine, g->c->init, g->c->seed, NULL, &how, e))

@@ -8,12 +8,16 @@ enum { POSITION_VERSION = 1 };
 char *position_write(struct arena *a, const struct position *p)
 {
     struct str s = str_new(a, 1u << 16);
-    str_addf(&s, "{\n  \"version\": %d,\n  \"step\": %lld,\n  \"epoch\": %lld,\n  \"sample\": %lld,\n", POSITION_VERSION,
-             (long long)p->step, (long long)p->epoch, (long long)p->sample);
-    str_addf(&s, "  \"tokens\": %lld,\n  \"seed\": %lld,\n  \"train_sequences\": %lld,\n  \"global_batch\": %lld,\n",
-             (long long)p->tokens, (long long)p->seed, (long long)p->n_train, (long long)p->global_batch);
-    str_addf(&s, "  \"dataset\": \"%s\",\n  \"model\": \"%s\",\n  \"plan\": \"%s\",\n", p->dataset, p->model, p->plan);
-    str_addf(&s, "  \"loss\": %.17g,\n  \"best_eval\": %.17g,\n  \"best_step\": %lld\n}\n", p->loss, p->best_eval, (long long)p->best_step);
+    str_addf(&s, "{\n  \"version\": %d,\n  \"step\": %lld,\n  \"epoch\": %lld,\n  \"sample\": %lld,\n",
+             POSITION_VERSION, (long long)p->step, (long long)p->epoch, (long long)p->sample);
+    str_addf(
+        &s,
+        "  \"tokens\": %lld,\n  \"seed\": %lld,\n  \"train_sequences\": %lld,\n  \"global_batch\": %lld,\n",
+        (long long)p->tokens, (long long)p->seed, (long long)p->n_train, (long long)p->global_batch);
+    str_addf(&s, "  \"dataset\": \"%s\",\n  \"model\": \"%s\",\n  \"plan\": \"%s\",\n", p->dataset, p->model,
+             p->plan);
+    str_addf(&s, "  \"loss\": %.17g,\n  \"best_eval\": %.17g,\n  \"best_step\": %lld\n}\n", p->loss,
+             p->best_eval, (long long)p->best_step);
     return s.text;
 }
 
@@ -37,14 +41,19 @@ static bool read_position(const struct json *j, struct position *p, struct err *
     if (!json_want_int(j, r, "version", 0, INT32_MAX, &version, e))
         return false;
     if (version != POSITION_VERSION)
-        return json_err(j, r, "version", e, "this program reads version %d, found %lld", POSITION_VERSION, (long long)version);
-    return json_want_int(j, r, "step", 0, INT64_MAX, &p->step, e) && json_want_int(j, r, "epoch", 0, INT64_MAX, &p->epoch, e) &&
-           json_want_int(j, r, "sample", 0, INT64_MAX, &p->sample, e) && json_want_int(j, r, "tokens", 0, INT64_MAX, &p->tokens, e) &&
+        return json_err(j, r, "version", e, "this program reads version %d, found %lld", POSITION_VERSION,
+                        (long long)version);
+    return json_want_int(j, r, "step", 0, INT64_MAX, &p->step, e) &&
+           json_want_int(j, r, "epoch", 0, INT64_MAX, &p->epoch, e) &&
+           json_want_int(j, r, "sample", 0, INT64_MAX, &p->sample, e) &&
+           json_want_int(j, r, "tokens", 0, INT64_MAX, &p->tokens, e) &&
            json_want_int(j, r, "seed", INT64_MIN, INT64_MAX, &p->seed, e) &&
            json_want_int(j, r, "train_sequences", 1, INT64_MAX, &p->n_train, e) &&
-           json_want_int(j, r, "global_batch", 1, INT64_MAX, &p->global_batch, e) && want_text(j, "dataset", p->dataset, e) &&
-           want_text(j, "model", p->model, e) && want_text(j, "plan", p->plan, e) && json_want_number(j, r, "loss", &p->loss, e) &&
-           json_want_number(j, r, "best_eval", &p->best_eval, e) && json_want_int(j, r, "best_step", 0, INT64_MAX, &p->best_step, e);
+           json_want_int(j, r, "global_batch", 1, INT64_MAX, &p->global_batch, e) &&
+           want_text(j, "dataset", p->dataset, e) && want_text(j, "model", p->model, e) &&
+           want_text(j, "plan", p->plan, e) && json_want_number(j, r, "loss", &p->loss, e) &&
+           json_want_number(j, r, "best_eval", &p->best_eval, e) &&
+           json_want_int(j, r, "best_step", 0, INT64_MAX, &p->best_step, e);
 }
 
 bool position_parse(const char *text, const char *path, struct position *p, struct err *e)
@@ -58,17 +67,24 @@ bool position_parse(const char *text, const char *path, struct position *p, stru
     return ok;
 }
 
-bool position_matches(const struct position *saved, const struct position *now, const char *path, struct err *e)
+bool position_matches(const struct position *saved, const struct position *now, const char *path,
+                      struct err *e)
 {
     if (strcmp(saved->dataset, now->dataset) != 0)
-        return err_code(e, EXIT_MISMATCH, "%s: trained on dataset %s, but --dataset_path has fingerprint %s", path, saved->dataset, now->dataset);
+        return err_code(e, EXIT_MISMATCH, "%s: trained on dataset %s, but --dataset_path has fingerprint %s",
+                        path, saved->dataset, now->dataset);
     if (strcmp(saved->model, now->model) != 0)
-        return err_code(e, EXIT_MISMATCH, "%s: holds model configuration %s, but --model_id has fingerprint %s", path, saved->model, now->model);
+        return err_code(e, EXIT_MISMATCH,
+                        "%s: holds model configuration %s, but --model_id has fingerprint %s", path,
+                        saved->model, now->model);
     if (saved->n_train != now->n_train)
-        return err_code(e, EXIT_MISMATCH, "%s: trained on %lld sequences of the dataset, this run on %lld (--eval_sequences changed): the order of "
-                        "samples would differ", path, (long long)saved->n_train, (long long)now->n_train);
+        return err_code(e, EXIT_MISMATCH,
+                        "%s: trained on %lld sequences of the dataset, this run on %lld (--eval_sequences "
+                        "changed): the order of "
+                        "samples would differ",
+                        path, (long long)saved->n_train, (long long)now->n_train);
     if (saved->seed != now->seed)
-        return err_code(e, EXIT_MISMATCH, "%s: --seed was %lld, now %lld: the order of samples would differ", path, (long long)saved->seed,
-                        (long long)now->seed);
+        return err_code(e, EXIT_MISMATCH, "%s: --seed was %lld, now %lld: the order of samples would differ",
+                        path, (long long)saved->seed, (long long)now->seed);
     return true;
 }

@@ -10,10 +10,11 @@ static const char *zero_text(const struct plan *p)
 
 static void add_memory(struct str *out, const struct plan *p, int64_t limit)
 {
-    str_addf(out, "memory of the largest rank: %lld bytes (%.3f GB of %.3f GB), all of it one allocation\n", (long long)p->memory.peak_bytes,
-             (double)p->memory.peak_bytes / 1e9, (double)limit / 1e9);
+    str_addf(out, "memory of the largest rank: %lld bytes (%.3f GB of %.3f GB), all of it one allocation\n",
+             (long long)p->memory.peak_bytes, (double)p->memory.peak_bytes / 1e9, (double)limit / 1e9);
     for (int i = 0; i < MEM_CLASSES; i++)
-        str_addf(out, "  %-12s %15lld bytes  %5.1f %%\n", plan_class_name[i], (long long)p->memory.class_bytes[i],
+        str_addf(out, "  %-12s %15lld bytes  %5.1f %%\n", plan_class_name[i],
+                 (long long)p->memory.class_bytes[i],
                  100 * (double)p->memory.class_bytes[i] / (double)p->memory.peak_bytes);
 }
 
@@ -23,39 +24,57 @@ static void add_time(struct str *out, const struct setup *s, const struct plan *
     model_flops_per_token(&s->model, p->sequence, &honest, &example);
     const double tokens = (double)(p->global_batch * p->sequence), seconds = p->cost.step_us / 1e6;
     const double peak = s->cluster.peak_flops_per_s * p->n_ranks;
-    str_addf(out, "predicted step: %.3f s, %.0f tokens/s, MFU %.1f %% (6 x active parameters + causal attention; %.1f %% as 6 x 'activated', no attention)\n",
-             seconds, tokens / seconds, 100 * tokens * honest / seconds / peak, 100 * tokens * example / seconds / peak);
-    str_addf(out, "  compute %.1f ms, token exchange %.1f ms, gradient and weight collectives %.1f ms, optimizer %.1f ms\n", p->cost.compute_us / 1e3,
-             p->cost.exchange_us / 1e3, p->cost.reduce_us / 1e3, p->cost.optimizer_us / 1e3);
+    str_addf(out,
+             "predicted step: %.3f s, %.0f tokens/s, MFU %.1f %% (6 x active parameters + causal attention; "
+             "%.1f %% as 6 x 'activated', no attention)\n",
+             seconds, tokens / seconds, 100 * tokens * honest / seconds / peak,
+             100 * tokens * example / seconds / peak);
+    str_addf(out,
+             "  compute %.1f ms, token exchange %.1f ms, gradient and weight collectives %.1f ms, optimizer "
+             "%.1f ms\n",
+             p->cost.compute_us / 1e3, p->cost.exchange_us / 1e3, p->cost.reduce_us / 1e3,
+             p->cost.optimizer_us / 1e3);
 }
 
 static void add_alternatives(struct str *out, const struct plan *best, const struct search_result *found)
 {
     char reason[256];
-    str_addf(out, "%d candidates, %d of them larger than the memory limit; the next best:\n", found->n_candidates, found->n_too_large);
+    str_addf(out, "%d candidates, %d of them larger than the memory limit; the next best:\n",
+             found->n_candidates, found->n_too_large);
     for (int i = 1; i < found->n; i++) {
         const struct plan *p = &found->best[i];
         search_reason(best, p, reason, sizeof reason);
-        str_addf(out, "  expert parallel %d, ZeRO-1 %s, micro-batch %lld x %lld: %s\n", p->expert_parallel, zero_text(p), (long long)p->micro_batch,
-                 (long long)p->accumulation, reason);
+        str_addf(out, "  expert parallel %d, ZeRO-1 %s, micro-batch %lld x %lld: %s\n", p->expert_parallel,
+                 zero_text(p), (long long)p->micro_batch, (long long)p->accumulation, reason);
     }
     if (found->n < 2)
         str_add(out, "  none that fits\n");
 }
 
-void report_plan(struct str *out, const struct setup *s, const struct plan *p, const struct search_result *found, int64_t limit)
+void report_plan(struct str *out, const struct setup *s, const struct plan *p,
+                 const struct search_result *found, int64_t limit)
 {
     char hash[17];
     plan_hash(p, hash);
     str_addf(out, "plan %s for model %s\n", hash, s->model.fingerprint);
-    str_addf(out, "ranks: %d in %d scale unit%s of %d; data parallel over all, experts over %d, ZeRO-1 %s\n", p->n_ranks, p->n_ranks / p->unit_ranks,
-             p->n_ranks > p->unit_ranks ? "s" : "", p->unit_ranks, p->expert_parallel, zero_text(p));
-    str_addf(out, "step: %lld sequences of %lld = micro-batch %lld per rank x %lld accumulated x %d ranks = %lld tokens\n", (long long)p->global_batch,
-             (long long)p->sequence, (long long)p->micro_batch, (long long)p->accumulation, p->n_ranks, (long long)(p->global_batch * p->sequence));
+    str_addf(out, "ranks: %d in %d scale unit%s of %d; data parallel over all, experts over %d, ZeRO-1 %s\n",
+             p->n_ranks, p->n_ranks / p->unit_ranks, p->n_ranks > p->unit_ranks ? "s" : "", p->unit_ranks,
+             p->expert_parallel, zero_text(p));
+    str_addf(out,
+             "step: %lld sequences of %lld = micro-batch %lld per rank x %lld accumulated x %d ranks = %lld "
+             "tokens\n",
+             (long long)p->global_batch, (long long)p->sequence, (long long)p->micro_batch,
+             (long long)p->accumulation, p->n_ranks, (long long)(p->global_batch * p->sequence));
     if (p->expert_parallel > 1)
-        str_addf(out, "token exchange: room for %lld rows per rank and round; more rows take more rounds, none is dropped\n", (long long)p->row_capacity);
+        str_addf(out,
+                 "token exchange: room for %lld rows per rank and round; more rows take more rounds, none is "
+                 "dropped\n",
+                 (long long)p->row_capacity);
     if (p->reproducible)
-        str_addf(out, "reproducible: experts multiply %lld rows at a time, expert gradients are kept apart for %d senders\n", (long long)p->tile, p->expert_parallel);
+        str_addf(out,
+                 "reproducible: experts multiply %lld rows at a time, expert gradients are kept apart for %d "
+                 "senders\n",
+                 (long long)p->tile, p->expert_parallel);
     add_memory(out, p, limit);
     add_time(out, s, p);
     if (found->n)

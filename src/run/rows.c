@@ -4,7 +4,7 @@
 #include "base/err.h"
 #include <string.h>
 
-struct segment { /* part of the rows (expert, sender) that falls into the round */
+struct segment {        /* part of the rows (expert, sender) that falls into the round */
     int64_t begin, end; /* rows of the receiver's buffer */
     int64_t first;      /* first row in the sender's buffer */
 };
@@ -24,8 +24,13 @@ struct walk {
 static struct walk walk_begin(const struct exec *x, const struct rows *r, int receiver)
 {
     const struct plan *p = &x->program->plan;
-    return (struct walk){ .r = r, .tile = p->tile, .low = r->round * p->row_capacity, .high = (r->round + 1) * p->row_capacity,
-                          .per_member = r->experts / p->expert_parallel, .members = p->expert_parallel, .receiver = receiver };
+    return (struct walk){ .r = r,
+                          .tile = p->tile,
+                          .low = r->round * p->row_capacity,
+                          .high = (r->round + 1) * p->row_capacity,
+                          .per_member = r->experts / p->expert_parallel,
+                          .members = p->expert_parallel,
+                          .receiver = receiver };
 }
 
 static int64_t count_of(const struct rows *r, int member, int64_t expert)
@@ -131,7 +136,8 @@ static void plan_exchange(struct exec *x, const struct rows *r, struct comm_rows
 }
 
 /* Copies between the staging order (by sender) and the order of the experts. */
-static void reorder(struct exec *x, const struct instr *in, const struct rows *r, const struct comm_rows *c, bool to_experts)
+static void reorder(struct exec *x, const struct instr *in, const struct rows *r, const struct comm_rows *c,
+                    bool to_experts)
 {
     const int n = x->program->plan.expert_parallel;
     float *rows = exec_at(x, in->ref[1]), *staging = exec_at(x, in->ref[4]);
@@ -144,7 +150,8 @@ static void reorder(struct exec *x, const struct instr *in, const struct rows *r
         for (int s = 0; s < n; s++) {
             const struct segment g = walk_next(&w, e, s);
             float *a = rows + g.begin * in->row_elements, *b = staging + cursor[s] * in->row_elements;
-            memcpy(to_experts ? a : b, to_experts ? b : a, (size_t)((g.end - g.begin) * in->row_elements) * sizeof(float));
+            memcpy(to_experts ? a : b, to_experts ? b : a,
+                   (size_t)((g.end - g.begin) * in->row_elements) * sizeof(float));
             cursor[s] += g.end - g.begin;
         }
 }

@@ -23,8 +23,10 @@ static const char *last_component(struct arena *a, const char *path)
 const char *run_directory(const struct run *r)
 {
     const struct config *c = r->config;
-    const char *name = c->name && c->name[0] ? c->name
-                                             : arena_printf(r->arena, "%s-%s", last_component(r->arena, c->model_id), last_component(r->arena, c->dataset_path));
+    const char *name = c->name && c->name[0]
+                           ? c->name
+                           : arena_printf(r->arena, "%s-%s", last_component(r->arena, c->model_id),
+                                          last_component(r->arena, c->dataset_path));
     return arena_printf(r->arena, "%s/%s", c->output_dir, name);
 }
 
@@ -46,7 +48,11 @@ static bool choose_resume(struct run *r, struct err *e)
         r->resumed_from = has_own ? own : NULL;
         return true;
     }
-    return !has_own || err_code(e, EXIT_USAGE, "%s already holds a run: --resume_path last continues it, another --name starts a new one", r->directory);
+    return !has_own ||
+           err_code(
+               e, EXIT_USAGE,
+               "%s already holds a run: --resume_path last continues it, another --name starts a new one",
+               r->directory);
 }
 
 static bool write_text(const char *path, const struct str *s, struct err *e)
@@ -63,7 +69,9 @@ static bool write_description(struct run *r, struct err *e)
     str_clear(&s);
     struct arena *a = arena_new("plan text");
     struct model_values v;
-    const struct model_options o = { .batch = plan_graph_batch(&r->plan), .sequence = r->plan.sequence, .compat_nnscaler = r->config->compat_nnscaler };
+    const struct model_options o = { .batch = plan_graph_batch(&r->plan),
+                                     .sequence = r->plan.sequence,
+                                     .compat_nnscaler = r->config->compat_nnscaler };
     plan_write(&r->plan, deepseek_v2_graph(a, &r->setup.model, &o, &v), &s, r->plan_hash);
     arena_free(a);
     return write_text(arena_printf(r->arena, "%s/plan.json", r->directory), &s, e);
@@ -124,10 +132,12 @@ static bool resume_from(struct run *r, const struct ckpt *c, struct err *e)
     struct position saved;
     const char *state = ckpt_train_state(c);
     if (!state)
-        return err_code(e, EXIT_MISMATCH, "%s: not a checkpoint of moec (no train_state.json); use it as --model_id instead", r->resumed_from);
+        return err_code(e, EXIT_MISMATCH,
+                        "%s: not a checkpoint of moec (no train_state.json); use it as --model_id instead",
+                        r->resumed_from);
     if (!position_parse(state, arena_printf(r->arena, "%s/train_state.json", r->resumed_from), &saved, e) ||
-        !position_matches(&saved, r->position, r->resumed_from, e) || !ckpt_match(c, &r->engine.graph->params, e) ||
-        !weights_load_state(&r->engine.exec, c, e))
+        !position_matches(&saved, r->position, r->resumed_from, e) ||
+        !ckpt_match(c, &r->engine.graph->params, e) || !weights_load_state(&r->engine.exec, c, e))
         return false;
     for (int i = 0; i < r->engine.graph->params.n; i++)
         r->stored[i] = ckpt_stored(c, &r->engine.graph->params.item[i]);
@@ -164,10 +174,19 @@ void run_save(struct run *r)
     struct weights_pointers w;
     weights_pointers(a, &r->engine.exec, mine, &w);
     const struct ckpt_job job = {
-        .directory = arena_printf(a, "%s/checkpoints/step-%08lld", r->directory, (long long)r->position->step),
-        .params = &r->engine.graph->params, .n_ranks = r->plan.n_ranks, .holding = r->holdings, .stored = r->stored,
-        .model_dir = r->setup.model_dir, .train_state = position_write(a, r->position), .max_shard_bytes = 5000000000,
-        .weight = w.weight, .exp_avg = w.exp_avg, .exp_avg_sq = w.exp_avg_sq, .state_weight = w.state_weight,
+        .directory =
+            arena_printf(a, "%s/checkpoints/step-%08lld", r->directory, (long long)r->position->step),
+        .params = &r->engine.graph->params,
+        .n_ranks = r->plan.n_ranks,
+        .holding = r->holdings,
+        .stored = r->stored,
+        .model_dir = r->setup.model_dir,
+        .train_state = position_write(a, r->position),
+        .max_shard_bytes = 5000000000,
+        .weight = w.weight,
+        .exp_avg = w.exp_avg,
+        .exp_avg_sq = w.exp_avg_sq,
+        .state_weight = w.state_weight,
     };
     all_done(comm_rank() != 0 || ckpt_begin(&job, &e), &e);
     all_done(ckpt_write(&job, comm_rank(), &e), &e);
@@ -185,8 +204,9 @@ static void print_bar(const struct run *r, const struct step_report *s, double t
     for (int i = 0; i < WIDTH; i++)
         bar[i] = i < done ? '=' : ' ';
     bar[WIDTH] = 0;
-    printf("\r[%s] %lld/%lld loss %.4f norm %.3f lr %.2e %.0f tok/s MFU %.1f%% ETA %.0f s   ", bar, (long long)r->position->step,
-           (long long)r->total_steps, s->result.loss, s->result.grad_norm, s->lr, tokens_per_s, 100 * mfu, r->eta_seconds);
+    printf("\r[%s] %lld/%lld loss %.4f norm %.3f lr %.2e %.0f tok/s MFU %.1f%% ETA %.0f s   ", bar,
+           (long long)r->position->step, (long long)r->total_steps, s->result.loss, s->result.grad_norm,
+           s->lr, tokens_per_s, 100 * mfu, r->eta_seconds);
     if (s->eval_loss >= 0 || r->position->step == r->total_steps)
         printf("\n");
 }
@@ -195,14 +215,18 @@ static void print_line(const struct run *r, const struct step_report *s, double 
 {
     if (r->bar)
         print_bar(r, s, tokens_per_s, mfu);
-    else if (r->position->step % r->config->log_every == 0 || r->position->step == r->total_steps || r->position->step == 1)
-        printf("step %lld/%lld | loss %.6f | bits/token %.4f | aux %.6f | grad norm %.4f | lr %.3e | tokens %lld | tok/s %.0f | MFU %.2f%% | "
+    else if (r->position->step % r->config->log_every == 0 || r->position->step == r->total_steps ||
+             r->position->step == 1)
+        printf("step %lld/%lld | loss %.6f | bits/token %.4f | aux %.6f | grad norm %.4f | lr %.3e | tokens "
+               "%lld | tok/s %.0f | MFU %.2f%% | "
                "expert load max/mean %.2f | rounds %lld | dropped 0 | ETA %.0f s\n",
-               (long long)r->position->step, (long long)r->total_steps, s->result.loss, s->result.loss / log(2.0), s->result.aux, s->result.grad_norm,
-               s->lr, (long long)r->position->tokens, tokens_per_s, 100 * mfu, step_load_ratio(&r->stepper, -1), (long long)s->rounds, r->eta_seconds);
+               (long long)r->position->step, (long long)r->total_steps, s->result.loss,
+               s->result.loss / log(2.0), s->result.aux, s->result.grad_norm, s->lr,
+               (long long)r->position->tokens, tokens_per_s, 100 * mfu, step_load_ratio(&r->stepper, -1),
+               (long long)s->rounds, r->eta_seconds);
     if (s->eval_loss >= 0)
-        printf("eval after step %lld | loss %.6f nats/token | %.4f bits/byte\n", (long long)r->position->step, s->eval_loss,
-               s->eval_loss / log(2.0) / r->bytes_per_token);
+        printf("eval after step %lld | loss %.6f nats/token | %.4f bits/byte\n", (long long)r->position->step,
+               s->eval_loss, s->eval_loss / log(2.0) / r->bytes_per_token);
     fflush(stdout);
 }
 
@@ -210,19 +234,27 @@ static void write_metrics(const struct run *r, const struct step_report *s, doub
 {
     static const char *const names[TIME_CLASSES] = { "compute", "exchange", "reduce", "optimizer" };
     FILE *f = r->metrics;
-    fprintf(f, "{\"step\": %lld, \"loss\": %.17g, \"bits_per_token\": %.9g, \"aux_loss\": %.17g, \"grad_norm\": %.17g, \"lr\": %.9g, ",
-            (long long)r->position->step, s->result.loss, s->result.loss / log(2.0), s->result.aux, s->result.grad_norm, s->lr);
-    fprintf(f, "\"tokens\": %lld, \"tokens_per_s\": %.6g, \"mfu\": %.6g, \"peak_memory_bytes\": %lld, \"rounds\": %lld, \"dropped_tokens\": 0, ",
-            (long long)r->position->tokens, tokens_per_s, mfu, (long long)r->plan.memory.peak_bytes, (long long)s->rounds);
+    fprintf(f,
+            "{\"step\": %lld, \"loss\": %.17g, \"bits_per_token\": %.9g, \"aux_loss\": %.17g, \"grad_norm\": "
+            "%.17g, \"lr\": %.9g, ",
+            (long long)r->position->step, s->result.loss, s->result.loss / log(2.0), s->result.aux,
+            s->result.grad_norm, s->lr);
+    fprintf(f,
+            "\"tokens\": %lld, \"tokens_per_s\": %.6g, \"mfu\": %.6g, \"peak_memory_bytes\": %lld, "
+            "\"rounds\": %lld, \"dropped_tokens\": 0, ",
+            (long long)r->position->tokens, tokens_per_s, mfu, (long long)r->plan.memory.peak_bytes,
+            (long long)s->rounds);
     fprintf(f, "\"arena_allocations\": %zu, \"expert_load_max_over_mean\": {", arena_n_mallocs());
     for (int k = 0; k < r->engine.values.n_moe; k++)
-        fprintf(f, "%s\"%d\": %.4g", k ? ", " : "", r->engine.values.moe_layer[k], step_load_ratio(&r->stepper, k));
+        fprintf(f, "%s\"%d\": %.4g", k ? ", " : "", r->engine.values.moe_layer[k],
+                step_load_ratio(&r->stepper, k));
     fprintf(f, "}, \"seconds\": {\"step\": %.6g", s->seconds);
     for (int i = 0; i < TIME_CLASSES; i++)
         fprintf(f, ", \"%s\": %.6g", names[i], s->times[i]);
     fprintf(f, "}");
     if (s->eval_loss >= 0)
-        fprintf(f, ", \"eval_loss\": %.17g, \"eval_bits_per_byte\": %.9g", s->eval_loss, s->eval_loss / log(2.0) / r->bytes_per_token);
+        fprintf(f, ", \"eval_loss\": %.17g, \"eval_bits_per_byte\": %.9g", s->eval_loss,
+                s->eval_loss / log(2.0) / r->bytes_per_token);
     fprintf(f, "}\n");
     fflush(f);
 }
@@ -232,7 +264,8 @@ void run_log(struct run *r, const struct step_report *s)
     if (comm_rank() != 0)
         return;
     const double tokens_per_s = (double)s->result.n_tokens / s->seconds;
-    const double mfu = tokens_per_s * r->flops_per_token / (r->setup.cluster.peak_flops_per_s * r->plan.n_ranks);
+    const double mfu =
+        tokens_per_s * r->flops_per_token / (r->setup.cluster.peak_flops_per_s * r->plan.n_ranks);
     r->eta_seconds = s->seconds * (double)(r->total_steps - r->position->step);
     print_line(r, s, tokens_per_s, mfu);
     write_metrics(r, s, tokens_per_s, mfu);

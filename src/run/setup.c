@@ -10,7 +10,8 @@ bool setup_open(struct arena *a, const char *model_id, bool compat_nnscaler, str
 {
     *s = (struct setup){ .arena = a, .compat_nnscaler = compat_nnscaler };
     s->model_dir = ckpt_find_model(a, model_id, e);
-    return s->model_dir && model_config_read(s->model_dir, &s->model, e) && setup_cluster(s, NULL, comm_local_ranks(), pool_threads(), e);
+    return s->model_dir && model_config_read(s->model_dir, &s->model, e) &&
+           setup_cluster(s, NULL, comm_local_ranks(), pool_threads(), e);
 }
 
 bool setup_cluster(struct setup *s, const char *path, int ranks, int threads, struct err *e)
@@ -21,9 +22,12 @@ bool setup_cluster(struct setup *s, const char *path, int ranks, int threads, st
     return true;
 }
 
-static struct graph *build_graph(const struct setup *s, struct arena *a, const struct plan *p, bool logits, struct model_values *v)
+static struct graph *build_graph(const struct setup *s, struct arena *a, const struct plan *p, bool logits,
+                                 struct model_values *v)
 {
-    const struct model_options o = { .batch = plan_graph_batch(p), .sequence = p->sequence, .logits = logits,
+    const struct model_options o = { .batch = plan_graph_batch(p),
+                                     .sequence = p->sequence,
+                                     .logits = logits,
                                      .compat_nnscaler = s->compat_nnscaler };
     return deepseek_v2_graph(a, &s->model, &o, v);
 }
@@ -72,20 +76,26 @@ static int64_t head_chunk(const struct model_config *m)
 
 static void base_plan(const struct setup *s, int64_t sequence, bool reproducible, struct plan *p)
 {
-    *p = (struct plan){ .sequence = sequence, .head_chunk = head_chunk(&s->model), .reproducible = reproducible, .tile = reproducible ? 8 : 1 };
+    *p = (struct plan){ .sequence = sequence,
+                        .head_chunk = head_chunk(&s->model),
+                        .reproducible = reproducible,
+                        .tile = reproducible ? 8 : 1 };
     memcpy(p->model, s->model.fingerprint, sizeof p->model);
     cluster_signature(&s->cluster, p->cluster);
 }
 
-bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequence, struct search_result *out, struct err *e)
+bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequence,
+                struct search_result *out, struct err *e)
 {
     struct plan base;
     struct setup copy = *s;
     if (sequence > s->model.max_positions)
-        return err_code(e, EXIT_MISMATCH, "sequences of %lld tokens, but max_position_embeddings of the model is %lld",
+        return err_code(e, EXIT_MISMATCH,
+                        "sequences of %lld tokens, but max_position_embeddings of the model is %lld",
                         (long long)sequence, (long long)s->model.max_positions);
     base_plan(s, sequence, l->reproducible, &base);
-    return search_plan(&base, l, s->model.experts, sequence * s->model.experts_per_token, measure, &copy, out, e);
+    return search_plan(&base, l, s->model.experts, sequence * s->model.experts_per_token, measure, &copy, out,
+                       e);
 }
 
 void setup_small_plan(const struct setup *s, int64_t batch, int64_t sequence, struct plan *p)
@@ -96,7 +106,8 @@ void setup_small_plan(const struct setup *s, int64_t batch, int64_t sequence, st
     p->accumulation = 1;
 }
 
-void engine_build(const struct setup *s, const struct plan *p, bool training, bool logits, const struct adamw *o, struct engine *x)
+void engine_build(const struct setup *s, const struct plan *p, bool training, bool logits,
+                  const struct adamw *o, struct engine *x)
 {
     *x = (struct engine){ 0 };
     x->graph = build_graph(s, s->arena, p, logits, &x->values);
@@ -104,14 +115,15 @@ void engine_build(const struct setup *s, const struct plan *p, bool training, bo
     exec_new(s->arena, &x->program, &x->exec);
 }
 
-static void stored_dtypes(const struct setup *s, const struct engine *x, const struct ckpt *c, enum dtype *stored)
+static void stored_dtypes(const struct setup *s, const struct engine *x, const struct ckpt *c,
+                          enum dtype *stored)
 {
     for (int i = 0; stored && i < x->graph->params.n; i++)
         stored[i] = c ? ckpt_stored(c, &x->graph->params.item[i]) : s->model.stored;
 }
 
-static bool load_from(const struct setup *s, struct engine *x, int init, int64_t seed, const struct ckpt *c, enum dtype *stored,
-                      const char **how, struct err *e)
+static bool load_from(const struct setup *s, struct engine *x, int init, int64_t seed, const struct ckpt *c,
+                      enum dtype *stored, const char **how, struct err *e)
 {
     if (init == INIT_PRETRAINED && ckpt_n_tensors(c) == 0)
         return err_set(e, "%s: --init pretrained, but the directory holds no safetensors", s->model_dir);
@@ -128,7 +140,8 @@ static bool load_from(const struct setup *s, struct engine *x, int init, int64_t
     return weights_load(&x->exec, c, e);
 }
 
-bool engine_load(const struct setup *s, struct engine *x, int init, int64_t seed, enum dtype *stored, const char **how, struct err *e)
+bool engine_load(const struct setup *s, struct engine *x, int init, int64_t seed, enum dtype *stored,
+                 const char **how, struct err *e)
 {
     struct arena *a = arena_new("source");
     struct ckpt *c = ckpt_open(a, s->model_dir, e);

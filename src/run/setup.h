@@ -22,11 +22,14 @@ bool setup_open(struct arena *a, const char *model_id, bool compat_nnscaler, str
 /* The machines of `ranks` ranks: a description (NULL = this machine shared by all of them). */
 bool setup_cluster(struct setup *s, const char *path, int ranks, int threads, struct err *e);
 /* The plan for given limits (search.h); `fixed`: a plan to check and measure instead of searching. */
-bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequence, struct search_result *out, struct err *e);
+bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequence,
+                struct search_result *out, struct err *e);
 bool setup_measure(const struct setup *s, struct plan *p, struct err *e); /* fills memory and cost */
 /* One rank, forward only, for [batch, sequence] tokens; logits: head gives logits. */
 void setup_small_plan(const struct setup *s, int64_t batch, int64_t sequence, struct plan *p);
-void engine_build(const struct setup *s, const struct plan *p, bool training, bool logits, const struct adamw *o, struct engine *out);
+void engine_build(const struct setup *s, const struct plan *p, bool training, bool logits,
+                  const struct adamw *o, struct engine *out);
 /* Weights from the model directory or random ones; init: INIT_* of config.h. stored[] (by parameter, may be NULL)
  * is the dtype that files of this model have; *how tells what was done. */
-bool engine_load(const struct setup *s, struct engine *x, int init, int64_t seed, enum dtype *stored, const char **how, struct err *e);
+bool engine_load(const struct setup *s, struct engine *x, int init, int64_t seed, enum dtype *stored,
+                 const char **how, struct err *e);

@@ -94,8 +94,8 @@ struct step_result step_gradients(struct stepper *s, int64_t epoch, int64_t firs
     struct step_result r = { .n_targets = targets, .n_tokens = n * p->sequence };
     clear_sums(s);
     for (int64_t micro = 0; micro < p->accumulation; micro++) {
-        batches_fill(s->batches, p, epoch, first, n, micro, comm_rank(), value_at(s, s->engine->values.tokens),
-                     value_at(s, s->engine->values.labels), s->slot);
+        batches_fill(s->batches, p, epoch, first, n, micro, comm_rank(),
+                     value_at(s, s->engine->values.tokens), value_at(s, s->engine->values.labels), s->slot);
         set_loss_weights(s, targets > 0 ? targets : 1, n);
         exec_run(&s->engine->exec, LIST_MICRO);
         collect(s);
@@ -115,7 +115,8 @@ struct step_result step_train(struct stepper *s, int64_t epoch, int64_t first, i
     r.finite = exec_run(x, LIST_UPDATE);
     r.grad_norm = x->grad_norm;
     if (x->bad_chunk >= 0)
-        r.bad_tensor = weights_chunk_tensor(s->arena, s->engine->graph, &s->engine->program.plan, x->bad_chunk);
+        r.bad_tensor =
+            weights_chunk_tensor(s->arena, s->engine->graph, &s->engine->program.plan, x->bad_chunk);
     return r;
 }
 
@@ -127,8 +128,9 @@ double step_evaluate(struct stepper *s, int64_t begin, int64_t end, int64_t *n_t
     CHECK(end - begin <= s->n_slots, "%lld sequences to evaluate", (long long)(end - begin));
     clear_sums(s);
     for (int64_t block = 0; block < blocks; block++) {
-        batches_fill_eval(s->batches, p, begin, end, block, comm_rank(), value_at(s, s->engine->values.tokens),
-                          value_at(s, s->engine->values.labels), s->slot);
+        batches_fill_eval(s->batches, p, begin, end, block, comm_rank(),
+                          value_at(s, s->engine->values.tokens), value_at(s, s->engine->values.labels),
+                          s->slot);
         exec_run(&s->engine->exec, LIST_EVAL);
         collect(s);
     }

@@ -3,27 +3,29 @@
 #include "run/batches.h"
 #include "run/setup.h"
 struct step_result {
-    double loss;       /* mean nats per target of the step */
-    double aux;        /* sum over layers of the mean over sequences; alpha included */
-    double grad_norm;  /* before clipping */
+    double loss;      /* mean nats per target of the step */
+    double aux;       /* sum over layers of the mean over sequences; alpha included */
+    double grad_norm; /* before clipping */
     int64_t n_targets, n_tokens;
-    bool finite;       /* false: nothing was updated */
+    bool finite;            /* false: nothing was updated */
     const char *bad_tensor; /* first tensor whose gradient is not finite; NULL = the loss alone is not */
 };
 struct stepper {
     struct engine *engine;
     struct batches *batches;
-    double *nll, *aux;       /* by sample of the step: sums of nats; of aux values over layers */
-    int64_t *load;           /* [MoE layers, experts]: token copies of the step */
+    double *nll, *aux; /* by sample of the step: sums of nats; of aux values over layers */
+    int64_t *load;     /* [MoE layers, experts]: token copies of the step */
     int64_t *slot, n_slots, n_experts;
     struct arena *arena;
 };
-void step_new(struct arena *a, struct engine *x, struct batches *b, int64_t most_sequences, struct stepper *s);
+void step_new(struct arena *a, struct engine *x, struct batches *b, int64_t most_sequences,
+              struct stepper *s);
 /* Forward and backward of samples [first, first + n) of an epoch: gradients are added to what the flats hold. */
 struct step_result step_gradients(struct stepper *s, int64_t epoch, int64_t first, int64_t n);
 /* The same, then the update; control is set by the caller in engine->exec.control. */
 struct step_result step_train(struct stepper *s, int64_t epoch, int64_t first, int64_t n);
 /* Sequences [begin, end) of the dataset, forward only. */
-double step_evaluate(struct stepper *s, int64_t begin, int64_t end, int64_t *n_targets); /* mean nats per target */
+double step_evaluate(struct stepper *s, int64_t begin, int64_t end,
+                     int64_t *n_targets); /* mean nats per target */
 /* Largest load / mean load over experts, of one layer or (-1) the worst layer. */
 double step_load_ratio(const struct stepper *s, int moe_layer);

@@ -25,13 +25,16 @@ bool train_limits(const struct config *c, struct plan_limits *l, struct err *e)
     const int unit = c->plan_ngpus ? (int)c->plan_ngpus : ranks;
     const int64_t micro = config_given(c, "micro_batch_size") ? c->micro_batch_size : 0;
     if (c->plan_ngpus && ranks % unit)
-        return err_code(e, EXIT_USAGE, "--runtime_ngpus %d is not a multiple of --plan_ngpus %d", ranks, unit);
+        return err_code(e, EXIT_USAGE, "--runtime_ngpus %d is not a multiple of --plan_ngpus %d", ranks,
+                        unit);
     *l = (struct plan_limits){
         .n_ranks = ranks,
         .unit_ranks = (int)c->plan_ngpus,
         .expert_parallel = (int)c->expert_parallel,
         .zero = c->zero == ZERO_AUTO ? -1 : c->zero == ZERO_ON,
-        .global_batch = c->global_batch_size ? c->global_batch_size : c->micro_batch_size * c->grad_accumulation_steps * (ranks / unit),
+        .global_batch = c->global_batch_size
+                            ? c->global_batch_size
+                            : c->micro_batch_size * c->grad_accumulation_steps * (ranks / unit),
         .micro_batch = micro,
         .row_capacity = c->row_capacity,
         .memory_bytes = (int64_t)(c->mem_constraint * 1e9),
@@ -40,28 +43,34 @@ bool train_limits(const struct config *c, struct plan_limits *l, struct err *e)
     return true;
 }
 
-static bool read_plan_file(const struct setup *s, const char *path, const struct plan_limits *l, int64_t sequence, struct plan *p, struct err *e)
+static bool read_plan_file(const struct setup *s, const char *path, const struct plan_limits *l,
+                           int64_t sequence, struct plan *p, struct err *e)
 {
     size_t bytes;
     char *text = file_read(s->arena, path, 64u << 20, &bytes, e);
     if (!text || !plan_parse(text, bytes, path, p, e))
         return false;
     if (strcmp(p->model, s->model.fingerprint) != 0)
-        return err_code(e, EXIT_MISMATCH, "%s: made for model %s, this model is %s", path, p->model, s->model.fingerprint);
+        return err_code(e, EXIT_MISMATCH, "%s: made for model %s, this model is %s", path, p->model,
+                        s->model.fingerprint);
     if (p->sequence != sequence || p->n_ranks != l->n_ranks)
-        return err_code(e, EXIT_MISMATCH, "%s: made for %d ranks and sequences of %lld, this run has %d and %lld", path, p->n_ranks,
-                        (long long)p->sequence, l->n_ranks, (long long)sequence);
+        return err_code(e, EXIT_MISMATCH,
+                        "%s: made for %d ranks and sequences of %lld, this run has %d and %lld", path,
+                        p->n_ranks, (long long)p->sequence, l->n_ranks, (long long)sequence);
     const int64_t promised = p->memory.peak_bytes;
     if (!setup_measure(s, p, e))
         return false;
     if (p->memory.peak_bytes != promised)
-        return err_code(e, EXIT_MISMATCH, "%s: says a peak of %lld bytes, this program needs %lld: compile it again", path, (long long)promised,
-                        (long long)p->memory.peak_bytes);
+        return err_code(e, EXIT_MISMATCH,
+                        "%s: says a peak of %lld bytes, this program needs %lld: compile it again", path,
+                        (long long)promised, (long long)p->memory.peak_bytes);
     return p->memory.peak_bytes <= l->memory_bytes ||
-           err_code(e, EXIT_MEMORY, "%s: needs %lld bytes per rank, the limit is %lld", path, (long long)promised, (long long)l->memory_bytes);
+           err_code(e, EXIT_MEMORY, "%s: needs %lld bytes per rank, the limit is %lld", path,
+                    (long long)promised, (long long)l->memory_bytes);
 }
 
-bool train_plan(const struct setup *s, const struct config *c, int64_t sequence, struct plan *out, struct search_result *found, struct err *e)
+bool train_plan(const struct setup *s, const struct config *c, int64_t sequence, struct plan *out,
+                struct search_result *found, struct err *e)
 {
     struct plan_limits l;
     *found = (struct search_result){ 0 };
@@ -83,7 +92,8 @@ static bool split_data(struct run *r, struct err *e)
     const struct config *c = r->config;
     const int64_t held = c->eval_dataset_path ? 0 : c->eval_sequences;
     if (held >= r->data.n_sequences)
-        return err_code(e, EXIT_USAGE, "--eval_sequences %lld: the dataset has %lld sequences in all", (long long)held, (long long)r->data.n_sequences);
+        return err_code(e, EXIT_USAGE, "--eval_sequences %lld: the dataset has %lld sequences in all",
+                        (long long)held, (long long)r->data.n_sequences);
     const int64_t n_train = r->data.n_sequences - held;
     r->eval_data = r->data;
     r->eval_begin = n_train;
@@ -92,15 +102,19 @@ static bool split_data(struct run *r, struct err *e)
         if (!dataset_open(r->arena, c->eval_dataset_path, false, &r->eval_data, e))
             return false;
         if (r->eval_data.sequence_length != r->data.sequence_length)
-            return err_code(e, EXIT_MISMATCH, "%s: sequences of %lld tokens, the training data has %lld", c->eval_dataset_path,
-                            (long long)r->eval_data.sequence_length, (long long)r->data.sequence_length);
+            return err_code(e, EXIT_MISMATCH, "%s: sequences of %lld tokens, the training data has %lld",
+                            c->eval_dataset_path, (long long)r->eval_data.sequence_length,
+                            (long long)r->data.sequence_length);
         r->eval_begin = 0;
-        r->eval_end = c->eval_sequences && c->eval_sequences < r->eval_data.n_sequences ? c->eval_sequences : r->eval_data.n_sequences;
+        r->eval_end = c->eval_sequences && c->eval_sequences < r->eval_data.n_sequences
+                          ? c->eval_sequences
+                          : r->eval_data.n_sequences;
     }
     const int32_t ignored = c->compat_nnscaler ? r->data.eos : -1;
     batches_new(r->arena, &r->data, n_train, c->seed, ignored, &r->batches);
     batches_new(r->arena, &r->eval_data, 0, c->seed, ignored, &r->eval_batches);
-    r->bytes_per_token = (double)r->eval_data.n_bytes / (double)(r->eval_data.n_tokens > 0 ? r->eval_data.n_tokens : 1);
+    r->bytes_per_token =
+        (double)r->eval_data.n_bytes / (double)(r->eval_data.n_tokens > 0 ? r->eval_data.n_tokens : 1);
     return true;
 }
 
@@ -109,17 +123,20 @@ static bool open_inputs(struct run *r, struct err *e)
 {
     const struct config *c = r->config;
     if (!setup_open(r->arena, c->model_id, c->compat_nnscaler, &r->setup, e) ||
-        !setup_cluster(&r->setup, c->cluster, comm_local_ranks(), pool_threads(), e) || !dataset_open(r->arena, c->dataset_path, comm_rank() != 0, &r->data, e) || !split_data(r, e))
+        !setup_cluster(&r->setup, c->cluster, comm_local_ranks(), pool_threads(), e) ||
+        !dataset_open(r->arena, c->dataset_path, comm_rank() != 0, &r->data, e) || !split_data(r, e))
         return false;
     if (r->data.vocab_size > r->setup.model.vocab)
-        return err_code(e, EXIT_MISMATCH, "%s: token ids up to %lld, but vocab_size of %s is %lld", c->dataset_path, (long long)r->data.vocab_size - 1,
-                        r->setup.model_dir, (long long)r->setup.model.vocab);
+        return err_code(e, EXIT_MISMATCH, "%s: token ids up to %lld, but vocab_size of %s is %lld",
+                        c->dataset_path, (long long)r->data.vocab_size - 1, r->setup.model_dir,
+                        (long long)r->setup.model.vocab);
     if (c->sequence_length && c->sequence_length != r->data.sequence_length)
-        return err_code(e, EXIT_MISMATCH, "--sequence_length %lld, but the dataset has sequences of %lld", (long long)c->sequence_length,
-                        (long long)r->data.sequence_length);
+        return err_code(e, EXIT_MISMATCH, "--sequence_length %lld, but the dataset has sequences of %lld",
+                        (long long)c->sequence_length, (long long)r->data.sequence_length);
     if (c->runtime_ngpus && c->runtime_ngpus != comm_ranks())
-        return err_code(e, EXIT_USAGE, "--runtime_ngpus %lld, but %d ranks were started (mpirun -np %lld ...)", (long long)c->runtime_ngpus,
-                        comm_ranks(), (long long)c->runtime_ngpus);
+        return err_code(e, EXIT_USAGE,
+                        "--runtime_ngpus %lld, but %d ranks were started (mpirun -np %lld ...)",
+                        (long long)c->runtime_ngpus, comm_ranks(), (long long)c->runtime_ngpus);
     return true;
 }
 
@@ -145,11 +162,14 @@ static bool start_engine(struct run *r, struct err *e)
     r->stored = ARENA_NEW(r->arena, enum dtype, r->engine.graph->params.n);
     r->position = ARENA_NEW(r->arena, struct position, 1);
     plan_hash(&r->plan, r->plan_hash);
-    *r->position = (struct position){ .seed = c->seed, .n_train = r->batches.n_train, .global_batch = r->plan.global_batch };
+    *r->position = (struct position){ .seed = c->seed,
+                                      .n_train = r->batches.n_train,
+                                      .global_batch = r->plan.global_batch };
     memcpy(r->position->dataset, r->data.fingerprint, sizeof r->data.fingerprint);
     memcpy(r->position->model, r->setup.model.fingerprint, sizeof r->position->model);
     memcpy(r->position->plan, r->plan_hash, sizeof r->plan_hash);
-    if (r->resumed_from ? !run_resume(r, e) : !engine_load(&r->setup, &r->engine, c->init, c->seed, r->stored, &r->how, e))
+    if (r->resumed_from ? !run_resume(r, e)
+                        : !engine_load(&r->setup, &r->engine, c->init, c->seed, r->stored, &r->how, e))
         return false;
     return true;
 }
@@ -167,10 +187,14 @@ static bool refuse_step(const struct run *r, const struct step_result *s, struct
 {
     const char *directory = r->directory;
     if (s->bad_tensor)
-        return err_code(e, EXIT_NONFINITE, "step %lld: the gradient of %s is not finite (loss %g); nothing was updated, the last checkpoint in %s "
-                        "is intact; a lower --lr or --clip_grad_norm is the usual cure", (long long)r->position->step + 1, s->bad_tensor, s->loss, directory);
-    return err_code(e, EXIT_NONFINITE, "step %lld: the loss is not finite (%g) though every gradient is; nothing was updated", (long long)r->position->step + 1,
-                    s->loss);
+        return err_code(e, EXIT_NONFINITE,
+                        "step %lld: the gradient of %s is not finite (loss %g); nothing was updated, the "
+                        "last checkpoint in %s "
+                        "is intact; a lower --lr or --clip_grad_norm is the usual cure",
+                        (long long)r->position->step + 1, s->bad_tensor, s->loss, directory);
+    return err_code(e, EXIT_NONFINITE,
+                    "step %lld: the loss is not finite (%g) though every gradient is; nothing was updated",
+                    (long long)r->position->step + 1, s->loss);
 }
 
 static void advance(struct run *r, int64_t n)
@@ -189,14 +213,16 @@ static bool one_step(struct run *r, struct step_report *report, struct err *e)
 {
     const struct config *c = r->config;
     struct position *p = r->position;
-    const int64_t left = r->batches.n_train - p->sample, n = left < r->plan.global_batch ? left : r->plan.global_batch;
+    const int64_t left = r->batches.n_train - p->sample,
+                  n = left < r->plan.global_batch ? left : r->plan.global_batch;
     const struct lr_options o = { c->lr, c->min_lr, c->warmup_steps, r->total_steps, c->lr_schedule };
     struct exec *x = &r->engine.exec;
     const double start = exec_now();
     *report = (struct step_report){ .lr = optim_lr(&o, p->step + 1), .eval_loss = -1 };
     memset(x->seconds, 0, sizeof x->seconds);
     x->most_rounds = 0;
-    x->control = (struct step_control){ report->lr, c->betas[0], c->betas[1], c->clip_grad_norm, p->step + 1 };
+    x->control =
+        (struct step_control){ report->lr, c->betas[0], c->betas[1], c->clip_grad_norm, p->step + 1 };
     report->result = step_train(&r->stepper, p->epoch, p->sample, n);
     if (!report->result.finite)
         return refuse_step(r, &report->result, e);
@@ -226,7 +252,9 @@ static bool after_step(struct run *r, struct step_report *report)
     if (done || (c->save_every && p->step % c->save_every == 0))
         run_save(r);
     if (stop && comm_rank() == 0)
-        printf("stopped by a signal after step %lld; the checkpoint is written, --resume_path last continues\n", (long long)p->step);
+        printf(
+            "stopped by a signal after step %lld; the checkpoint is written, --resume_path last continues\n",
+            (long long)p->step);
     return done;
 }
 
@@ -234,7 +262,8 @@ static bool loop(struct run *r, struct err *e)
 {
     bool done = r->position->step >= r->total_steps;
     if (done && comm_rank() == 0)
-        printf("nothing to do: %lld of %lld steps are done\n", (long long)r->position->step, (long long)r->total_steps);
+        printf("nothing to do: %lld of %lld steps are done\n", (long long)r->position->step,
+               (long long)r->total_steps);
     while (!done) {
         struct step_report report;
         if (!one_step(r, &report, e))
@@ -253,15 +282,22 @@ static void print_start(const struct run *r)
     struct str s = str_new(r->arena, 1u << 20);
     config_print(&s, r->config);
     fputs(s.text, stdout);
-    printf("ranks %d (%s), threads per rank %d, BLAS %s\n", comm_ranks(), comm_name(), pool_threads(), blas_name());
-    printf("plan %s: expert parallel %d, ZeRO-1 over %d, micro-batch %lld x accumulation %lld x ranks %d = %lld sequences of %lld\n", r->plan_hash,
-           p->expert_parallel, p->zero_ranks, (long long)p->micro_batch, (long long)p->accumulation, p->n_ranks, (long long)p->global_batch, (long long)p->sequence);
-    printf("memory of the largest rank: %.0f bytes allocated, %lld bytes planned\n", allocated, (long long)p->memory.peak_bytes);
-    printf("%s%s\n", r->resumed_from ? "weights, optimizer state and position: " : r->how, r->resumed_from ? r->resumed_from : "");
-    printf("data %s: %lld sequences train, %lld are held back; %lld steps, run directory %s\n", r->data.fingerprint, (long long)r->batches.n_train,
-           (long long)(r->eval_end - r->eval_begin), (long long)r->total_steps, r->directory);
+    printf("ranks %d (%s), threads per rank %d, BLAS %s\n", comm_ranks(), comm_name(), pool_threads(),
+           blas_name());
+    printf("plan %s: expert parallel %d, ZeRO-1 over %d, micro-batch %lld x accumulation %lld x ranks %d = "
+           "%lld sequences of %lld\n",
+           r->plan_hash, p->expert_parallel, p->zero_ranks, (long long)p->micro_batch,
+           (long long)p->accumulation, p->n_ranks, (long long)p->global_batch, (long long)p->sequence);
+    printf("memory of the largest rank: %.0f bytes allocated, %lld bytes planned\n", allocated,
+           (long long)p->memory.peak_bytes);
+    printf("%s%s\n", r->resumed_from ? "weights, optimizer state and position: " : r->how,
+           r->resumed_from ? r->resumed_from : "");
+    printf("data %s: %lld sequences train, %lld are held back; %lld steps, run directory %s\n",
+           r->data.fingerprint, (long long)r->batches.n_train, (long long)(r->eval_end - r->eval_begin),
+           (long long)r->total_steps, r->directory);
     if (r->setup.model.experts)
-        printf("aux loss alpha %g (config.json), %s\n", r->config->compat_nnscaler ? 0 : r->setup.model.aux_alpha,
+        printf("aux loss alpha %g (config.json), %s\n",
+               r->config->compat_nnscaler ? 0 : r->setup.model.aux_alpha,
                r->setup.model.sequence_aux ? "per sequence" : "per micro-batch of a rank");
     fflush(stdout);
 }

@@ -17,7 +17,7 @@ struct run {
     struct stepper stepper;
     struct position *position;
     const char *directory, *resumed_from; /* NULL = started anew */
-    const char *how; /* where the weights came from */
+    const char *how;                      /* where the weights came from */
     int64_t eval_begin, eval_end, total_steps, steps_per_epoch;
     double flops_per_token, bytes_per_token; /* bytes of text per token of the evaluated data */
     struct ckpt_holding *holdings;
@@ -29,18 +29,18 @@ struct run {
 /* Limits for the planner from the options; ranks: those of the run (0: --runtime_ngpus or this MPI run's). */
 bool train_limits(const struct config *c, struct plan_limits *l, struct err *e);
 /* The plan of a run: read from --plan, or searched. The same text on every rank. */
-bool train_plan(const struct setup *s, const struct config *c, int64_t sequence, struct plan *out, struct search_result *found,
-                struct err *e);
+bool train_plan(const struct setup *s, const struct config *c, int64_t sequence, struct plan *out,
+                struct search_result *found, struct err *e);
 /* Collective. Errors of input are found on rank 0 before anything is written; false comes with the same err on
  * all ranks. What only one rank can see stops all of them at once (die_err). */
 bool train_run(struct arena *a, const struct config *c, struct err *e);
 
 /* run_dir.c: what a run writes. All collective except run_log. */
-const char *run_directory(const struct run *r);          /* <output_dir>/<name>, local */
-bool run_open_directory(struct run *r, struct err *e);  /* rank 0; refuses another run's directory */
-bool run_open_metrics(struct run *r, struct err *e);    /* after run_resume: continues the file */
-bool run_resume(struct run *r, struct err *e);          /* weights, moments and position from resumed_from */
-void run_save(struct run *r);                           /* checkpoint of the current step; stops all ranks when it cannot */
+const char *run_directory(const struct run *r);        /* <output_dir>/<name>, local */
+bool run_open_directory(struct run *r, struct err *e); /* rank 0; refuses another run's directory */
+bool run_open_metrics(struct run *r, struct err *e);   /* after run_resume: continues the file */
+bool run_resume(struct run *r, struct err *e);         /* weights, moments and position from resumed_from */
+void run_save(struct run *r); /* checkpoint of the current step; stops all ranks when it cannot */
 struct step_report {
     struct step_result result;
     double lr, seconds, eval_loss; /* eval_loss < 0: none at this step */

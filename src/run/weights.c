@@ -36,7 +36,8 @@ static float initial(const struct init_job *j, uint64_t stream, int64_t element)
     case INIT_NORMAL:
         return (float)(j->param->init_scale * rng_normal((uint64_t)j->seed, stream, (uint64_t)element));
     case INIT_UNIFORM:
-        return (float)(j->param->init_scale * (2 * rng_uniform((uint64_t)j->seed, stream, (uint64_t)element) - 1));
+        return (float)(j->param->init_scale *
+                       (2 * rng_uniform((uint64_t)j->seed, stream, (uint64_t)element) - 1));
     case INIT_ONE:
         break;
     }
@@ -64,7 +65,9 @@ void weights_init(struct exec *x, int64_t seed)
             const int64_t stop = s->offset + s->n_elements, end = stop < place->end ? stop : place->end;
             if (begin >= end)
                 continue;
-            struct init_job j = { p, s, seed, s->at + begin - s->offset, end - begin, weights_at(x, i, begin) };
+            struct init_job j = {
+                p, s, seed, s->at + begin - s->offset, end - begin, weights_at(x, i, begin)
+            };
             pool_run((j.n + INIT_BLOCK - 1) / INIT_BLOCK, init_task, &j);
         }
     }
@@ -82,7 +85,8 @@ bool weights_load(struct exec *x, const struct ckpt *c, struct err *e)
 }
 
 /* The part of parameter i that lies in flat range [begin, end): elements of the parameter. */
-static bool overlap(const struct layout *l, int i, int flat, int64_t begin, int64_t end, int64_t *first, int64_t *last)
+static bool overlap(const struct layout *l, int i, int flat, int64_t begin, int64_t end, int64_t *first,
+                    int64_t *last)
 {
     const struct place *p = &l->place[i];
     const int64_t stop = p->at + p->end - p->begin;
@@ -111,7 +115,8 @@ static bool load_owned(struct exec *x, const struct ckpt *c, int i, struct err *
     if (!overlap(l, i, l->place[i].flat, begin, end, &first, &last))
         return true;
     return ckpt_read_state(c, &x->program->graph->params.item[i], first, last, weights_at(x, i, first),
-                           moment_at(x, x->program->exp_avg, i, first), moment_at(x, x->program->exp_avg_sq, i, first), e);
+                           moment_at(x, x->program->exp_avg, i, first),
+                           moment_at(x, x->program->exp_avg_sq, i, first), e);
 }
 
 /* Weights are read in full precision: every rank needs the exact values of all that it holds. */
@@ -121,7 +126,8 @@ bool weights_load_state(struct exec *x, const struct ckpt *c, struct err *e)
     for (int i = 0; i < list->n; i++) {
         const struct place *p = &x->program->layout.place[i];
         float *w = weights_at(x, i, p->begin);
-        if (!ckpt_read_state(c, &list->item[i], p->begin, p->end, w, NULL, NULL, e) || !load_owned(x, c, i, e))
+        if (!ckpt_read_state(c, &list->item[i], p->begin, p->end, w, NULL, NULL, e) ||
+            !load_owned(x, c, i, e))
             return false;
     }
     return true;
@@ -147,7 +153,8 @@ struct ckpt_holding *weights_holdings(struct arena *a, const struct graph *g, co
     return h;
 }
 
-void weights_pointers(struct arena *a, const struct exec *x, const struct ckpt_holding *h, struct weights_pointers *out)
+void weights_pointers(struct arena *a, const struct exec *x, const struct ckpt_holding *h,
+                      struct weights_pointers *out)
 {
     out->weight = ARENA_NEW(a, const float *, h->n_weights + 1);
     out->exp_avg = ARENA_NEW(a, const float *, h->n_states + 1);

@@ -76,7 +76,8 @@ static bool is_senders_letter(const struct anno *a, int letter, int expert)
 {
     for (int j = 0; j < a->n_inputs; j++) {
         const struct anno_arg *f = &a->arg[j];
-        if (f->dtype == I32 && !f->model_float && f->n_dims == 2 && f->dim[0].letter == expert && f->dim[1].letter == letter)
+        if (f->dtype == I32 && !f->model_float && f->n_dims == 2 && f->dim[0].letter == expert &&
+            f->dim[1].letter == letter)
             return true;
     }
     return false;
@@ -132,7 +133,8 @@ static int64_t value_bytes(const struct lower *l, int node, int arg)
     double attr[OP_ATTRS];
     const struct node *n = &l->p->graph->nodes[node];
     local_sizes(l, node, dim, attr);
-    return anno_elements(n->anno, arg, dim) * (int64_t)num_dtype_bytes(l->p->graph->values[n->arg[arg]].dtype);
+    return anno_elements(n->anno, arg, dim) *
+           (int64_t)num_dtype_bytes(l->p->graph->values[n->arg[arg]].dtype);
 }
 
 static struct ref param_ref(const struct lower *l, const struct ref *flats, int param)
@@ -148,7 +150,9 @@ static struct ref fixed_value(struct lower *l, int node, int arg)
 {
     const value v = l->p->graph->nodes[node].arg[arg];
     if (l->p->value[v].buffer < 0)
-        l->p->value[v] = (struct ref){ lower_persistent(l, l->p->graph->values[v].name, MEM_BATCH, value_bytes(l, node, arg)), 0 };
+        l->p->value[v] = (struct ref){
+            lower_persistent(l, l->p->graph->values[v].name, MEM_BATCH, value_bytes(l, node, arg)), 0
+        };
     return l->p->value[v];
 }
 
@@ -164,7 +168,9 @@ static struct ref value_ref(struct lower *l, int node, int arg, bool inside)
         return fixed_value(l, node, arg);
     struct ref *at = inside ? &l->inner[v] : &l->p->value[v];
     if (at->buffer < 0)
-        *at = (struct ref){ lower_buffer(l, info->name, inside ? MEM_EXCHANGE : MEM_ACTIVATIONS, value_bytes(l, node, arg)), 0 };
+        *at = (struct ref){
+            lower_buffer(l, info->name, inside ? MEM_EXCHANGE : MEM_ACTIVATIONS, value_bytes(l, node, arg)), 0
+        };
     return *at;
 }
 
@@ -179,7 +185,9 @@ static struct ref grad_ref(struct lower *l, int node, int arg, bool inside)
     }
     struct ref *at = inside ? &l->inner_grad[v] : &l->p->grad[v];
     if (at->buffer < 0)
-        *at = (struct ref){ lower_buffer(l, info->name, inside ? MEM_EXCHANGE : MEM_ACTIVATIONS, value_bytes(l, node, arg)), 0 };
+        *at = (struct ref){
+            lower_buffer(l, info->name, inside ? MEM_EXCHANGE : MEM_ACTIVATIONS, value_bytes(l, node, arg)), 0
+        };
     return *at;
 }
 
@@ -264,7 +272,8 @@ static bool used_outside(const struct graph *g, const struct region *r, value v)
 
 /* Calls f for every argument through which rows enter (entering) or leave the region. */
 typedef void region_edge(struct lower *l, enum list_kind which, int node, int arg);
-static void for_edges(struct lower *l, enum list_kind which, const struct region *r, bool entering, region_edge *f)
+static void for_edges(struct lower *l, enum list_kind which, const struct region *r, bool entering,
+                      region_edge *f)
 {
     const struct graph *g = l->p->graph;
     for (int i = r->first; i < r->last; i++) {
@@ -278,7 +287,8 @@ static void for_edges(struct lower *l, enum list_kind which, const struct region
     }
 }
 
-static void exchange(struct lower *l, enum list_kind which, enum instr_kind kind, int node, struct ref outer, struct ref inner)
+static void exchange(struct lower *l, enum list_kind which, enum instr_kind kind, int node, struct ref outer,
+                     struct ref inner)
 {
     const struct plan *p = &l->p->plan;
     struct instr *i = lower_emit(l, which, kind, l->p->graph->nodes[node].name);
@@ -288,7 +298,9 @@ static void exchange(struct lower *l, enum list_kind which, enum instr_kind kind
     i->ref[2] = l->round_end;
     i->ref[3] = l->counts;
     i->row_elements = l->p->buffers[inner.buffer].bytes / p->row_capacity / (int64_t)sizeof(float);
-    i->ref[4] = (struct ref){ lower_buffer(l, "exchange staging", MEM_EXCHANGE, l->p->buffers[inner.buffer].bytes), 0 };
+    i->ref[4] =
+        (struct ref){ lower_buffer(l, "exchange staging", MEM_EXCHANGE, l->p->buffers[inner.buffer].bytes),
+                      0 };
 }
 
 static struct ref outer_ref(struct lower *l, int node, int arg, bool grad)
@@ -298,7 +310,8 @@ static struct ref outer_ref(struct lower *l, int node, int arg, bool grad)
     if (at->buffer < 0) { /* leaves the region: its outer size is the rows of this rank */
         const struct value_info *info = &l->p->graph->values[v];
         const int64_t row = graph_elements(info) / info->shape[0] * (int64_t)num_dtype_bytes(info->dtype);
-        *at = (struct ref){ lower_buffer(l, info->name, MEM_ACTIVATIONS, local_rows(l, info->shape[0]) * row), 0 };
+        *at = (struct ref){ lower_buffer(l, info->name, MEM_ACTIVATIONS, local_rows(l, info->shape[0]) * row),
+                            0 };
     }
     return *at;
 }
@@ -354,7 +367,8 @@ static void begin_rounds(struct lower *l, enum list_kind which, const struct reg
     const struct node *n = &l->p->graph->nodes[r->first];
     const int64_t ends = n->dim[l->split[r->first].expert]; /* E/ep experts x ep senders */
     forget_inner(l);
-    l->round_end = (struct ref){ lower_buffer(l, "round ends", MEM_EXCHANGE, ends * (int64_t)sizeof(int32_t)), 0 };
+    l->round_end =
+        (struct ref){ lower_buffer(l, "round ends", MEM_EXCHANGE, ends * (int64_t)sizeof(int32_t)), 0 };
     struct instr *i = lower_emit(l, which, RUN_ROUND, n->name);
     i->ref[0] = l->counts;
     i->node = r->first;
@@ -366,7 +380,8 @@ static void region_forward(struct lower *l, enum list_kind which, const struct r
     const struct node *n = &l->p->graph->nodes[r->first];
     const int64_t experts = n->dim[l->split[r->first].expert];
     l->counts = (struct ref){ lower_buffer(l, "expert counts", MEM_ACTIVATIONS,
-                                           experts * l->p->plan.expert_parallel * (int64_t)sizeof(int32_t)), 0 };
+                                           experts * l->p->plan.expert_parallel * (int64_t)sizeof(int32_t)),
+                              0 };
     l->node_counts[r->first] = l->counts;
     struct instr *i = lower_emit(l, which, RUN_ROUTE, n->name);
     i->ref[0] = local_ends(l, r);
@@ -462,7 +477,9 @@ static void make_kept(struct lower *l)
         const struct node *n = &g->nodes[g->values[v].node];
         for (int j = n->anno->n_inputs; j < n->anno->n_args; j++)
             if (n->arg[j] == v)
-                l->kept[v] = (struct ref){ lower_persistent(l, g->values[v].name, MEM_BATCH, value_bytes(l, g->values[v].node, j)), 0 };
+                l->kept[v] = (struct ref){
+                    lower_persistent(l, g->values[v].name, MEM_BATCH, value_bytes(l, g->values[v].node, j)), 0
+                };
     }
 }
 
@@ -483,14 +500,17 @@ static struct ref *no_refs(struct arena *a, int n)
 
 static void make_flats(struct lower *l, bool training)
 {
-    static const char *const names[FLATS][4] = { { "dense weights", "dense gradients", "dense exp_avg", "dense exp_avg_sq" },
-                                                 { "expert weights", "expert gradients", "expert exp_avg", "expert exp_avg_sq" } };
+    static const char *const names[FLATS][4] = {
+        { "dense weights", "dense gradients", "dense exp_avg", "dense exp_avg_sq" },
+        { "expert weights", "expert gradients", "expert exp_avg", "expert exp_avg_sq" }
+    };
     struct program *p = l->p;
     for (int i = 0; i < FLATS; i++) {
         const struct flat *f = &p->layout.flat[i];
         int64_t begin, end;
         layout_coarse(f, f->index, &begin, &end);
-        const int64_t bytes = f->n_elements * (int64_t)sizeof(float), owned = (end - begin) * (int64_t)sizeof(float);
+        const int64_t bytes = f->n_elements * (int64_t)sizeof(float),
+                      owned = (end - begin) * (int64_t)sizeof(float);
         p->weights[i] = (struct ref){ lower_persistent(l, names[i][0], MEM_WEIGHTS, bytes), 0 };
         if (!training)
             continue;
@@ -507,8 +527,10 @@ static void make_parts(struct lower *l)
     for (int i = 0; i < params->n; i++) {
         const struct place *at = &l->p->layout.place[i];
         if (at->flat == EXPERT)
-            l->parts[i] = (struct ref){ lower_persistent(l, params->item[i].name, MEM_GRADIENTS,
-                                                         (at->end - at->begin) * l->n_parts * (int64_t)sizeof(float)), 0 };
+            l->parts[i] =
+                (struct ref){ lower_persistent(l, params->item[i].name, MEM_GRADIENTS,
+                                               (at->end - at->begin) * l->n_parts * (int64_t)sizeof(float)),
+                              0 };
     }
 }
 
@@ -520,7 +542,9 @@ static void make_roots(struct lower *l)
         const value v = g->roots[i].of;
         struct ref *weight = g->roots[i].kind == ROOT_NLL ? &p->nll_weight : &p->aux_weight;
         if (weight->buffer < 0)
-            *weight = (struct ref){ lower_persistent(l, "loss weights", MEM_BATCH, p->buffers[l->kept[v].buffer].bytes), 0 };
+            *weight = (struct ref){
+                lower_persistent(l, "loss weights", MEM_BATCH, p->buffers[l->kept[v].buffer].bytes), 0
+            };
         p->grad[v] = *weight;
     }
 }
@@ -539,16 +563,26 @@ static void make_persistent(struct lower *l, bool training)
         make_parts(l);
     make_roots(l);
     p->control = (struct ref){ lower_persistent(l, "control", MEM_OPTIMIZER, 4 * (int64_t)sizeof(float)), 0 };
-    p->chunk_sums = (struct ref){ lower_persistent(l, "norm sums", MEM_OPTIMIZER, p->layout.n_chunks_total * (int64_t)sizeof(double)), 0 };
+    p->chunk_sums = (struct ref){
+        lower_persistent(l, "norm sums", MEM_OPTIMIZER, p->layout.n_chunks_total * (int64_t)sizeof(double)), 0
+    };
 }
 
 void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan, int rank, bool training,
                  const struct adamw *o, struct program *p)
 {
-    *p = (struct program){ .graph = g, .plan = *plan, .value = no_refs(a, g->n_values), .grad = no_refs(a, g->n_values) };
-    struct lower l = { .arena = a, .p = p, .split = ARENA_NEW(a, struct node_split, g->n_nodes), .inner = no_refs(a, g->n_values),
-                       .inner_grad = no_refs(a, g->n_values), .kept = no_refs(a, g->n_values), .parts = no_refs(a, g->params.n),
-                       .node_counts = no_refs(a, g->n_nodes), .n_parts = plan->reproducible ? plan->expert_parallel : 1 };
+    *p = (struct program){
+        .graph = g, .plan = *plan, .value = no_refs(a, g->n_values), .grad = no_refs(a, g->n_values)
+    };
+    struct lower l = { .arena = a,
+                       .p = p,
+                       .split = ARENA_NEW(a, struct node_split, g->n_nodes),
+                       .inner = no_refs(a, g->n_values),
+                       .inner_grad = no_refs(a, g->n_values),
+                       .kept = no_refs(a, g->n_values),
+                       .parts = no_refs(a, g->params.n),
+                       .node_counts = no_refs(a, g->n_nodes),
+                       .n_parts = plan->reproducible ? plan->expert_parallel : 1 };
     layout_make(a, g, plan, rank, &p->layout);
     layout_split(a, g, l.split);
     for (int i = 0; i < g->n_nodes; i++)

@@ -4,11 +4,11 @@
 struct lower {
     struct arena *arena;
     struct program *p;
-    struct node_split *split;           /* by node */
-    struct ref *inner, *inner_grad;     /* by value: copies inside the current exchange region */
-    struct ref *kept;                   /* by value */
-    struct ref *parts;                  /* by parameter: gradients apart by sender */
-    struct ref *node_counts;            /* by first node of a region: the counts that backward reuses */
+    struct node_split *split;       /* by node */
+    struct ref *inner, *inner_grad; /* by value: copies inside the current exchange region */
+    struct ref *kept;               /* by value */
+    struct ref *parts;              /* by parameter: gradients apart by sender */
+    struct ref *node_counts;        /* by first node of a region: the counts that backward reuses */
     struct ref round_end, counts;
     int n_parts;
     int64_t most_experts;

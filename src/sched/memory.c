@@ -1,7 +1,7 @@
 /* memory.c - lifetimes of buffers -> offsets in one slab. Buffers that live throughout come first; the others
  * are placed largest first at the lowest offset that is free during their whole life. */
-#include "sched/sched.h"
 #include "base/str.h"
+#include "sched/sched.h"
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,7 +89,8 @@ static bool alive_together(const struct buffer *x, const struct buffer *y)
 }
 
 /* Lowest offset >= base that no placed buffer with a common lifetime covers. */
-static int64_t lowest_free(const struct program *p, const struct buffer *b, const int *placed, int n_placed, int64_t base, int *clash)
+static int64_t lowest_free(const struct program *p, const struct buffer *b, const int *placed, int n_placed,
+                           int64_t base, int *clash)
 {
     int n = 0;
     for (int i = 0; i < n_placed; i++)
@@ -155,8 +156,8 @@ void sched_assign(struct program *p, struct arena *a)
     classes_at_peak(p, n_times);
 }
 
-static const char *const kind_name[] = { "op", "zero", "route", "round", "round end", "send", "return", "parts",
-                                         "reduce", "mirror", "norm", "gather" };
+static const char *const kind_name[] = { "op",     "zero",  "route",  "round",  "round end", "send",
+                                         "return", "parts", "reduce", "mirror", "norm",      "gather" };
 
 static void print_ref(const struct program *p, struct str *out, const char *label, struct ref r)
 {

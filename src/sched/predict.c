@@ -9,7 +9,8 @@ static double op_us(const struct instr *in, const struct cluster *c)
     memcpy(call.dim, in->dim, sizeof call.dim);
     memcpy(call.attr, in->attr, sizeof call.attr);
     in->op->cost(&call, flops, bytes);
-    const double compute = flops[in->backward] / c->flops_per_s, memory = bytes[in->backward] / c->memory_bytes_per_s;
+    const double compute = flops[in->backward] / c->flops_per_s,
+                 memory = bytes[in->backward] / c->memory_bytes_per_s;
     return 1e6 * (compute > memory ? compute : memory) + c->call_us;
 }
 
@@ -32,11 +33,15 @@ static double collective_us(const struct program *p, const struct instr *in, con
 {
     const struct flat *f = &p->layout.flat[in->flat];
     const double bytes = (double)f->n_elements * 4;
-    int members = in->kind == RUN_REDUCE ? f->n_ranks : in->kind == RUN_GATHER ? f->n_shards : f->n_ranks / f->n_shards;
-    return link_us(bytes * (members - 1) / members, members - 1, c) + (in->kind == RUN_REDUCE ? 1e6 * 2 * bytes / c->memory_bytes_per_s : 0);
+    int members = in->kind == RUN_REDUCE   ? f->n_ranks
+                  : in->kind == RUN_GATHER ? f->n_shards
+                                           : f->n_ranks / f->n_shards;
+    return link_us(bytes * (members - 1) / members, members - 1, c) +
+           (in->kind == RUN_REDUCE ? 1e6 * 2 * bytes / c->memory_bytes_per_s : 0);
 }
 
-static void add(const struct program *p, const struct cluster *c, enum list_kind which, double times, struct plan_cost *out)
+static void add(const struct program *p, const struct cluster *c, enum list_kind which, double times,
+                struct plan_cost *out)
 {
     for (int i = 0; i < p->list[which].n; i++) {
         const struct instr *in = &p->list[which].item[i];
@@ -60,7 +65,8 @@ static void add(const struct program *p, const struct cluster *c, enum list_kind
             out->reduce_us += times * collective_us(p, in, c);
             break;
         case RUN_NORM_SUM:
-            out->reduce_us += times * (p->plan.n_ranks > 1 ? link_us((double)in->n * 8, p->plan.n_ranks - 1, c) : 0);
+            out->reduce_us +=
+                times * (p->plan.n_ranks > 1 ? link_us((double)in->n * 8, p->plan.n_ranks - 1, c) : 0);
             break;
         case RUN_PARTS:
             out->optimizer_us += times * 1e6 * (double)in->n * 4 * in->n_parts / c->memory_bytes_per_s;

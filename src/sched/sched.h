@@ -11,22 +11,22 @@ struct ref { /* a place in memory: buffer and offset; buffer -1 = none */
 struct buffer {
     const char *name;
     enum memory_class class;
-    int64_t bytes, at;  /* at: offset in the slab */
-    int first, last;    /* positions in the common timeline of all lists; first -1 = never used */
+    int64_t bytes, at; /* at: offset in the slab */
+    int first, last;   /* positions in the common timeline of all lists; first -1 = never used */
 };
 enum instr_kind {
-    RUN_OP,        /* fwd or bwd kernel of an operator */
-    RUN_ZERO,      /* n bytes of ref[0] */
-    RUN_ROUTE,     /* ends ref[0] of all ranks of the expert group -> counts ref[1]; sets the number of rounds */
-    RUN_ROUND,     /* head of a loop over rounds; ends at the matching RUN_ROUND_END */
+    RUN_OP,    /* fwd or bwd kernel of an operator */
+    RUN_ZERO,  /* n bytes of ref[0] */
+    RUN_ROUTE, /* ends ref[0] of all ranks of the expert group -> counts ref[1]; sets the number of rounds */
+    RUN_ROUND, /* head of a loop over rounds; ends at the matching RUN_ROUND_END */
     RUN_ROUND_END,
-    RUN_SEND,      /* rows ref[0] (sorted by expert) -> rows ref[1] at the owners of the experts; ref[2] ends; ref[3] counts; ref[4] staging */
-    RUN_RETURN,    /* rows ref[1] -> back to ref[0]; as RUN_SEND */
-    RUN_PARTS,     /* tree sum of the n_parts parts ref[0] into ref[1], n elements */
-    RUN_REDUCE,    /* gradients ref[0] of flat `flat`: tree sum over the replica group into each member's fine range; ref[1] staging */
-    RUN_MIRROR,    /* gradients ref[0]: members with the same shard exchange their fine ranges */
-    RUN_NORM_SUM,  /* all-reduce of n doubles ref[0] of which one rank holds each, then the clip factor into ref[1] */
-    RUN_GATHER,    /* weights ref[0]: owners send their coarse ranges to the members of their shard group */
+    RUN_SEND, /* rows ref[0] (sorted by expert) -> rows ref[1] at the owners of the experts; ref[2] ends; ref[3] counts; ref[4] staging */
+    RUN_RETURN, /* rows ref[1] -> back to ref[0]; as RUN_SEND */
+    RUN_PARTS,  /* tree sum of the n_parts parts ref[0] into ref[1], n elements */
+    RUN_REDUCE, /* gradients ref[0] of flat `flat`: tree sum over the replica group into each member's fine range; ref[1] staging */
+    RUN_MIRROR, /* gradients ref[0]: members with the same shard exchange their fine ranges */
+    RUN_NORM_SUM, /* all-reduce of n doubles ref[0] of which one rank holds each, then the clip factor into ref[1] */
+    RUN_GATHER, /* weights ref[0]: owners send their coarse ranges to the members of their shard group */
 };
 struct instr {
     enum instr_kind kind;
@@ -34,7 +34,7 @@ struct instr {
     const struct op *op;
     bool backward;
     int node, flat, n_parts;
-    int64_t n, row_elements;    /* elements or bytes as the kind says; floats per exchanged row */
+    int64_t n, row_elements; /* elements or bytes as the kind says; floats per exchanged row */
     struct ref arg[OP_ARGS], grad[OP_ARGS], work, ref[5];
     uint32_t add;
     int64_t dim[OP_DIMS];
@@ -53,11 +53,12 @@ struct program {
     struct buffer *buffers;
     struct list list[LISTS];
     struct plan_memory memory;
-    struct ref *value, *grad;   /* by graph value: where it lies (persistent ones and those the host reads) */
-    struct ref weights[FLATS], gradients[FLATS], exp_avg[FLATS], exp_avg_sq[FLATS]; /* flat spaces; moments: coarse range only */
+    struct ref *value, *grad; /* by graph value: where it lies (persistent ones and those the host reads) */
+    struct ref weights[FLATS], gradients[FLATS], exp_avg[FLATS],
+        exp_avg_sq[FLATS];                                  /* flat spaces; moments: coarse range only */
     struct ref control, chunk_sums, nll_weight, aux_weight; /* control: lr, scale, 1-beta1^t, 1-beta2^t */
-    int64_t batch;               /* sequences of a micro-batch of this rank */
-    int64_t rows_sent;           /* token copies of this rank in a micro-batch */
+    int64_t batch;                                          /* sequences of a micro-batch of this rank */
+    int64_t rows_sent;                                      /* token copies of this rank in a micro-batch */
 };
 struct adamw {
     double beta1, beta2, eps, weight_decay;

@@ -2,8 +2,8 @@
  * ranges, send them to the others, clear the gradients.
  * The sums do not depend on the layout: gradients are added in a fixed binary tree over the ranks that
  * computed them, the norm is the sum of one double per chunk, each computed by exactly one rank. */
-#include "sched/lower.h"
 #include "graph/registry.h"
+#include "sched/lower.h"
 
 enum { STAGING_ELEMENTS = 1 << 18 }; /* per member of the group */
 
@@ -27,7 +27,9 @@ static void reduce_flat(struct lower *l, int which)
     i->flat = which;
     i->ref[0] = p->gradients[which];
     i->n = most < STAGING_ELEMENTS ? most : STAGING_ELEMENTS;
-    i->ref[1] = (struct ref){ lower_buffer(l, "reduce staging", MEM_EXCHANGE, i->n * f->n_ranks * (int64_t)sizeof(float)), 0 };
+    i->ref[1] = (struct ref){
+        lower_buffer(l, "reduce staging", MEM_EXCHANGE, i->n * f->n_ranks * (int64_t)sizeof(float)), 0
+    };
     if (f->n_ranks / f->n_shards > 1) {
         i = lower_emit(l, LIST_UPDATE, RUN_MIRROR, name);
         i->flat = which;
@@ -70,7 +72,8 @@ static void norm_sums(struct lower *l)
         if (!mine(&y->flat[c->flat], c))
             continue;
         while (k + run < y->n_chunks && c[run].n_elements == c->n_elements && c[run].flat == c->flat &&
-               c[run].id == c->id + run && c[run].at == c->at + run * c->n_elements && mine(&y->flat[c->flat], &c[run]))
+               c[run].id == c->id + run && c[run].at == c->at + run * c->n_elements &&
+               mine(&y->flat[c->flat], &c[run]))
             run++;
         i = lower_emit(l, LIST_UPDATE, RUN_OP, "gradient norm");
         i->op = &op_sqsum;
@@ -100,7 +103,8 @@ static void update_param(struct lower *l, int param, const struct adamw *o)
         return;
     struct instr *i = lower_emit(l, LIST_UPDATE, RUN_OP, p->graph->params.item[param].name);
     i->op = &op_adamw;
-    const struct ref w = at_element(p->weights[at->flat], first), m = at_element(p->exp_avg[at->flat], first - begin),
+    const struct ref w = at_element(p->weights[at->flat], first),
+                     m = at_element(p->exp_avg[at->flat], first - begin),
                      v = at_element(p->exp_avg_sq[at->flat], first - begin);
     const struct ref arg[8] = { w, m, v, at_element(p->gradients[at->flat], first), p->control, w, m, v };
     for (int k = 0; k < 8; k++)
@@ -135,7 +139,8 @@ void lower_update(struct lower *l, const struct adamw *o)
     for (int i = 0; i < FLATS; i++) {
         const struct flat *f = &p->layout.flat[i];
         if (f->n_shards > 1 && f->n_elements) {
-            struct instr *in = lower_emit(l, LIST_UPDATE, RUN_GATHER, i == DENSE ? "dense weights" : "expert weights");
+            struct instr *in =
+                lower_emit(l, LIST_UPDATE, RUN_GATHER, i == DENSE ? "dense weights" : "expert weights");
             in->flat = i;
             in->ref[0] = p->weights[i];
         }

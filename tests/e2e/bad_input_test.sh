@@ -19,6 +19,7 @@ overwrite() { # FILE OFFSET BYTES (printf format)
 edit() { # FILE SED
     sed -i "$2" "$1"
 }
+rm -rf runs/bad # what a missing check would leave
 t="$moec train --global_batch_size 4 --max_steps 1 --name bad"
 on_data="$t --model_id model --dataset_path"
 on_model="$t --dataset_path data --model_id"

@@ -12,7 +12,7 @@ cp log overview
 for c in $commands; do grep -q "$c" overview || failed "the overview lacks $c" overview; done
 ok "moec --help" "$moec" --help
 ok "moec --version" "$moec" --version
-ok "the version has a number" grep -Eq '^moec [0-9]+\.[0-9]+\.[0-9]+' log
+shows "the version has a number" '^moec [0-9]+\.[0-9]+\.[0-9]+'
 ok "moec version" "$moec" version
 ok "moec help options is a page" "$moec" help options
 
@@ -20,7 +20,7 @@ refused "an unknown command names the nearest" 2 "did you mean 'train'" "$moec" 
 refused "an unknown command without a near one" 2 "unknown command 'frobnicate'" "$moec" frobnicate
 refused "tokenizer alone" 2 'tokenizer' "$moec" tokenizer
 t="$moec train --model_id m --dataset_path d"
-refused "an unknown option names the nearest" 2 'micro.batch.size.*did you mean --micro_batch_size' $t --micro-batch-sise 4
+refused "an unknown option names the nearest" 2 'micro-batch-sise.*did you mean --micro_batch_size' $t --micro-batch-sise 4
 refused "an option of another command" 2 'not of' $t --prompt x
 refused "a value is missing" 2 '--lr' $t --lr
 refused "a word instead of a number" 2 '--lr' $t --lr fast
@@ -54,7 +54,7 @@ ok "prepare as in the example" "$moec" prepare --data_path_or_name books/ --toke
 ok "prepare with dashes" "$moec" prepare --data-path-or-name=books/ --tokenizer-path-or-name=tokenizer --save-path=./books_2 --sequence-length=64
 ok "the spellings give the same dataset" cmp books_2k/tokens.bin books_2/tokens.bin
 ok "compile as in the example" "$moec" compile --model_id model --dataset_path ./books_2k --plan_ngpus=4 --runtime_ngpus=8
-ok "its plan has the ranks" grep -q '^ranks: 8 in 2 scale units of 4' log
+shows "its plan has the ranks" '^ranks: 8 in 2 scale units of 4'
 ok "train as in the example" timeout 120 $mpirun -np 8 "$moec" train --model_id model --dataset_path ./books_2k --plan_ngpus=4 --runtime_ngpus=8 --max_steps 1 --name example
 ok "merge as in the example" "$moec" merge --ckpt_dir runs/example/checkpoints/last --output_fname merged
 ok "export as in the example" "$moec" export --ckpt_dir runs/example/checkpoints/last --output exported
@@ -75,9 +75,9 @@ ok "compile writes a plan" "$moec" compile --model_id model --dataset_path data 
 ok "train runs it" train 2 planned --plan plan.json --global_batch_size 8 --max_steps 2 --expert_parallel 2
 ok "the run keeps the plan" cmp plan.json runs/planned/plan.json
 ok "compile --json" "$moec" compile --model_id model --dataset_path data --json
-ok "it is JSON" grep -q '^{' log
+shows "it is JSON" '^{'
 ok "eval --json" "$moec" eval --model_id exported --dataset_path data --json
-ok "it has a loss" grep -Eq '^\{"loss": [0-9.]+, .*"bits_per_byte": [0-9.]+' log
+shows "it has a loss" '^\{"loss": [0-9.]+, .*"bits_per_byte": [0-9.]+'
 
 g="$moec generate --model_id exported --prompt int --max_new_tokens 12"
 $g --seed 1 >g1 2>&1
@@ -93,5 +93,5 @@ not "another seed, another text" cmp -s g1 g3
 ok "temperature 0 has no chance" cmp g4 g5
 ok "generate --reproducible: threads do not matter" cmp g6 g7
 ok "generate --json" $g --json
-ok "it counts tokens" grep -q '"new_tokens": ' log
+shows "it counts tokens" '"new_tokens": '
 finish

@@ -14,7 +14,7 @@ for threads in 2 7; do
     ok "$threads threads: same description" cmp by-1/dataset.json by-$threads/dataset.json
 done
 ok "a sequence" "$moec" inspect by-1 --sequence 17
-ok "it names its file" grep -q 'texts/[0-9].txt' log
+shows "it names its file" 'texts/[0-9].txt'
 refused "a sequence that is not there" 2 'sequence' "$moec" inspect by-1 --sequence 100000000
 ok "inspect of a dataset as JSON" "$moec" inspect by-1 --sequence 3 --json
 refused "a dataset that is there stays" 2 'overwrite|exists|already' $p --data_path_or_name texts --save_path by-1

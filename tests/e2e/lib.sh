@@ -1,6 +1,7 @@
 # lib.sh - sourced by every script of this folder: a work directory, checks that count, and small models and data.
 #   ok NAME COMMAND...                    passes when the command succeeds
 #   not NAME COMMAND...                   passes when it does not
+#   shows NAME PATTERN                    passes when what the last command printed matches
 #   refused NAME CODE PATTERN COMMAND...  passes when it ends with CODE and one line "moec: ..." that matches
 #   skip NAME WHY                         counts as skipped
 #   finish                                the line "N passed, N failed, N skipped" and the exit status
@@ -33,6 +34,9 @@ ok() {
     local name=$1
     shift
     if "$@" >"$work/log" 2>&1; then passed "$name"; else failed "$name (status $?)" "$work/log"; fi
+}
+shows() { # NAME PATTERN: what the last command printed matches
+    if grep -Eq -- "$2" "$work/log"; then passed "$1"; else failed "$1: expected $2" "$work/log"; fi
 }
 not() {
     local name=$1
