@@ -40,7 +40,7 @@ bool cmd_compile(struct arena *a, const struct config *c, struct err *e)
     struct dataset d;
     struct plan p;
     struct search_result found;
-    struct plan_limits l;
+    struct plan_limits l = { 0 };
     struct model_values v;
     char hash[17];
     const double start = exec_now();

@@ -31,7 +31,7 @@ struct layout {
     int n_chunks;           /* of this rank, in flat order */
     struct chunk *chunk;
 };
-void layout_make(struct arena *a, const struct graph *g, const struct plan *p, int rank, struct layout *out);
+void layout_make(struct arena *a, const struct graph *g, const struct plan *p, int rank, struct layout *l);
 int layout_fine_of(const struct flat *f, int member); /* which fine range a member reduces */
 /* Coarse range [*begin, *end) whose optimizer state a member owns. */
 void layout_coarse(const struct flat *f, int member, int64_t *begin, int64_t *end);

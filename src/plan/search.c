@@ -126,7 +126,7 @@ static bool check_limits(const struct plan_limits *l, int64_t experts, struct er
     if (l->micro_batch && l->global_batch / l->n_ranks % (l->micro_batch / unit))
         return err_code(e, EXIT_USAGE,
                         "--micro_batch_size %lld does not divide the %lld sequences of a scale unit per step",
-                        (long long)l->micro_batch, (long long)(l->global_batch / l->n_ranks * unit));
+                        (long long)l->micro_batch, (long long)l->global_batch / l->n_ranks * unit);
     return true;
 }
 

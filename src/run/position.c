@@ -2,6 +2,7 @@
 #include "run/position.h"
 #include "base/json.h"
 #include "base/str.h"
+#include <stdio.h>
 #include <string.h>
 enum { POSITION_VERSION = 1 };
 
@@ -28,7 +29,7 @@ static bool want_text(const struct json *j, const char *key, char out[17], struc
         return false;
     if (strlen(text) > 16)
         return json_err(j, json_root(j), key, e, "expected 16 hex digits, found \"%s\"", text);
-    strcpy(out, text);
+    snprintf(out, 17, "%s", text);
     return true;
 }
 

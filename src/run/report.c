@@ -64,7 +64,7 @@ void report_plan(struct str *out, const struct setup *s, const struct plan *p,
              "step: %lld sequences of %lld = micro-batch %lld per rank x %lld accumulated x %d ranks = %lld "
              "tokens\n",
              (long long)p->global_batch, (long long)p->sequence, (long long)p->micro_batch,
-             (long long)p->accumulation, p->n_ranks, (long long)(p->global_batch * p->sequence));
+             (long long)p->accumulation, p->n_ranks, (long long)p->global_batch * p->sequence);
     if (p->expert_parallel > 1)
         str_addf(out,
                  "token exchange: room for %lld rows per rank and round; more rows take more rounds, none is "

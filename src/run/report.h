@@ -5,4 +5,4 @@
 #include "run/setup.h"
 /* found.n = 0: the plan was read from a file, there are no alternatives. */
 void report_plan(struct str *out, const struct setup *s, const struct plan *p,
-                 const struct search_result *found, int64_t memory_bytes);
+                 const struct search_result *found, int64_t limit);

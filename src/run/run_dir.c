@@ -6,6 +6,7 @@
 #include "run/weights.h"
 #include <errno.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -87,9 +88,8 @@ static bool trim_metrics(struct run *r, const char *path, int64_t step, struct e
     if (!text)
         return false;
     while (*at) {
-        long long of = 0;
-        const char *end = strchr(at, '\n');
-        if (!end || sscanf(at, "{\"step\": %lld", &of) != 1 || of > step)
+        const char *end = strchr(at, '\n'), key[] = "{\"step\": ";
+        if (!end || strncmp(at, key, sizeof key - 1) != 0 || strtoll(at + sizeof key - 1, NULL, 10) > step)
             break;
         at = end + 1;
     }

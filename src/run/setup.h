@@ -28,7 +28,7 @@ bool setup_measure(const struct setup *s, struct plan *p, struct err *e); /* fil
 /* One rank, forward only, for [batch, sequence] tokens; logits: head gives logits. */
 void setup_small_plan(const struct setup *s, int64_t batch, int64_t sequence, struct plan *p);
 void engine_build(const struct setup *s, const struct plan *p, bool training, bool logits,
-                  const struct adamw *o, struct engine *out);
+                  const struct adamw *o, struct engine *x);
 /* Weights from the model directory or random ones; init: INIT_* of config.h. stored[] (by parameter, may be NULL)
  * is the dtype that files of this model have; *how tells what was done. */
 bool engine_load(const struct setup *s, struct engine *x, int init, int64_t seed, enum dtype *stored,

@@ -46,7 +46,7 @@ bool train_limits(const struct config *c, struct plan_limits *l, struct err *e)
 static bool read_plan_file(const struct setup *s, const char *path, const struct plan_limits *l,
                            int64_t sequence, struct plan *p, struct err *e)
 {
-    size_t bytes;
+    size_t bytes = 0;
     char *text = file_read(s->arena, path, 64u << 20, &bytes, e);
     if (!text || !plan_parse(text, bytes, path, p, e))
         return false;
@@ -72,7 +72,7 @@ static bool read_plan_file(const struct setup *s, const char *path, const struct
 bool train_plan(const struct setup *s, const struct config *c, int64_t sequence, struct plan *out,
                 struct search_result *found, struct err *e)
 {
-    struct plan_limits l;
+    struct plan_limits l = { 0 };
     *found = (struct search_result){ 0 };
     if (!train_limits(c, &l, e))
         return false;

@@ -15,7 +15,7 @@ struct ckpt_holding *weights_holdings(struct arena *a, const struct graph *g, co
 struct weights_pointers {
     const float **weight, **exp_avg, **exp_avg_sq, **state_weight;
 };
-void weights_pointers(struct arena *a, const struct exec *x, const struct ckpt_holding *mine,
+void weights_pointers(struct arena *a, const struct exec *x, const struct ckpt_holding *h,
                       struct weights_pointers *out);
 /* Name of the stored tensor that holds gradient chunk `id`, for messages. */
 const char *weights_chunk_tensor(struct arena *a, const struct graph *g, const struct plan *p, int64_t id);

@@ -18,3 +18,20 @@ int lower_buffer(struct lower *l, const char *name, enum memory_class class, int
 int lower_persistent(struct lower *l, const char *name, enum memory_class class, int64_t bytes);
 struct instr *lower_emit(struct lower *l, enum list_kind which, enum instr_kind kind, const char *name);
 void lower_update(struct lower *l, const struct adamw *o); /* update.c */
+
+/* A region [first, last): consecutive nodes whose rows are split by expert. */
+struct region {
+    int first, last;
+};
+bool lower_in_region(const struct region *r, int node);
+bool lower_is_region(const struct lower *l, int node); /* is the node in some region? */
+struct region lower_region_at(const struct lower *l, int node);
+void lower_region_forward(struct lower *l, enum list_kind which, const struct region *r);
+void lower_region_backward(struct lower *l, const struct region *r);
+/* Where argument `arg` of a node (or its gradient) lies; made on first use. inside: the copy of a region. */
+struct ref lower_value(struct lower *l, int node, int arg, bool inside);
+struct ref lower_grad(struct lower *l, int node, int arg, bool inside);
+void lower_forward_op(struct lower *l, enum list_kind which, int node, bool inside);
+void lower_backward_op(struct lower *l, const struct back *b, bool inside);
+/* Rows of the token copies of this rank, with the padding that whole tiles need. */
+int64_t lower_local_rows(const struct lower *l, int64_t rows);

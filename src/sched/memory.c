@@ -162,7 +162,7 @@ static const char *const kind_name[] = { "op",     "zero",  "route",  "round",  
 static void print_ref(const struct program *p, struct str *out, const char *label, struct ref r)
 {
     if (r.buffer >= 0)
-        str_addf(out, " %s@%lld", label, (long long)(p->buffers[r.buffer].at + r.at_bytes));
+        str_addf(out, " %s@%lld", label, (long long)p->buffers[r.buffer].at + r.at_bytes);
 }
 
 void sched_print(const struct program *p, struct str *out)

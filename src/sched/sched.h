@@ -64,8 +64,8 @@ struct adamw {
     double beta1, beta2, eps, weight_decay;
 };
 /* Lowers for one rank. training = false: only LIST_EVAL, no gradients or moments. Roots are found in g. */
-void sched_lower(struct arena *a, const struct graph *g, const struct plan *p, int rank, bool training,
-                 const struct adamw *o, struct program *out);
+void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan, int rank, bool training,
+                 const struct adamw *o, struct program *p);
 void sched_print(const struct program *p, struct str *out);
 /* Assigns offsets to all buffers from their lifetimes; fills .memory. */
 void sched_assign(struct program *p, struct arena *a);

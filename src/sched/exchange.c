@@ -1,0 +1,184 @@
+/* exchange.c - regions whose rows are split by expert: the rows of tokens are sent to the ranks that hold their
+ * experts, computed there and returned, in as many rounds as the counts need. */
+#include "sched/lower.h"
+
+bool lower_in_region(const struct region *r, int node)
+{
+    return node >= r->first && node < r->last;
+}
+
+static bool has_rows(const struct node *n, int arg)
+{
+    return n->anno->arg[arg].n_dims && n->anno->arg[arg].dim[0].rows_of >= 0;
+}
+
+static bool used_outside(const struct graph *g, const struct region *r, value v)
+{
+    for (int i = r->last; i < g->n_nodes; i++)
+        for (int j = 0; j < g->nodes[i].anno->n_inputs; j++)
+            if (g->nodes[i].arg[j] == v)
+                return true;
+    return false;
+}
+
+/* Calls f for every argument through which rows enter (entering) or leave the region. */
+typedef void region_edge(struct lower *l, enum list_kind which, int node, int arg);
+static void for_edges(struct lower *l, enum list_kind which, const struct region *r, bool entering,
+                      region_edge *f)
+{
+    const struct graph *g = l->p->graph;
+    for (int i = r->first; i < r->last; i++) {
+        const struct node *n = &g->nodes[i];
+        for (int j = 0; j < n->anno->n_args; j++) {
+            const bool input = j < n->anno->n_inputs;
+            if (has_rows(n, j) && input == entering &&
+                (input ? !lower_in_region(r, g->values[n->arg[j]].node) : used_outside(g, r, n->arg[j])))
+                f(l, which, i, j);
+        }
+    }
+}
+
+static void exchange(struct lower *l, enum list_kind which, enum instr_kind kind, int node, struct ref outer,
+                     struct ref inner)
+{
+    const struct plan *p = &l->p->plan;
+    struct instr *i = lower_emit(l, which, kind, l->p->graph->nodes[node].name);
+    i->node = node;
+    i->ref[0] = outer;
+    i->ref[1] = inner;
+    i->ref[2] = l->round_end;
+    i->ref[3] = l->counts;
+    i->row_elements = l->p->buffers[inner.buffer].bytes / p->row_capacity / (int64_t)sizeof(float);
+    i->ref[4] =
+        (struct ref){ lower_buffer(l, "exchange staging", MEM_EXCHANGE, l->p->buffers[inner.buffer].bytes),
+                      0 };
+}
+
+static struct ref outer_ref(struct lower *l, int node, int arg, bool grad)
+{
+    const value v = l->p->graph->nodes[node].arg[arg];
+    struct ref *at = grad ? &l->p->grad[v] : &l->p->value[v];
+    if (at->buffer < 0) { /* leaves the region: its outer size is the rows of this rank */
+        const struct value_info *info = &l->p->graph->values[v];
+        const int64_t row = graph_elements(info) / info->shape[0] * (int64_t)num_dtype_bytes(info->dtype);
+        *at = (struct ref){
+            lower_buffer(l, info->name, MEM_ACTIVATIONS, lower_local_rows(l, info->shape[0]) * row), 0
+        };
+    }
+    return *at;
+}
+
+static void send_value(struct lower *l, enum list_kind which, int node, int arg)
+{
+    exchange(l, which, RUN_SEND, node, outer_ref(l, node, arg, false), lower_value(l, node, arg, true));
+}
+
+static void return_value(struct lower *l, enum list_kind which, int node, int arg)
+{
+    exchange(l, which, RUN_RETURN, node, outer_ref(l, node, arg, false), lower_value(l, node, arg, true));
+}
+
+static void send_grad(struct lower *l, enum list_kind which, int node, int arg)
+{
+    exchange(l, which, RUN_SEND, node, outer_ref(l, node, arg, true), lower_grad(l, node, arg, true));
+}
+
+static void return_grad(struct lower *l, enum list_kind which, int node, int arg)
+{
+    exchange(l, which, RUN_RETURN, node, outer_ref(l, node, arg, true), lower_grad(l, node, arg, true));
+}
+
+struct region lower_region_at(const struct lower *l, int node)
+{
+    struct region r = { node, node };
+    while (r.first > 0 && lower_is_region(l, r.first - 1))
+        r.first--;
+    while (r.last < l->p->graph->n_nodes && lower_is_region(l, r.last))
+        r.last++;
+    return r;
+}
+
+/* The value "end" that the first node of the region reads: segment ends of this rank's sorted rows. */
+static struct ref local_ends(struct lower *l, const struct region *r)
+{
+    const struct node *n = &l->p->graph->nodes[r->first];
+    for (int j = 0; j < n->anno->n_inputs; j++)
+        if (n->anno->arg[j].dtype == I32 && !n->anno->arg[j].model_float && n->anno->arg[j].n_dims == 2)
+            return l->p->value[n->arg[j]];
+    die("%s has rows but no segment ends", n->name);
+}
+
+static void forget_inner(struct lower *l)
+{
+    for (int v = 0; v < l->p->graph->n_values; v++)
+        l->inner[v] = l->inner_grad[v] = NOWHERE;
+}
+
+static void begin_rounds(struct lower *l, enum list_kind which, const struct region *r)
+{
+    const struct node *n = &l->p->graph->nodes[r->first];
+    const int64_t ends = n->dim[l->split[r->first].expert]; /* E/ep experts x ep senders */
+    forget_inner(l);
+    l->round_end =
+        (struct ref){ lower_buffer(l, "round ends", MEM_EXCHANGE, ends * (int64_t)sizeof(int32_t)), 0 };
+    struct instr *i = lower_emit(l, which, RUN_ROUND, n->name);
+    i->ref[0] = l->counts;
+    i->node = r->first;
+    i->n = ends;
+}
+
+void lower_region_forward(struct lower *l, enum list_kind which, const struct region *r)
+{
+    const struct node *n = &l->p->graph->nodes[r->first];
+    const int64_t experts = n->dim[l->split[r->first].expert];
+    l->counts = (struct ref){ lower_buffer(l, "expert counts", MEM_ACTIVATIONS,
+                                           experts * l->p->plan.expert_parallel * (int64_t)sizeof(int32_t)),
+                              0 };
+    l->node_counts[r->first] = l->counts;
+    struct instr *i = lower_emit(l, which, RUN_ROUTE, n->name);
+    i->ref[0] = local_ends(l, r);
+    i->ref[1] = l->counts;
+    i->n = experts;
+    begin_rounds(l, which, r);
+    for_edges(l, which, r, true, send_value);
+    for (int node = r->first; node < r->last; node++)
+        lower_forward_op(l, which, node, true);
+    for_edges(l, which, r, false, return_value);
+    lower_emit(l, which, RUN_ROUND_END, n->name);
+}
+
+/* Nodes of the region whose outputs its backward steps read: they run again. */
+static void mark_recompute(const struct lower *l, const struct region *r, bool *again)
+{
+    const struct graph *g = l->p->graph;
+    for (int i = r->last - 1; i >= r->first; i--) {
+        const struct node *n = &g->nodes[i];
+        for (int j = n->anno->n_inputs; j < n->anno->n_args; j++) {
+            again[i] |= n->anno->saved >> j & 1;
+            for (int k = i + 1; k < r->last; k++)
+                for (int m = 0; m < g->nodes[k].anno->n_inputs; m++)
+                    if (g->nodes[k].arg[m] == n->arg[j] && ((g->nodes[k].anno->saved >> m & 1) || again[k]))
+                        again[i] = true;
+        }
+    }
+}
+
+/* Rows are sent again instead of being kept for all rounds, so the buffers stay bounded. */
+void lower_region_backward(struct lower *l, const struct region *r)
+{
+    const struct graph *g = l->p->graph;
+    bool *again = ARENA_NEW(l->arena, bool, g->n_nodes);
+    mark_recompute(l, r, again);
+    l->counts = l->node_counts[r->first];
+    begin_rounds(l, LIST_MICRO, r);
+    for_edges(l, LIST_MICRO, r, true, send_value);
+    for (int node = r->first; node < r->last; node++)
+        if (again[node])
+            lower_forward_op(l, LIST_MICRO, node, true);
+    for_edges(l, LIST_MICRO, r, false, send_grad);
+    for (int i = 0; i < g->n_backs; i++)
+        if (lower_in_region(r, g->backs[i].node))
+            lower_backward_op(l, &g->backs[i], true);
+    for_edges(l, LIST_MICRO, r, true, return_grad);
+    lower_emit(l, LIST_MICRO, RUN_ROUND_END, g->nodes[r->first].name);
+}
