@@ -291,9 +291,10 @@ static void write_file(struct arena *a, const char *path, const char *const *nam
 {
     struct err e = { 0 };
     uint64_t bytes, hash;
+    const int64_t two = 2;
     struct safetensor *list = ARENA_NEW(a, struct safetensor, n);
     for (int i = 0; i < n; i++)
-        list[i] = safetensors_entry(names[i], BF16, 1, (const int64_t[]){ 2 });
+        list[i] = safetensors_entry(names[i], BF16, 1, &two);
     struct safetensors_writer *w = safetensors_create(path, list, n, &e);
     for (int i = 0; w && i < n; i++)
         EXPECT(safetensors_put(w, "\0\0\0\0", 4, &e));

@@ -47,7 +47,7 @@ problems=$(
         if [ -n "$only" ]; then
             [ "$file" = "$only" ] || echo "$file: <$header> belongs to $only alone"
         else
-            case " assert complex ctype dirent errno fcntl fenv float ftw glob immintrin inttypes limits locale math poll pthread
+            case " assert complex ctype dirent dlfcn errno fcntl fenv float ftw glob immintrin inttypes limits link locale math poll pthread
                 sched setjmp signal spawn stdalign stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string strings
                 sys/mman sys/random sys/resource sys/stat sys/statvfs sys/time sys/types sys/uio sys/utsname sys/wait time unistd " in
             *[[:space:]]"${header%.h}"[[:space:]]*) ;;

@@ -123,8 +123,10 @@ static bool write_config(struct target *x, struct err *e)
 {
     static const char *const names[DTYPES] = { [F32] = "float32", [BF16] = "bfloat16", [F16] = "float16" };
     size_t bytes;
-    const char *text = with_torch_dtype(x->arena, path_in(x->arena, x->from->dir, "config.json"),
-                                        names[x->dtype], &bytes, e);
+    const char *path = path_in(x->arena, x->from->dir, "config.json");
+    const char *text = file_read(x->arena, path, max_text_bytes, &bytes, e);
+    if (text)
+        text = replace_torch_dtype(x->arena, text, &bytes, path, names[x->dtype], e);
     return text && file_write(path_in(x->arena, x->temporary, "config.json"), text, bytes, e);
 }
 

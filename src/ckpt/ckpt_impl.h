@@ -29,7 +29,9 @@ const char *without_slashes(struct arena *a, const char *path); /* no '/' at the
 const char *path_in(struct arena *a, const char *dir, const char *name);
 const char *optimizer_file(struct arena *a, int64_t rank, int64_t n_ranks);
 const char *sums_file(struct arena *a, int64_t rank);
-char *with_torch_dtype(struct arena *a, const char *path, const char *dtype, size_t *bytes, struct err *e);
+/* config.json with another torch_dtype, every other byte as it was. text ends with a 0 not counted in *bytes. */
+char *replace_torch_dtype(struct arena *a, const char *text, size_t *bytes, const char *path,
+                          const char *dtype, struct err *e);
 
 /* ckpt_manifest.c: checkpoint.json, and the sums that every rank leaves for rank 0 in the same form. */
 struct manifest_file {

@@ -158,11 +158,11 @@ static const char *find_text_value(const char *text, const char *key)
 }
 
 /* Older files say torch_dtype, newer ones dtype; without either there is nothing to change. */
-char *with_torch_dtype(struct arena *a, const char *path, const char *dtype, size_t *bytes, struct err *e)
+char *replace_torch_dtype(struct arena *a, const char *text, size_t *bytes, const char *path,
+                          const char *dtype, struct err *e)
 {
     struct str out = str_new(a, max_text_bytes + 100);
-    const char *text = file_read(a, path, max_text_bytes, bytes, e);
-    struct json *j = text ? json_parse(text, *bytes, path, e) : NULL;
+    struct json *j = json_parse(text, *bytes, path, e);
     if (!j)
         return NULL;
     json_free(j);

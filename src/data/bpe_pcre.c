@@ -52,12 +52,16 @@ static const char *const names[][2] = {
     { "lowercase", "\\p{Lowercase}" },
     { "space", "\\p{White_Space}" },
     { "whitespace", "\\p{White_Space}" },
-    /* Oniguruma counts the superscripts and fractions of Latin-1 as word characters. */
+    { "word_in_bracket", "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]" },
+    /* A bare \w of Oniguruma's counts the superscripts and fractions of Latin-1 as word characters. */
     { "word", "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}]" },
     /* char::is_numeric() of the library's Digits knows Unicode 15, whose new numbers are listed. */
     { "rust_numeric", "[\\p{N}\\x{11f50}-\\x{11f59}\\x{1d2c0}-\\x{1d2d3}\\x{1e4f0}-\\x{1e4f9}]" },
-    /* \w of Rust's regex crate: used for single_word. */
-    { "rust_word", "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}]" },
+    /* \w of Rust's regex crate, with the letters and marks of Unicode 15: used for single_word. */
+    { "rust_word", "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}\\x{cf3}\\x{ece}\\x{10efd}-\\x{10eff}"
+                   "\\x{1123f}-\\x{11241}\\x{11f00}-\\x{11f10}\\x{11f12}-\\x{11f3a}\\x{11f3e}-\\x{11f42}"
+                   "\\x{11f50}-\\x{11f59}\\x{1342f}\\x{13440}-\\x{13455}\\x{1b132}\\x{1b155}\\x{1df25}-\\x{1df2a}"
+                   "\\x{1e030}-\\x{1e06d}\\x{1e08f}\\x{1e4d0}-\\x{1e4f9}\\x{2b739}\\x{31350}-\\x{323af}]" },
 };
 
 static bool is_category(const char *name)
@@ -82,19 +86,19 @@ static void plain_name(const char *name, char out[80])
     out[n] = 0;
 }
 
-static void property_pattern(const char *name, char out[160])
+static void property_pattern(const char *name, char out[640])
 {
     char plain[80];
     plain_name(name, plain);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(plain, names[i][0]) == 0 || strcmp(name, names[i][0]) == 0) {
-            snprintf(out, 160, "%s+", names[i][1]);
+            snprintf(out, 640, "%s+", names[i][1]);
             return;
         }
     if (is_category(name))
-        snprintf(out, 160, "\\p{%s}+", name);
+        snprintf(out, 640, "\\p{%s}+", name);
     else
-        snprintf(out, 160, "\\p{sc:%s}+", name); /* PCRE2's bare \p{Han} would take script extensions too */
+        snprintf(out, 640, "\\p{sc:%s}+", name); /* PCRE2's bare \p{Han} would take script extensions too */
 }
 
 static pcre2_code *compile(const char *pattern, size_t bytes, struct err *e)
@@ -157,7 +161,7 @@ static const struct charset *collect(struct arena *out, pcre2_code *code)
 
 const struct charset *rx_property(struct arena *a, const char *name, struct err *e)
 {
-    char pattern[160];
+    char pattern[640];
     struct err inner = { 0 };
     property_pattern(name, pattern);
     pcre2_code *code = compile(pattern, strlen(pattern), &inner);

@@ -87,7 +87,8 @@ static const struct charset *parse_property(struct parser *s, bool invert)
     return invert ? charset_invert(s->a, x) : x;
 }
 
-static const struct charset *class_escape(struct parser *s, char c)
+/* Oniguruma's \w in a bracket lacks what it has outside (bpe_pcre.c). */
+static const struct charset *class_escape(struct parser *s, char c, bool in_bracket)
 {
     static const struct range hex[] = { { '0', '9' }, { 'A', 'F' }, { 'a', 'f' } };
     const struct charset *x = NULL;
@@ -99,7 +100,7 @@ static const struct charset *class_escape(struct parser *s, char c)
         x = property(s, "Nd");
         break;
     case 'w':
-        x = property(s, "Word");
+        x = property(s, in_bracket ? "word_in_bracket" : "Word");
         break;
     case 'h':
         x = charset_of(s->a, hex, 3);
@@ -217,7 +218,7 @@ static bool bracket_item(struct parser *s, const struct charset **set, uint32_t 
         return fail(s, "backslash at the end") != NULL;
     if (strchr("sSdDwWhHpP", *s->p) && *s->p) {
         const char letter = *s->p++;
-        *set = (letter | 0x20) == 'p' ? parse_property(s, letter == 'P') : class_escape(s, letter);
+        *set = (letter | 0x20) == 'p' ? parse_property(s, letter == 'P') : class_escape(s, letter, true);
         return *set != NULL;
     }
     if (*s->p == 'b') {
@@ -281,7 +282,7 @@ static struct rx *parse_escape(struct parser *s)
     if (strchr("sSdDwWhHpP", *s->p) && *s->p) {
         const char letter = *s->p++;
         const struct charset *x =
-            (letter | 0x20) == 'p' ? parse_property(s, letter == 'P') : class_escape(s, letter);
+            (letter | 0x20) == 'p' ? parse_property(s, letter == 'P') : class_escape(s, letter, false);
         s->previous = NULL;
         return x ? set_node(s->a, x) : NULL;
     }

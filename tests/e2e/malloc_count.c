@@ -1,7 +1,7 @@
 /* malloc_count.c - preloaded by memory_test.sh: counts allocations that the program itself makes (not those inside
  * libraries) and writes the count to $MALLOC_COUNT_LOG whenever the program flushes a stream, as it does after
  * every step. */
-#define _GNU_SOURCE
+/* NOLINTBEGIN(bugprone-reserved-identifier,readability-inconsistent-declaration-parameter-name) */
 #include <dlfcn.h>
 #include <link.h>
 #include <stdatomic.h>
@@ -34,7 +34,8 @@ static void note(const void *caller)
         atomic_fetch_add(&n, 1);
 }
 #define NOTE() note(__builtin_return_address(0))
-extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t), *__libc_memalign(size_t, size_t);
+extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t),
+    *__libc_memalign(size_t, size_t);
 
 void *malloc(size_t bytes)
 {
@@ -91,3 +92,4 @@ int fflush(FILE *f)
     }
     return real(f);
 }
+/* NOLINTEND(bugprone-reserved-identifier,readability-inconsistent-declaration-parameter-name) */

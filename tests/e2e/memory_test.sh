@@ -33,7 +33,7 @@ same_bytes ep-2 2 --expert_parallel 2 --zero 1
 same_bytes ep-4-rounds 4 --expert_parallel 4 --zero 0 --row_capacity 40
 same_bytes reproducible 2 --reproducible
 
-if gcc -shared -fPIC -O1 "$root/tests/e2e/malloc_count.c" -o count.so -ldl 2>count.err; then
+if gcc -D_GNU_SOURCE -shared -fPIC -O1 "$root/tests/e2e/malloc_count.c" -o count.so -ldl 2>count.err; then
     export MALLOC_COUNT_LOG=$work/count.log
     LD_PRELOAD=$work/count.so train 1 counted $common --eval_every 4
     # Streams are flushed after every step and evaluation; the last line is from after the checkpoint, and the

@@ -3,7 +3,8 @@
 #include "config/config.h"
 #include "tests/fuzz/fuzz.h"
 
-static bool read_file(struct arena *a, const char *command, const uint8_t *data, size_t bytes, struct config *c)
+static bool read_file(struct arena *a, const char *command, const uint8_t *data, size_t bytes,
+                      struct config *c)
 {
     struct err e = { 0 };
     const struct fuzz_path p = fuzz_path(data, bytes);

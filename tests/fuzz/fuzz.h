@@ -23,7 +23,8 @@ static inline void fuzz_expect(int condition, const char *what)
 /* A reader's outcome and its error belong together. */
 static inline void fuzz_outcome(int succeeded, const struct err *e)
 {
-    fuzz_expect(succeeded == (e->text[0] == 0), succeeded ? "success with an error text" : "failure without one");
+    fuzz_expect(succeeded == (e->text[0] == 0),
+                succeeded ? "success with an error text" : "failure without one");
     fuzz_expect(succeeded == (e->code == 0), "exit code");
     fuzz_expect(strchr(e->text, '\n') == NULL, "an error of one line");
 }
