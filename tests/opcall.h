@@ -164,7 +164,7 @@ static void opcall_random(const struct opcall *t, float *x, int64_t n, uint64_t 
 {
     for (int64_t i = 0; i < n; i++) {
         const double value = rng_normal(seed, stream, (uint64_t)i);
-        x[i] = (float)(opcall_chooses(t) ? nearbyint(value * 16) / 16 : value);
+        x[i] = (float)(opcall_chooses(t) ? nearbyint(value * 2) / 2 : value);
     }
 }
 

@@ -134,10 +134,13 @@ static void join(double *joined, const struct part *p, const struct opcall *whol
     }
 }
 
-/* Integers that a sum cannot join, and by-products of a split letter that lack it, are not comparable. */
+/* A by-product may lack a letter that is split (the logits of a chunk); it cannot be compared. */
 static bool joins(const struct opcall *t, int arg, int l)
 {
-    return has_letter(t, arg, l) || t->a.kind[l] == DIM_REDUCE;
+    const bool joined = has_letter(t, arg, l) || t->a.kind[l] == DIM_REDUCE;
+    EXPECTF(joined || (t->of && !(t->of >> arg & 1)), "%s: %s may be split, but %s lacks it", t->op->name,
+            t->a.letter[l], t->a.arg[arg].name);
+    return joined;
 }
 
 static void check_letter(struct opcall *t, int l, int64_t middle)

@@ -237,6 +237,43 @@ TEST(adamw_may_write_its_inputs)
     arena_free(arena);
 }
 
+/* Whatever stands at later positions, the outputs of the earlier ones have the same bits. */
+TEST(attention_is_causal)
+{
+    enum { S = 150, SEEN = 140, A = 2, Q = 12, C = 16, R = 4, V = 8 };
+    const struct op_case k = { { 1, S, A, Q, C, R, V }, { Q, C, V, 0.3 } };
+    struct arena *arena = arena_new("causal");
+    struct opcall t = opcall_new(registry_find("attention"), &k, arena, opcall_seed());
+    float *kv = t.cpu.arg[1], *k_rope = t.cpu.arg[2], *before = ARENA_NEW(arena, float, SEEN *A *V);
+    opcall_fwd(&t);
+    memcpy(before, t.cpu.arg[3], SEEN * A * V * sizeof *before);
+    for (int64_t i = SEEN * A * C; i < S * A * C; i++)
+        kv[i] *= 1000;
+    for (int64_t i = SEEN * R; i < S * R; i++)
+        k_rope[i] *= 1000;
+    opcall_fwd(&t);
+    EXPECT(memcmp(before, t.cpu.arg[3], SEEN * A * V * sizeof *before) == 0);
+    arena_free(arena);
+}
+
+/* Nothing is hidden: a NaN in the input is one in the result of its row. */
+TEST(nan_stays_visible)
+{
+    const struct op_case k = { { 3, 5, 40, 3 }, { 3 } };
+    struct arena *arena = arena_new("nan");
+    struct opcall t = opcall_new(registry_find("head_loss"), &k, arena, opcall_seed());
+    ((float *)t.cpu.arg[0])[5] = NAN;
+    opcall_fwd(&t);
+    EXPECT(isfinite(((float *)t.cpu.arg[3])[0]) && isnan(((float *)t.cpu.arg[3])[1]));
+    const struct op_case up = { { 4, 5 }, { 0 } };
+    t = opcall_new(registry_find("swiglu"), &up, arena, opcall_seed());
+    ((float *)t.cpu.arg[0])[7] = NAN;
+    opcall_fwd(&t);
+    for (int i = 0; i < 20; i++)
+        EXPECT(isnan(((float *)t.cpu.arg[2])[i]) == (i == 7));
+    arena_free(arena);
+}
+
 /* An attribute that gives a length must agree with it; costs are positive and grow with the sizes. */
 static void check_record(struct opcall *t, uint64_t seed)
 {

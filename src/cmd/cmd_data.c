@@ -117,7 +117,7 @@ bool cmd_tokenizer_train(struct arena *a, const struct config *c, struct err *e)
     const char **paths = ARENA_NEW(a, const char *, files.n);
     for (int64_t i = 0; i < files.n; i++)
         paths[i] = files.file[i].path;
-    if (!bpe_train(paths, (int)files.n, c->vocab_size, c->save_path, e))
+    if (!bpe_train(paths, (int)files.n, c->vocab_size, c->text_key, c->save_path, e))
         return false;
     printf("tokenizer of %lld ids written to %s\n", (long long)c->vocab_size, c->save_path);
     return true;

@@ -25,6 +25,7 @@ bool bpe_is_special(const struct bpe *t, int32_t id);
 const char *bpe_decoder_problem(const struct bpe *t); /* NULL: bpe_decode says what the library says */
 /* Bytes of ids; special tokens printed unless skip_special. Returned text lives in the arena, 0-terminated. */
 char *bpe_decode(const struct bpe *t, struct arena *a, const int32_t *ids, int64_t n, bool skip_special, size_t *bytes);
-/* `moec tokenizer train`: a byte-level BPE of vocab_size ids (256 bytes, merges, then special tokens) from
- * text files; writes tokenizer.json and tokenizer_config.json into save_dir. Deterministic. */
-bool bpe_train(const char *const *paths, int n_paths, int64_t vocab_size, const char *save_dir, struct err *e);
+/* `moec tokenizer train`: a byte-level BPE of vocab_size ids (256 bytes, merges, BOS, EOS) from text files (as
+ * text.h; text_key of .jsonl); writes tokenizer.json and tokenizer_config.json into save_dir. Deterministic. */
+bool bpe_train(const char *const *paths, int n_paths, int64_t vocab_size, const char *text_key,
+               const char *save_dir, struct err *e);

@@ -37,7 +37,7 @@ else
 fi
 for i in 1 2 3 4 5 6 7 8 9; do
     printf '{"n": %d, "text": "' $i
-    sed -e 's/\\/\\\\/g; s/"/\\"/g; s/\t/\\t/g; s/\r/\\r/g; s/\f/\\f/g' texts/$i.txt | awk '{ printf "%s%s", NR > 1 ? "\\n" : "", $0 }'
+    sed -e 's/\\/\\\\/g; s/"/\\"/g; s/\t/\\t/g; s/\r/\\r/g; s/\f/\\f/g' texts/$i.txt | awk '{ printf "%s%s", (NR > 1 ? "\\n" : ""), $0 }'
     [ "$(tail -c 1 texts/$i.txt)" ] || printf '\\n'
     printf '"}\n'
 done >lines.jsonl

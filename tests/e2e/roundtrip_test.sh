@@ -8,7 +8,7 @@ tensors() {
     for file in "$1"/*.safetensors; do
         case $file in */optimizer-*) continue ;; esac
         bytes=$(od -An -tu8 -N8 "$file" | tr -d ' ')
-        tail -c +9 "$file" | head -c "$bytes" | sed 's/"__metadata__": *{[^}]*},*//; s/},/}\n/g' |
+        { tail -c +9 "$file" | head -c "$bytes"; echo; } | sed 's/"__metadata__": *{[^}]*},*//; s/},/}\n/g' |
             sed -n 's/[{ ]*"\([^"]*\)": *{"dtype": *"\([A-Z0-9]*\)", *"shape": *\[\([0-9, ]*\)\], *"data_offsets": *\[\([0-9]*\), *\([0-9]*\)\].*/\1 \2 \4 \5 [\3]/p' |
             while read -r name dtype from to shape; do
                 echo "$name $dtype $(echo "$shape" | tr -d ' ') $(tail -c +$((9 + bytes + from)) "$file" | head -c $((to - from)) | md5sum | cut -d' ' -f1)"
