@@ -119,8 +119,8 @@ static void edit(struct arena *a, const char *dir, const char *name, const char 
     char *data = file_read(a, path, 1 << 20, &bytes, &e);
     char *at = data ? memmem(data, bytes, from, strlen(from)) : NULL;
     EXPECTF(at && strlen(from) == strlen(to), "%s: no '%s'", path, from);
-    if (at)
-        memcpy(at, to, strlen(to));
+    for (size_t i = 0; at && to[i]; i++)
+        at[i] = to[i];
     EXPECT(data && file_write(path, data, bytes, &e));
 }
 
@@ -151,6 +151,8 @@ TEST(optimizer_state_must_fit_the_model)
         { "checkpoint.json", "\"ranks\": 2", "\"ranks\": 3",
           "optimizer-00001-of-00003.safetensors: missing" },
         { "checkpoint.json", "\"version\": 1", "\"version\": 2", "version: 2, this program reads version 1" },
+        { "checkpoint.json", "tokenizer.json", "./kenizer.json",
+          "name: './kenizer.json' is not the name of a file" },
         { "checkpoint.json", "train_state.json", "train_stats.json", "train_stats.json: missing" },
     };
     struct fixture f;
@@ -166,6 +168,21 @@ TEST(optimizer_state_must_fit_the_model)
         EXPECT_INT(code, EXIT_CORRUPT);
         EXPECT(!verifies(dir));
     }
+    arena_free(f.arena);
+}
+
+TEST(a_rank_without_state_is_a_hole)
+{
+    struct fixture f;
+    struct err e = { 0 };
+    uint64_t bytes, hash;
+    fixture_new(&f, BF16);
+    const char *dir = save_small(&f, "hole");
+    struct safetensors_writer *w =
+        safetensors_create(path_in(f.arena, dir, optimizer_file(f.arena, 1, 2)), NULL, 0, &e);
+    EXPECT(w && safetensors_publish(w, &bytes, &hash, &e));
+    sign_again(f.arena, dir);
+    EXPECT_VERDICT(dir, "hole: lm_head.weight.exp_avg: elements 69 to 138 are in no file");
     arena_free(f.arena);
 }
 
@@ -233,6 +250,46 @@ TEST(a_rank_that_did_not_write_is_missed)
     EXPECT(!ckpt_publish(&job, 1, &e) &&
            strstr(e.text, "sums-00002.json: missing: rank 1 has not written its part"));
     EXPECT(!file_exists(job.directory) && verifies(path_in(f.arena, parent_of(f.arena, dir), "last")));
+    arena_free(f.arena);
+}
+
+TEST(a_file_that_shrank_is_missed)
+{
+    struct fixture f;
+    struct err e = { 0 };
+    fixture_new(&f, BF16);
+    const char *dir = in_test_dir(f.arena, "shrank/step-1");
+    const struct ckpt_job job = job_of(&f, dir, "{}", 1, holdings(&f, 1, 1, true), 600),
+                          mine = job_as(&f, job, 0);
+    EXPECT(ckpt_begin(&job, &e) && ckpt_write(&mine, 0, &e));
+    EXPECT(truncate(path_in(f.arena, temporary_name(f.arena, dir), optimizer_file(f.arena, 0, 1)), 100) == 0);
+    EXPECT(!ckpt_publish(&job, 1, &e) &&
+           strstr(e.text, "optimizer-00001-of-00001.safetensors: 100 bytes, expected "));
+    EXPECT(!file_exists(dir));
+    arena_free(f.arena);
+}
+
+/* Rank 1 of 2 owns elements 69 to 137 of lm_head; its second range of states makes element 100 the 31st. */
+TEST(state_that_is_not_finite_is_refused)
+{
+    struct fixture f;
+    struct err e = { 0 };
+    fixture_new(&f, F32);
+    f.exp_avg_sq[7][100] = INFINITY;
+    const struct ckpt_job job =
+        job_of(&f, in_test_dir(f.arena, "moment/step-1"), "{}", 2, holdings(&f, 2, 2, true), 600);
+    EXPECT(!save(&f, job, 1, &e));
+    EXPECT_TEXT(
+        e.text,
+        "tensor lm_head.weight.exp_avg_sq[69:138]: element 31 is inf, which a checkpoint cannot store");
+    e = (struct err){ 0 };
+    f.exp_avg_sq[7][100] = 0;
+    f.exp_avg[2][17] = NAN; /* the second part of its tensor, of which one rank owns all */
+    const struct ckpt_job whole = job_of(&f, job.directory, "{}", 1, holdings(&f, 1, 1, true), 600);
+    EXPECT(!save(&f, whole, 1, &e));
+    EXPECTF(strstr(e.text, arena_printf(f.arena, "kv_a_proj_with_mqa.weight.exp_avg: element %d is nan",
+                                        KV * D + 17)),
+            "%s", e.text);
     arena_free(f.arena);
 }
 

@@ -237,8 +237,8 @@ static inline void expect_all(const struct fixture *f, const char *dir)
 static char problems[2000];
 static inline void note_problem(const char *line)
 {
-    strncat(problems, line, sizeof problems - strlen(problems) - 2);
-    strcat(problems, "\n");
+    const size_t used = strlen(problems);
+    snprintf(problems + used, sizeof problems - used, "%s\n", line);
 }
 
 static inline bool verifies(const char *dir)

@@ -19,7 +19,8 @@ static unsigned char *image(struct arena *a, const char *header, size_t n_data, 
     unsigned char *p = arena_alloc(a, 8 + n + n_data);
     for (int i = 0; i < 8; i++)
         p[i] = (unsigned char)((uint64_t)n >> 8 * i & 0xff);
-    memcpy(p + 8, header, n);
+    for (size_t i = 0; i < n; i++)
+        p[8 + i] = (unsigned char)header[i];
     *bytes = 8 + n + n_data;
     return p;
 }
@@ -233,7 +234,8 @@ TEST(writes_what_it_reads)
             for (int k = 0; t && k < t->n_dims; k++)
                 EXPECT_INT(t->shape[k], list[i].shape[k]);
         }
-        EXPECT(!memcmp(safetensors_find(s, "layers.10.w")->data, x, sizeof x));
+        const char *stored = (const char *)safetensors_find(s, "layers.10.w")->data;
+        EXPECT(!memcmp(stored, (const char *)x, sizeof x));
         EXPECT(safetensors_floats(safetensors_find(s, list[1].name), 1, 2, out, &e) && out[0] == -1 &&
                out[1] == 0x1p-24f);
         EXPECT(!safetensors_find(s, "layers.1.w"));

@@ -54,7 +54,7 @@ static bool read_file_entry(struct arena *a, const struct json *j, jval v, struc
         !json_want_int(j, v, "bytes", 0, INT64_MAX, &f->bytes, e) ||
         !json_want_string(j, v, "xxh3", &hash, e))
         return false;
-    if (!is_plain_name(name) || !strcmp(name, MANIFEST_NAME))
+    if (!is_plain_name(name))
         return json_err(j, v, "name", e, "'%.80s' is not the name of a file beside this one", name);
     if (!is_hash(hash))
         return json_err(j, v, "xxh3", e, "expected 16 lower-case hexadecimal digits");

@@ -53,7 +53,7 @@ static bool collect_tensors(struct ckpt *c, struct err *e)
         for (int64_t i = 0; i < safetensors_count(c->file[f]); i++)
             c->tensor[c->n++] = safetensors_at(c->file[f], i);
     if (n > 1)
-        qsort(c->tensor, (size_t)n, sizeof *c->tensor, by_name);
+        qsort(c->tensor, (size_t)n, sizeof(void *), by_name);
     c->names = name_table_new(c->arena, n);
     for (int64_t i = 0; i < n; i++) {
         const int64_t other = name_table_add(&c->names, c->tensor[i]->name, i);
@@ -148,7 +148,7 @@ static bool open_optimizer(struct ckpt *c, struct err *e)
     const int64_t n_model = c->n_model_files = c->n_files, n_ranks = c->manifest->n_ranks;
     struct safetensors **file = ARENA_NEW(c->arena, struct safetensors *, n_model + n_ranks);
     if (n_model)
-        memcpy(file, c->file, (size_t)n_model * sizeof *file);
+        memcpy(file, c->file, (size_t)n_model * sizeof(void *));
     c->file = file;
     for (int64_t r = 0; r < n_ranks; r++)
         if (!open_file(c, optimizer_file(c->arena, r, n_ranks), MANIFEST_NAME, e))

@@ -304,5 +304,5 @@ bool safetensors_floats(const struct safetensor *t, int64_t begin, int64_t n, fl
     num_to_float(out, t->data + (size_t)begin * num_dtype_bytes(t->dtype), t->dtype, n);
     const int64_t bad = num_first_nonfinite(out, n);
     return bad < 0 || err_set(e, "%s: tensor %s: element %lld is %g, expected a finite number", t->path,
-                              t->name, (long long)(begin + bad), (double)out[bad]);
+                              t->name, (long long)begin + bad, (double)out[bad]);
 }

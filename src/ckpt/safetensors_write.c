@@ -38,7 +38,7 @@ static void add_entry(struct str *s, const struct safetensor *t, uint64_t begin)
     for (int i = 0; i < t->n_dims; i++)
         str_addf(s, "%s%lld", i ? "," : "", (long long)t->shape[i]);
     str_addf(s, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)begin,
-             (unsigned long long)(begin + t->bytes));
+             (unsigned long long)begin + t->bytes);
 }
 
 static bool build_header(struct str *s, const char *path, const struct safetensor *list, int64_t n,

@@ -52,9 +52,9 @@ static const char *const names[][2] = {
     { "lowercase", "\\p{Lowercase}" },
     { "space", "\\p{White_Space}" },
     { "whitespace", "\\p{White_Space}" },
-    { "word_in_bracket", "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]" },
+    { "word", "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]" },
     /* A bare \w of Oniguruma's counts the superscripts and fractions of Latin-1 as word characters. */
-    { "word", "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}]" },
+    { "bare_word", "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}]" },
     /* char::is_numeric() of the library's Digits knows Unicode 15, whose new numbers are listed. */
     { "rust_numeric", "[\\p{N}\\x{11f50}-\\x{11f59}\\x{1d2c0}-\\x{1d2d3}\\x{1e4f0}-\\x{1e4f9}]" },
     /* \w of Rust's regex crate, with the letters and marks of Unicode 15: used for single_word. */

@@ -100,7 +100,7 @@ static const struct charset *class_escape(struct parser *s, char c, bool in_brac
         x = property(s, "Nd");
         break;
     case 'w':
-        x = property(s, in_bracket ? "word_in_bracket" : "Word");
+        x = property(s, in_bracket ? "word" : "bare_word");
         break;
     case 'h':
         x = charset_of(s->a, hex, 3);
