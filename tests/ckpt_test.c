@@ -303,6 +303,12 @@ TEST(finds_checkpoints)
     EXPECT_TEXT(ckpt_find(a, last, &e), dir);
     EXPECT_TEXT(ckpt_find(a, dir, &e), dir);
     EXPECT(unlink(last) == 0); /* killed before the first "last" */
+    EXPECT(rename(dir, path_in(a, below, "step-9")) == 0);
+    EXPECT(rename(save_as(&f, "other/step-1", 0, 1 << 20), path_in(a, below, "step-10")) == 0);
+    EXPECT(file_mkdirs(path_in(a, below, "step-11"), &e)); /* no checkpoint */
+    EXPECT_TEXT(ckpt_find(a, run, &e), path_in(a, below, "step-10"));
+    EXPECT(rename(path_in(a, below, "step-9"), dir) == 0);
+    EXPECT(file_remove_tree(path_in(a, below, "step-10"), &e));
     EXPECT_TEXT(ckpt_find(a, run, &e), dir);
     EXPECT_TEXT(ckpt_find(a, last, &e), dir);
     EXPECT(!ckpt_find(a, f.model_dir, &e) && strstr(e.text, "no complete checkpoint here"));
@@ -341,7 +347,11 @@ TEST(finds_models_in_the_cache)
         struct err x = { 0 };
         EXPECTF(!ckpt_find_model(a, bad[i], &x) && strstr(x.text, "not an id"), "'%s': %s", bad[i], x.text);
     }
-    EXPECT(file_write(path_in(a, model, "refs/main"), "../../../x", 10, &e));
+    EXPECT(file_mkdirs(in_test_dir(a, "outside"), &e));
+    EXPECT(file_write(in_test_dir(a, "outside/config.json"), "{}", 2, &e));
+    const char *out = "../../../../outside"; /* of snapshots, the model, hub and home */
+    EXPECT(file_exists(arena_printf(a, "%s/snapshots/%s/config.json", model, out)));
+    EXPECT(file_write(path_in(a, model, "refs/main"), out, strlen(out), &e));
     EXPECT(!ckpt_find_model(a, "org/name-1.0", &e));
     unsetenv("HF_HUB_CACHE");
     unsetenv("HF_HOME");

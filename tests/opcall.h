@@ -152,10 +152,10 @@ static void opcall_allocate(struct opcall *t)
 
 static bool opcall_chooses(const struct opcall *t)
 {
-    for (int i = t->a.n_inputs; i < t->a.n_args; i++)
-        if (t->a.arg[i].dtype == I32)
-            return true;
-    return false;
+    bool integers[2] = { false, false }; /* among inputs, outputs */
+    for (int i = 0; i < t->a.n_args; i++)
+        integers[t->a.arg[i].output] |= t->a.arg[i].dtype == I32;
+    return integers[1] && !integers[0];
 }
 
 /* Normal numbers, rounded to float32. Where an operator chooses by comparing, they lie on a grid, so that float32

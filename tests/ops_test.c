@@ -265,6 +265,9 @@ TEST(nan_stays_visible)
     ((float *)t.cpu.arg[0])[5] = NAN;
     opcall_fwd(&t);
     EXPECT(isfinite(((float *)t.cpu.arg[3])[0]) && isnan(((float *)t.cpu.arg[3])[1]));
+    ((float *)t.cpu.arg[1])[39 * 5] = NAN; /* one logit of each row */
+    opcall_fwd(&t);
+    EXPECT(isnan(((float *)t.cpu.arg[4])[0]) && isnan(((float *)t.cpu.arg[4])[2]));
     const struct op_case up = { { 4, 5 }, { 0 } };
     t = opcall_new(registry_find("swiglu"), &up, arena, opcall_seed());
     ((float *)t.cpu.arg[0])[7] = NAN;

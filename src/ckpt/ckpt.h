@@ -17,14 +17,15 @@ struct ckpt_holding { /* what one rank holds; ascending */
     struct ckpt_range *weights; /* replicas on several ranks are normal */
     struct ckpt_range *states;  /* over all ranks: disjoint, covering every parameter */
 };
-struct ckpt_job { /* the same on all ranks, except `weight`, `exp_avg`, `exp_avg_sq` */
-    const char *directory;      /* final name, .../step-00000010; the temporary one is derived from it */
+struct ckpt_job {          /* the same on all ranks, except `weight`, `exp_avg`, `exp_avg_sq` */
+    const char *directory; /* final name, .../step-00000010; the temporary one is derived from it */
     const struct param_list *params;
     int n_ranks;
     const struct ckpt_holding *holding; /* of every rank */
-    const enum dtype *stored; /* dtype in the files, by parameter; the source's, or config.json's torch_dtype */
-    const char *model_dir;      /* config.json and tokenizer files are copied from here as bytes */
-    const char *train_state;    /* JSON text */
+    const enum dtype
+        *stored;           /* dtype in the files, by parameter; the source's, or config.json's torch_dtype */
+    const char *model_dir; /* config.json and tokenizer files are copied from here as bytes */
+    const char *train_state; /* JSON text */
     int64_t max_shard_bytes;
     /* rank's own data: weight[i] belongs to holding[rank].weights[i], the others to .states[i]; host floats */
     const float *const *weight, *const *exp_avg, *const *exp_avg_sq;
@@ -49,7 +50,8 @@ const char *ckpt_train_state(const struct ckpt *c); /* NULL when it is not a che
 bool ckpt_match(const struct ckpt *c, const struct param_list *params, struct err *e);
 enum dtype ckpt_stored(const struct ckpt *c, const struct param *p); /* dtype of its first piece */
 /* Elements [begin, end) of a parameter as float; a non-finite value is an error that names tensor and index. */
-bool ckpt_read_weight(const struct ckpt *c, const struct param *p, int64_t begin, int64_t end, float *out, struct err *e);
+bool ckpt_read_weight(const struct ckpt *c, const struct param *p, int64_t begin, int64_t end, float *out,
+                      struct err *e);
 /* Optimizer state of the same range; exact float32 weight into `weight`. From any number of ranks. */
 /* exp_avg and exp_avg_sq may be NULL. */
 bool ckpt_read_state(const struct ckpt *c, const struct param *p, int64_t begin, int64_t end, float *weight,

@@ -56,3 +56,32 @@ static inline void fuzz_path_end(const struct fuzz_path *p)
 {
     close(p->file);
 }
+
+/* A directory of this process, made once, for readers of directories; files are overwritten by every input. */
+static inline const char *fuzz_directory(void)
+{
+    static char path[64];
+    if (!path[0]) {
+        snprintf(path, sizeof path, "%s/moec-fuzz-XXXXXX",
+                 access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
+        fuzz_expect(mkdtemp(path) != NULL, "mkdtemp");
+    }
+    return path;
+}
+
+static inline void fuzz_file(const char *name, const uint8_t *data, size_t bytes)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", fuzz_directory(), name);
+    FILE *f = fopen(path, "wb");
+    fuzz_expect(f && fwrite(data, 1, bytes, f) == bytes && fclose(f) == 0, path);
+}
+
+/* Bytes up to the first 0, or all; *rest is what follows the 0. */
+static inline size_t fuzz_part(const uint8_t *data, size_t bytes, size_t *rest)
+{
+    const uint8_t *zero = bytes ? memchr(data, 0, bytes) : NULL;
+    const size_t n = zero ? (size_t)(zero - data) : bytes;
+    *rest = zero ? n + 1 : bytes;
+    return n;
+}
