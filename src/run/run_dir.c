@@ -41,19 +41,28 @@ static bool choose_resume(struct run *r, struct err *e)
 {
     const char *path = r->config->resume_path, *own = checkpoints(r, "last");
     const bool has_own = file_exists(arena_printf(r->arena, "%s/checkpoint.json", own));
-    if (path && strcmp(path, "none") != 0 && strcmp(path, "last") != 0) {
-        r->resumed_from = ckpt_find(r->arena, path, e);
-        return r->resumed_from != NULL;
-    }
-    if (path && strcmp(path, "last") == 0) {
+    if (!path || strcmp(path, "none") == 0)
+        return !has_own || err_code(e, EXIT_USAGE,
+                                    "%s already holds a run: --resume_path last continues it, another --name "
+                                    "starts a new one",
+                                    r->directory);
+    if (strcmp(path, "last") == 0)
         r->resumed_from = has_own ? own : NULL;
-        return true;
-    }
-    return !has_own ||
-           err_code(
-               e, EXIT_USAGE,
-               "%s already holds a run: --resume_path last continues it, another --name starts a new one",
-               r->directory);
+    else
+        r->resumed_from = ckpt_find(r->arena, path, e);
+    return r->resumed_from || strcmp(path, "last") == 0;
+}
+
+static void ignore_line(const char *line)
+{
+    (void)line;
+}
+
+/* Every checksum, once, before a rank reads its part. A directory without a manifest is refused later. */
+static bool verify_resume(const struct run *r, struct err *e)
+{
+    return !r->resumed_from || !file_exists(arena_printf(r->arena, "%s/checkpoint.json", r->resumed_from)) ||
+           ckpt_verify(r->resumed_from, ignore_line, e);
 }
 
 static bool write_text(const char *path, const struct str *s, struct err *e)
@@ -110,7 +119,8 @@ static bool is_terminal(void)
 
 bool run_open_directory(struct run *r, struct err *e)
 {
-    if (!choose_resume(r, e) || !file_mkdirs(checkpoints(r, ""), e) || !write_description(r, e))
+    if (!choose_resume(r, e) || !verify_resume(r, e) || !file_mkdirs(checkpoints(r, ""), e) ||
+        !write_description(r, e))
         return false;
     r->bar = is_terminal() && !r->config->json;
     return true;
