@@ -232,8 +232,11 @@ bool check_run(struct arena *a, const struct config *c, struct err *e)
 {
     struct check k = { .c = c };
     blas_warm_up();
-    if (!setup_open(a, c->model_id, false, &k.setup, e) || !open_reference(&k, e) || !build_engines(&k, e) ||
-        !check_logits(&k, e) || !check_gradients(&k, e) || !check_steps(&k, e))
-        return false;
-    return print_table(&k, e);
+    const bool ok = setup_open(a, c->model_id, false, &k.setup, e) && open_reference(&k, e) &&
+                    build_engines(&k, e) && check_logits(&k, e) && check_gradients(&k, e) &&
+                    check_steps(&k, e) && print_table(&k, e);
+    exec_free(&k.training.exec);
+    exec_free(&k.forward.exec);
+    safetensors_close(k.reference);
+    return ok;
 }

@@ -49,8 +49,10 @@ bool eval_run(struct arena *a, const struct config *c, struct err *e)
     p.n_ranks = p.unit_ranks = comm_ranks();
     p.global_batch = p.micro_batch * p.n_ranks;
     engine_build(&s, &p, false, false, NULL, &x);
-    if (!engine_load(&s, &x, c->init, c->seed, NULL, &how, e))
+    if (!engine_load(&s, &x, c->init, c->seed, NULL, &how, e)) {
+        exec_free(&x.exec);
         return comm_ranks() == 1 ? false : (die_err(e), false);
+    }
     batches_new(a, &d, 0, 0, -1, &b);
     step_new(a, &x, &b, n, &stepper);
     const double start = exec_now(),

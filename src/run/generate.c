@@ -129,12 +129,13 @@ static bool generate(struct generation *g, struct err *e)
                         (long long)S, (long long)g->setup.model.max_positions);
     setup_small_plan(&g->setup, 1, S, &p);
     engine_build(&g->setup, &p, false, true, NULL, &g->engine);
-    if (!engine_load(&g->setup, &g->engine, g->c->init, g->c->seed, NULL, &how, e))
-        return false;
-    extend(g);
-    print_text(g);
+    const bool ok = engine_load(&g->setup, &g->engine, g->c->init, g->c->seed, NULL, &how, e);
+    if (ok) {
+        extend(g);
+        print_text(g);
+    }
     exec_free(&g->engine.exec);
-    return true;
+    return ok;
 }
 
 bool generate_run(struct arena *a, const struct config *c, struct err *e)

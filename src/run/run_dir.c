@@ -53,16 +53,22 @@ static bool choose_resume(struct run *r, struct err *e)
     return r->resumed_from || strcmp(path, "last") == 0;
 }
 
-static void ignore_line(const char *line)
+static char first_problem[512]; /* the report of ckpt_verify has no context */
+
+static void keep_first(const char *line)
 {
-    (void)line;
+    if (!first_problem[0])
+        snprintf(first_problem, sizeof first_problem, "%s", line);
 }
 
 /* Every checksum, once, before a rank reads its part. A directory without a manifest is refused later. */
 static bool verify_resume(const struct run *r, struct err *e)
 {
-    return !r->resumed_from || !file_exists(arena_printf(r->arena, "%s/checkpoint.json", r->resumed_from)) ||
-           ckpt_verify(r->resumed_from, ignore_line, e);
+    struct err all = { 0 };
+    if (!r->resumed_from || !file_exists(arena_printf(r->arena, "%s/checkpoint.json", r->resumed_from)) ||
+        ckpt_verify(r->resumed_from, keep_first, &all))
+        return true;
+    return err_code(e, all.code, "%s", first_problem[0] ? first_problem : all.text);
 }
 
 static bool write_text(const char *path, const struct str *s, struct err *e)

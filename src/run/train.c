@@ -356,10 +356,9 @@ bool train_run(struct arena *a, const struct config *c, struct err *e)
     if (!comm_agree(graph_signature(r->engine.graph)))
         die("the ranks do not agree on the graph: different programs or files?");
     print_start(r);
-    if (!loop(r, e))
-        return false;
+    const bool ok = loop(r, e);
     if (r->metrics)
         fclose(r->metrics);
     exec_free(&r->engine.exec);
-    return true;
+    return ok;
 }
