@@ -72,10 +72,15 @@ static void poison(void *data, int64_t n, enum dtype d)
             memcpy((uint32_t *)data + i, &poison32, sizeof poison32);
 }
 
+static bool same_bytes(const void *a, const void *b, size_t bytes)
+{
+    return memcmp(a, b, bytes) == 0;
+}
+
 static bool poisoned(const void *data, int64_t i, enum dtype d)
 {
-    return d == F64 ? memcmp((const double *)data + i, &poison64, sizeof poison64) == 0
-                    : memcmp((const uint32_t *)data + i, &poison32, sizeof poison32) == 0;
+    return d == F64 ? same_bytes((const double *)data + i, &poison64, sizeof poison64)
+                    : same_bytes((const uint32_t *)data + i, &poison32, sizeof poison32);
 }
 
 static double element(const void *data, int64_t i, enum dtype d)

@@ -172,7 +172,7 @@ static void check_unwanted_inputs(struct opcall *t, uint64_t seed)
         const size_t bytes = (size_t)t->n_grad[i] * sizeof(float);
         t->cpu.grad[i] = opcall_buffer(t->arena, bytes);
         opcall_cpu(t);
-        EXPECTF(memcmp(t->cpu.grad[i], all[i], bytes) == 0, "%s: gradient of %s alone differs", t->op->name,
+        EXPECTF(same_bytes(t->cpu.grad[i], all[i], bytes), "%s: gradient of %s alone differs", t->op->name,
                 t->a.arg[i].name);
         memcpy(t->cpu.grad, all, sizeof all);
     }
@@ -233,7 +233,7 @@ TEST(adamw_may_write_its_inputs)
         c.arg[5 + i] = c.arg[i];
     t.op->fwd[CPU](&c);
     for (int i = 0; i < 3; i++)
-        EXPECT(memcmp(c.arg[i], t.cpu.arg[5 + i], 1000 * sizeof(float)) == 0);
+        EXPECT(same_bytes(c.arg[i], t.cpu.arg[5 + i], 1000 * sizeof(float)));
     arena_free(arena);
 }
 
@@ -252,7 +252,7 @@ TEST(attention_is_causal)
     for (int64_t i = SEEN * R; i < S * R; i++)
         k_rope[i] *= 1000;
     opcall_fwd(&t);
-    EXPECT(memcmp(before, t.cpu.arg[3], SEEN * A * V * sizeof *before) == 0);
+    EXPECT(same_bytes(before, t.cpu.arg[3], SEEN * A * V * sizeof *before));
     arena_free(arena);
 }
 

@@ -19,6 +19,7 @@ struct job_document {
     size_t from, bytes;   /* in the job's text */
     int64_t first, n_ids; /* in the job's ids; n_ids -1 = skipped */
     int64_t text_bytes;   /* of the text without JSON */
+    bool starts, ends;    /* of a long text file this may be a part */
 };
 struct job {
     struct buffer text, ids, scratch;
@@ -58,15 +59,21 @@ static void reset(struct job *j, bool jsonl)
     j->err = (struct err){ 0 };
 }
 
-/* Fills a job from one source. false: the source has ended, or failed (job->err). */
-static bool fill_job(struct job *j, struct text_reader *r, int64_t source)
+static size_t cut(const void *bpe, const char *text, size_t bytes, size_t most)
+{
+    return bpe_cut(bpe, text, bytes, most);
+}
+
+/* Fills a job from one source. false: the source has ended, or failed (job->err). *starts: a document starts next. */
+static bool fill_job(struct job *j, struct text_reader *r, int64_t source, bool *starts)
 {
     while (j->text.bytes < JOB_BYTES && j->n_documents < MAX_JOB_DOCUMENTS) {
         struct job_document *d = &j->document[j->n_documents];
-        *d = (struct job_document){ .source = source, .from = j->text.bytes };
+        *d = (struct job_document){ .source = source, .from = j->text.bytes, .starts = *starts };
         const int got = text_next(r, &j->text, &d->offset, &d->line, &j->err);
         if (got <= 0)
             return false;
+        *starts = d->ends = got == 1;
         d->bytes = j->text.bytes - d->from;
         j->n_documents++;
     }
@@ -79,6 +86,9 @@ static bool read_source(struct preparation *p, int64_t source, uint64_t *disk_by
     const struct text_file *f = &p->files.file[source];
     struct err e = { 0 };
     struct text_reader *r = text_open(f, f->jsonl ? NULL : p->o->separator, &e);
+    bool starts = true;
+    if (r)
+        text_divide(r, JOB_BYTES, cut, p->bpe);
     for (bool more = true; more;) {
         struct job *j = jobs_empty(p->jobs);
         if (!j) {
@@ -87,7 +97,7 @@ static bool read_source(struct preparation *p, int64_t source, uint64_t *disk_by
         }
         reset(j, f->jsonl);
         j->err = e;
-        more = r && fill_job(j, r, source);
+        more = r && fill_job(j, r, source, &starts);
         j->disk_bytes = *disk_bytes + (r ? text_consumed(r) : 0);
         if (!more && r)
             j->source_bytes = text_bytes(r);
@@ -194,7 +204,9 @@ static bool write_job(struct preparation *p, const struct job *j, struct err *e)
             continue;
         }
         const int32_t *ids = d->n_ids ? (const int32_t *)(const void *)j->ids.data + d->first : NULL;
-        if (!token_file_document(p->out, d->source, d->offset, ids, d->n_ids, d->text_bytes, e))
+        if ((d->starts && !token_file_begin(p->out, d->source, d->offset, e)) ||
+            !token_file_text(p->out, ids, d->n_ids, d->text_bytes, e) ||
+            (d->ends && !token_file_end(p->out, e)))
             return false;
     }
     p->totals = token_file_so_far(p->out);

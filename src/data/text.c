@@ -116,6 +116,11 @@ struct text_reader {
     int64_t at, filled;   /* in block */
     int64_t offset, line; /* of the next byte */
     bool ended;
+    text_cut *cut; /* NULL: documents come whole */
+    const void *cut_context;
+    size_t most_bytes, next_try; /* a part without a place to cut is tried again at twice its length */
+    struct buffer carry;         /* read, and of the next part */
+    bool inside;                 /* a part of the document has been given */
 };
 
 struct text_reader *text_open(const struct text_file *f, const char *separator, struct err *e)
@@ -132,6 +137,37 @@ struct text_reader *text_open(const struct text_file *f, const char *separator, 
                                .block = arena_alloc(a, READ_BYTES),
                                .line = 1 };
     return r;
+}
+
+void text_divide(struct text_reader *r, size_t most_bytes, text_cut *cut, const void *context)
+{
+    r->cut = cut;
+    r->cut_context = context;
+    r->most_bytes = r->next_try = most_bytes;
+}
+
+/* What the part before left over. */
+static void take_carry(struct text_reader *r, struct buffer *out)
+{
+    if (r->carry.bytes)
+        buffer_add(out, r->carry.data, r->carry.bytes);
+    r->carry.bytes = 0;
+}
+
+/* Whether the document, which starts at `first` of out, has become long enough for a part of it to go. */
+static bool divide(struct text_reader *r, struct buffer *out, size_t first)
+{
+    const size_t bytes = out->bytes - first;
+    if (!r->cut || bytes < r->next_try)
+        return false;
+    const size_t at = r->cut(r->cut_context, out->data + first, bytes, bytes);
+    r->next_try = at ? r->most_bytes : 2 * bytes;
+    if (!at)
+        return false;
+    buffer_add(&r->carry, out->data + first + at, bytes - at);
+    out->bytes = first + at;
+    r->inside = true;
+    return true;
 }
 
 static bool fill(struct text_reader *r, struct err *e)
@@ -169,15 +205,22 @@ static bool next_line(struct text_reader *r, struct buffer *out, struct err *e)
 
 static int next_whole(struct text_reader *r, struct buffer *out, struct err *e)
 {
-    const int64_t first = r->offset;
+    const int64_t start = r->offset;
+    const size_t first = out->bytes;
+    const bool inside = r->inside;
+    take_carry(r, out);
     for (;;) {
         if (!fill(r, e))
             return -1;
-        if (r->ended)
-            return first == 0 && r->line++ == 1; /* an empty file is an empty document */
+        if (r->ended) {
+            r->inside = false;
+            return inside || (start == 0 && r->line++ == 1); /* an empty file is an empty document */
+        }
         buffer_add(out, r->block + r->at, (size_t)(r->filled - r->at));
         r->offset += r->filled - r->at;
         r->at = r->filled;
+        if (divide(r, out, first))
+            return 2;
     }
 }
 
@@ -193,9 +236,13 @@ static int next_separated(struct text_reader *r, struct buffer *out, int64_t *of
                           struct err *e)
 {
     const size_t n = strlen(r->separator), first = out->bytes;
+    const bool inside = r->inside;
     *offset = r->offset;
     *line = r->line;
+    take_carry(r, out);
     for (;;) {
+        if (divide(r, out, first))
+            return 2;
         const size_t before = out->bytes;
         if (!next_line(r, out, e))
             return -1;
@@ -204,8 +251,10 @@ static int next_separated(struct text_reader *r, struct buffer *out, int64_t *of
                          memcmp(out->data + before, r->separator, n) == 0;
         if (cut)
             out->bytes = before;
-        if ((cut || !got) && before > first)
+        if ((cut || !got) && (before > first || inside)) {
+            r->inside = false;
             return 1;
+        }
         if (!got)
             return 0;
         if (cut) {
@@ -262,5 +311,6 @@ void text_close(struct text_reader *r)
     if (!r)
         return;
     file_close(r->stream);
+    buffer_free(&r->carry);
     arena_free(r->arena);
 }

@@ -20,8 +20,13 @@ bool text_list_files(struct arena *a, const char *names, struct text_list *out, 
 struct text_reader;
 struct text_reader *text_open(const struct text_file *f, const char *separator,
                               struct err *e); /* NULL on error */
+/* Documents of a .txt file longer than most_bytes come in parts: `cut` says where one may end (bpe_cut). A part is
+ * longer when there is no such place. Without this call, documents come whole. */
+typedef size_t text_cut(const void *context, const char *text, size_t bytes, size_t most);
+void text_divide(struct text_reader *r, size_t most_bytes, text_cut *cut, const void *context);
 /* Appends the next document to `out` (of a .jsonl: its line, still JSON). *offset: byte in the decompressed file,
- * *line: 1-based line where it begins. 1 = a document, 0 = end, -1 = error. */
+ * *line: 1-based line where it begins. 1 = a document, or its last part; 2 = a part, and more follows; 0 = end,
+ * -1 = error. */
 int text_next(struct text_reader *r, struct buffer *out, int64_t *offset, int64_t *line, struct err *e);
 uint64_t text_consumed(const struct text_reader *r); /* bytes on disk read so far */
 int64_t text_bytes(const struct text_reader *r);     /* decompressed bytes given so far */

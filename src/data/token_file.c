@@ -75,17 +75,27 @@ static bool put_tokens(struct token_file *t, const int32_t *ids, int64_t n, stru
     return true;
 }
 
-bool token_file_document(struct token_file *t, int64_t source, int64_t offset, const int32_t *ids, int64_t n,
-                         int64_t text_bytes, struct err *e)
+bool token_file_begin(struct token_file *t, int64_t source, int64_t offset, struct err *e)
 {
     const struct document d = { source, offset, t->totals.n_tokens };
     hash_add(t->documents_hash, &d, sizeof d);
     t->source_documents[source]++;
     t->totals.n_documents++;
+    t->totals.n_tokens++;
+    return file_put(t->documents, &d, sizeof d, e) && put_tokens(t, &t->o.bos, 1, e);
+}
+
+bool token_file_text(struct token_file *t, const int32_t *ids, int64_t n, int64_t text_bytes, struct err *e)
+{
     t->totals.text_bytes += text_bytes;
-    t->totals.n_tokens += n + 2;
-    return file_put(t->documents, &d, sizeof d, e) && put_tokens(t, &t->o.bos, 1, e) &&
-           put_tokens(t, ids, n, e) && put_tokens(t, &t->o.eos, 1, e);
+    t->totals.n_tokens += n;
+    return put_tokens(t, ids, n, e);
+}
+
+bool token_file_end(struct token_file *t, struct err *e)
+{
+    t->totals.n_tokens++;
+    return put_tokens(t, &t->o.eos, 1, e);
 }
 
 void token_file_source_done(struct token_file *t, int64_t bytes)

@@ -15,9 +15,10 @@ struct token_file_totals {
 };
 struct token_file *token_file_create(struct arena *a, const struct token_file_options *o,
                                      struct err *e); /* NULL on error */
-/* BOS + ids + EOS. */
-bool token_file_document(struct token_file *t, int64_t source, int64_t offset, const int32_t *ids, int64_t n,
-                         int64_t text_bytes, struct err *e);
+/* A document: BOS, ids in one or more parts, EOS. */
+bool token_file_begin(struct token_file *t, int64_t source, int64_t offset, struct err *e);
+bool token_file_text(struct token_file *t, const int32_t *ids, int64_t n, int64_t text_bytes, struct err *e);
+bool token_file_end(struct token_file *t, struct err *e);
 void token_file_source_done(struct token_file *t,
                             int64_t bytes); /* decompressed bytes of the next source, in order */
 struct token_file_totals token_file_so_far(const struct token_file *t);

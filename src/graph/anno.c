@@ -81,7 +81,7 @@ static int letter(struct cursor *u, struct anno *a)
         return known;
     if (a->n_letters == OP_DIMS)
         wrong(u, "fewer letters (OP_DIMS)");
-    strcpy(a->letter[a->n_letters], name);
+    memcpy(a->letter[a->n_letters], name, sizeof name);
     a->kind[a->n_letters] = kind;
     a->letter_attr[a->n_letters] = find_attr(a, name);
     return a->n_letters++;
@@ -133,7 +133,7 @@ static void argument(struct cursor *u, struct anno *a, bool output)
     word(u, name, sizeof name);
     if (find(name, a->arg[0].name, a->n_args, sizeof a->arg[0]) >= 0)
         wrong(u, "a name that no other argument has");
-    strcpy(g->name, name);
+    memcpy(g->name, name, sizeof name);
     a->n_args++;
     g->output = output;
     want(u, ":");

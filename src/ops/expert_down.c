@@ -22,7 +22,7 @@ static struct state state_of(const struct call *c)
 {
     float *tails = c->work;
     struct state s = { .c = c, .g = { c->arg[END], c->dim[E], c->dim[S], (int64_t)c->attr[A_TILE] } };
-    CHECK(c->dim[R] % s.g.tile == 0, "%lld rows in tiles of %lld", (long long)c->dim[R], (long long)s.g.tile);
+    segments_check(&s.g, c->dim[R]);
     s.y = (struct rows){ c->arg[Y], tails, c->dim[F] };
     s.dz = (struct rows){ c->grad[Z], tails + tail_elements(c, c->dim[F]), c->dim[D] };
     return s;

@@ -41,8 +41,8 @@ static void fwd_panel(void *context, int64_t task)
 static struct state state_of(const struct call *c)
 {
     struct state s = { .c = c, .g = segments_of(c) };
-    CHECK(c->dim[G] == 2 && c->dim[R] % s.g.tile == 0, "%lld matrices in w, %lld rows in tiles of %lld",
-          (long long)c->dim[G], (long long)c->dim[R], (long long)s.g.tile);
+    CHECK(c->dim[G] == 2, "%lld matrices in w", (long long)c->dim[G]);
+    segments_check(&s.g, c->dim[R]);
     s.xs = (struct rows){ c->arg[XS], c->work, c->dim[D] };
     return s;
 }

@@ -1,5 +1,6 @@
 /* segment.h - rows sorted by (expert, source): segment i = e S + s begins at the next multiple of `tile` after
- * the end of segment i-1 and ends at end[i]. Rows between segments are never read as data.
+ * the end of segment i-1 and ends at end[i]; one that ends before it begins is empty. Rows between segments
+ * are never read as data.
  *
  * tile = 1: segments touch each other, so an expert's rows are one product.
  * tile > 1: the reproducible way. Every product is a call with exactly `tile` rows, so the bits of a row do
@@ -40,10 +41,27 @@ static inline int64_t segments_runs(const struct segments *g)
     return g->n_experts * g->n_sources / segments_per_run(g);
 }
 
+/* The rows of n segments that touch, from number `first` on. */
+static inline struct run segments_rows(const struct segments *g, int64_t index, int64_t first, int64_t n)
+{
+    const int64_t from = segments_begin(g, first), end = g->end[first + n - 1];
+    return (struct run){ index, first / g->n_sources, from, end > from ? end : from };
+}
+
 static inline struct run segments_run(const struct segments *g, int64_t i)
 {
-    const int64_t each = segments_per_run(g), first = i * each;
-    return (struct run){ i, first / g->n_sources, segments_begin(g, first), g->end[first + each - 1] };
+    const int64_t each = segments_per_run(g);
+    return segments_rows(g, i, i * each, each);
+}
+
+/* The ends come from another kernel; wrong ones would write anywhere. */
+static inline void segments_check(const struct segments *g, int64_t n_rows)
+{
+    CHECK(g->tile > 0 && n_rows % g->tile == 0, "%lld rows in tiles of %lld", (long long)n_rows,
+          (long long)g->tile);
+    for (int64_t i = 0; i < g->n_experts * g->n_sources; i++)
+        CHECK(g->end[i] >= (i ? g->end[i - 1] : 0) && g->end[i] <= n_rows,
+              "segment %lld ends at %d of %lld rows", (long long)i, g->end[i], (long long)n_rows);
 }
 
 /* Rows of a panel, the share of one task. */
@@ -140,8 +158,7 @@ static inline void segments_weight_gradient(const struct segments *g, struct row
     const int64_t step = g->tile == 1 ? s1 - s0 : 1;
     for (int64_t s = s0; s < s1; s += step) {
         const int64_t first = expert * g->n_sources + s, index = g->tile == 1 ? expert : first;
-        const struct run r = { index, expert, segments_begin(g, first), g->end[first + step - 1] };
-        beta = segments_gradient(g, dy, x, r, columns, beta, dw);
+        beta = segments_gradient(g, dy, x, segments_rows(g, index, first, step), columns, beta, dw);
     }
     if (beta == 0)
         memset(dw, 0, (size_t)((columns.to - columns.from) * x.width) * sizeof *dw);
