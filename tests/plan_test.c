@@ -212,7 +212,7 @@ static bool search(int64_t memory_bytes, struct search_result *r, struct err *e)
                          .model = "0123456789abcdef",
                          .cluster = "0123456789abcdef" };
     struct cluster c;
-    cluster_cpu(&c, 4, 1);
+    cluster_cpu(&c, 4, 1, 4);
     const struct plan_limits l = {
         .n_ranks = 4, .unit_ranks = 2, .zero = -1, .global_batch = 16, .memory_bytes = memory_bytes
     };

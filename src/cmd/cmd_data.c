@@ -123,8 +123,39 @@ bool cmd_tokenizer_train(struct arena *a, const struct config *c, struct err *e)
     return true;
 }
 
+static bool is_dataset(struct arena *a, const char *path)
+{
+    return file_exists(arena_printf(a, "%s/dataset.json", path));
+}
+
+static bool inspect_dataset(struct arena *a, const struct config *c, struct err *e)
+{
+    struct dataset d;
+    if (config_given(c, "sequence"))
+        return dataset_inspect(c->path, c->sequence, e);
+    if (!dataset_open(a, c->path, true, &d, e))
+        return false;
+    dataset_print(&d);
+    dataset_close(&d);
+    return true;
+}
+
 bool cmd_inspect(struct arena *a, const struct config *c, struct err *e)
 {
-    (void)a;
-    return dataset_inspect(c->path, c->sequence, e);
+    return is_dataset(a, c->path) ? inspect_dataset(a, c, e) : cmd_inspect_model(a, c, e);
+}
+
+static bool verify_dataset(struct arena *a, const struct config *c, struct err *e)
+{
+    struct dataset d;
+    if (!dataset_open(a, c->path, false, &d, e))
+        return false;
+    printf("%s: complete, all checksums match\n", c->path);
+    dataset_close(&d);
+    return true;
+}
+
+bool cmd_verify(struct arena *a, const struct config *c, struct err *e)
+{
+    return is_dataset(a, c->path) ? verify_dataset(a, c, e) : cmd_verify_model(a, c, e);
 }

@@ -1,5 +1,6 @@
 /* main.c - moec: finds the command, parses its options, runs it, prints the one line of an error. */
 #include "base/arena.h"
+#include "base/blas.h"
 #include "cmd/cmd.h"
 #include "device/comm.h"
 #include "version.h"
@@ -19,7 +20,8 @@ static const struct {
 
 static int print_version(void)
 {
-    printf("moec %s (%s)\n", MOEC_VERSION, MOEC_COMMIT);
+    printf("moec %s (%s)\ndevices: cpu (float32, %s)\nmessages: %s\n", MOEC_VERSION, MOEC_COMMIT, blas_name(),
+           comm_library());
     return 0;
 }
 

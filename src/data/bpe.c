@@ -88,16 +88,12 @@ struct bpe *bpe_open(const char *dir, struct err *e)
 {
     struct arena *a = arena_new("tokenizer");
     struct bpe *t = ARENA_NEW(a, struct bpe, 1);
-    struct err inner = { 0 };
     t->arena = a;
     t->bos = t->eos = -1;
     const char *slash = strrchr(dir, '/');
     const bool is_dir = file_is_dir(dir);
     t->path = is_dir ? arena_printf(a, "%s/tokenizer.json", dir) : arena_strdup(a, dir);
     const char *folder = is_dir ? dir : slash ? arena_strndup(a, dir, (size_t)(slash - dir)) : ".";
-    t->space = rx_property(a, "White_Space", &inner);
-    t->word = rx_property(a, "rust_word", &inner);
-    CHECK(t->space && t->word, "%s", inner.text);
     if (!read_all(t, *folder ? folder : "/", e)) {
         bpe_close(t);
         return NULL;

@@ -7,6 +7,7 @@
 #include "data/regex.h"
 #include "data/utf8.h"
 #include <pcre2.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 enum { MOST_PATTERN = 1 << 20, STACK_BYTES = 32 << 20 };
@@ -117,15 +118,19 @@ static pcre2_code *compile(const char *pattern, size_t bytes, struct err *e)
     return c;
 }
 
-/* All scalar values in order, as UTF-8. */
-static char *all_characters(struct arena *a, size_t *bytes)
+/* All scalar values in order, as UTF-8; made once for the life of the program. */
+static struct {
+    pthread_once_t once;
+    char *text;
+    size_t bytes;
+} characters = { .once = PTHREAD_ONCE_INIT };
+
+static void make_characters(void)
 {
-    char *text = arena_alloc(a, 4 * ((size_t)CODE_POINT_MAX + 1));
-    *bytes = 0;
+    characters.text = arena_slab(4 * ((size_t)CODE_POINT_MAX + 1));
     for (uint32_t c = 0; c <= CODE_POINT_MAX; c++)
         if (c < 0xd800 || c >= 0xe000)
-            *bytes += (size_t)utf8_put(text + *bytes, c);
-    return text;
+            characters.bytes += (size_t)utf8_put(characters.text + characters.bytes, c);
 }
 
 static uint32_t last_before(const char *text, size_t end)
@@ -140,9 +145,11 @@ static uint32_t last_before(const char *text, size_t end)
 static const struct charset *collect(struct arena *out, pcre2_code *code)
 {
     struct arena *a = arena_new("characters");
-    size_t bytes, at = 0;
+    size_t at = 0;
     int64_t n = 0, most = 4096;
-    const char *text = all_characters(a, &bytes);
+    pthread_once(&characters.once, make_characters);
+    const char *text = characters.text;
+    const size_t bytes = characters.bytes;
     struct range *r = ARENA_NEW(a, struct range, most);
     pcre2_match_data *data = pcre2_match_data_create(1, NULL);
     CHECK(data != NULL, "out of memory in PCRE2");

@@ -169,8 +169,9 @@ bool bpe_read_pipeline(struct bpe *t, const struct json *j, jval root, struct er
 {
     struct reader r = { t, j, e, false };
     struct err inner = { 0 };
-    if (!read_normalizer(&r, json_get(root, "normalizer"), 0) ||
-        !read_pre_tokenizer(&r, json_get(root, "pre_tokenizer"), 0))
+    jval steps = json_get(root, "pre_tokenizer");
+    const bool none = json_type(steps) == JSON_ABSENT || json_type(steps) == JSON_NULL;
+    if (!read_normalizer(&r, json_get(root, "normalizer"), 0) || (!none && !read_pre_tokenizer(&r, steps, 0)))
         return false;
     if (!r.byte_level)
         return json_err(j, root, "pre_tokenizer", e, "only byte-level BPE is supported: ByteLevel is missing");

@@ -328,6 +328,9 @@ bool bpe_read_added(struct bpe *t, const struct json *j, jval root, struct err *
     for (int64_t i = 0; i < n; i++)
         if (!read_added_token(t, j, json_at(list, i), i, &next, all + i, e))
             return false;
+    if (!t->may_divide && (!(t->space = rx_property(t->arena, "White_Space", e)) ||
+                           !(t->word = rx_property(t->arena, "rust_word", e))))
+        return false;
     make_list(t, all, n, false, &t->raw);
     make_list(t, all, n, true, &t->normalized);
     return true;

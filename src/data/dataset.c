@@ -136,56 +136,114 @@ void dataset_order(int64_t seed, int64_t epoch, int64_t n, int64_t *order)
     rng_permutation((uint32_t)(seed + epoch), n, order);
 }
 
+void dataset_print(const struct dataset *d)
+{
+    printf("%s: dataset, fingerprint %s\n", d->path, d->fingerprint);
+    printf("  %lld sequences of %lld tokens, vocabulary %lld, BOS %d, EOS %d\n", (long long)d->n_sequences,
+           (long long)d->sequence_length, (long long)d->vocab_size, d->bos, d->eos);
+    printf("  %lld documents, %lld bytes of text, %lld tokens, %.3f bytes per token\n",
+           (long long)d->n_documents, (long long)d->n_bytes, (long long)d->n_tokens,
+           (double)d->n_bytes / (double)d->n_tokens);
+    printf("  tokenizer %s, fingerprint %s\n", d->tokenizer_dir, d->tokenizer_fingerprint);
+}
+
 static void print_ids(const int32_t *ids, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
         printf("%d%c", ids[i], i + 1 < n ? ' ' : '\n');
 }
 
-static bool print_text(struct arena *a, const struct dataset *d, const int32_t *ids, struct err *e)
+/* The tokenizer that made the dataset; NULL on error. */
+static struct bpe *open_tokenizer(const struct dataset *d, struct err *e)
+{
+    struct bpe *t = bpe_open(d->tokenizer_dir, e);
+    if (!t || strcmp(bpe_fingerprint(t), d->tokenizer_fingerprint) == 0)
+        return t;
+    err_code(e, EXIT_MISMATCH, "%s: fingerprint %s, the dataset was made with %s", d->tokenizer_dir,
+             bpe_fingerprint(t), d->tokenizer_fingerprint);
+    bpe_close(t);
+    return NULL;
+}
+
+static void print_text(struct arena *a, const struct dataset *d, const struct bpe *t, const int32_t *ids)
 {
     size_t bytes;
-    struct bpe *t = bpe_open(d->tokenizer_dir, e);
-    if (!t)
-        return false;
-    if (strcmp(bpe_fingerprint(t), d->tokenizer_fingerprint) != 0) {
-        err_code(e, EXIT_MISMATCH, "%s: fingerprint %s, the dataset was made with %s", d->tokenizer_dir,
-                 bpe_fingerprint(t), d->tokenizer_fingerprint);
-        bpe_close(t);
-        return false;
-    }
     const char *text = bpe_decode(t, a, ids, d->sequence_length, false, &bytes);
     fwrite(text, 1, bytes, stdout);
     putchar('\n');
-    bpe_close(t);
+}
+
+/* Bytes of text in tokens [first, end), which hold no border of documents but a BOS at most. */
+static int64_t count_text(const struct dataset *d, const struct bpe *t, int64_t first, int64_t end)
+{
+    int64_t bytes = 0;
+    for (int64_t i = first; i < end; i++)
+        bytes += d->tokens[i] == d->bos ? 0 : bpe_token_bytes(t, d->tokens[i]);
+    return bytes;
+}
+
+/* Entries of documents.bin must ascend and point into what is there, whatever their checksum says. */
+static bool check_documents(const struct dataset *d, const struct document *list, int64_t n_sources, struct err *e)
+{
+    for (int64_t i = 0; i < d->n_documents; i++) {
+        const int64_t least = i ? list[i - 1].token + 1 : 0;
+        if (list[i].source < 0 || list[i].source >= n_sources || list[i].token < least ||
+            list[i].token >= d->n_tokens || (i == 0 && list[i].token != 0))
+            return err_code(e, EXIT_CORRUPT, "%s/documents.bin: document %lld is of source %lld at token %lld", d->path,
+                            (long long)i, (long long)list[i].source, (long long)list[i].token);
+    }
+    return true;
+}
+
+struct inspection {
+    const struct dataset *d;
+    const struct bpe *tokenizer;
+    const struct json *json;
+    const struct document *list;
+    jval sources;
+};
+
+static bool print_document(const struct inspection *x, int64_t i, int64_t begin, int64_t end, struct err *e)
+{
+    const struct document *c = x->list + i;
+    const int64_t last = i + 1 < x->d->n_documents ? c[1].token : x->d->n_tokens;
+    const int64_t from = begin > c->token ? begin : c->token, to = end < last ? end : last;
+    const char *path;
+    if (!json_want_string(x->json, json_at(x->sources, c->source), "path", &path, e))
+        return false;
+    printf("  document %lld: %s, byte %lld, tokens %lld to %lld of its %lld, from byte %lld of its text on\n",
+           (long long)i, path, (long long)c->offset, (long long)(from - c->token), (long long)(to - c->token) - 1,
+           (long long)(last - c->token), (long long)count_text(x->d, x->tokenizer, c->token, from));
     return true;
 }
 
 /* Documents that have a token in [begin, end). */
-static bool print_documents(const struct json *j, const struct document *list, int64_t n, int64_t begin,
-                            int64_t end, int64_t n_tokens, struct err *e)
+static bool print_documents(const struct inspection *x, int64_t begin, int64_t end, struct err *e)
 {
-    int64_t low = 0, high = n;
-    jval sources;
-    if (!json_want_array(j, json_root(j), "sources", &sources, e))
-        return false;
+    int64_t low = 0, high = x->d->n_documents;
     while (high - low > 1) { /* the last document that begins at or before the sequence */
         const int64_t middle = (low + high) / 2;
-        *(list[middle].token <= begin ? &low : &high) = middle;
+        *(x->list[middle].token <= begin ? &low : &high) = middle;
     }
-    for (int64_t i = low; i < n && list[i].token < end; i++) {
-        const char *path;
-        if (list[i].source < 0 || list[i].source >= json_count(sources))
-            return json_err(j, json_root(j), "sources", e, "document %lld is of source %lld", (long long)i,
-                            (long long)list[i].source);
-        if (!json_want_string(j, json_at(sources, list[i].source), "path", &path, e))
+    for (int64_t i = low; i < x->d->n_documents && x->list[i].token < end; i++)
+        if (!print_document(x, i, begin, end, e))
             return false;
-        const int64_t last = i + 1 < n ? list[i + 1].token : n_tokens;
-        printf("  document %lld: %s, byte %lld, tokens %lld to %lld of its %lld\n", (long long)i, path,
-               (long long)list[i].offset,
-               (long long)((begin > list[i].token ? begin : list[i].token) - list[i].token),
-               (long long)((end < last ? end : last) - list[i].token) - 1, (long long)(last - list[i].token));
-    }
+    return true;
+}
+
+static bool print_sequence(struct arena *a, const struct inspection *x, int64_t sequence, struct err *e)
+{
+    const struct dataset *d = x->d;
+    const int64_t S = d->sequence_length;
+    printf("%s: %lld sequences of %lld, %lld documents, fingerprint %s\n", d->path, (long long)d->n_sequences,
+           (long long)S, (long long)d->n_documents, d->fingerprint);
+    printf("sequence %lld:\n", (long long)sequence);
+    if (!print_documents(x, sequence * S, (sequence + 1) * S, e))
+        return false;
+    printf("ids:\n");
+    print_ids(d->tokens + sequence * S, S);
+    printf("text:\n");
+    print_text(a, d, x->tokenizer, d->tokens + sequence * S);
     return true;
 }
 
@@ -193,25 +251,21 @@ static bool inspect(struct arena *a, const struct dataset *d, const struct opene
                     struct err *e)
 {
     struct map m;
-    const int64_t S = d->sequence_length;
-    if (sequence >= d->n_sequences)
+    struct inspection x = { .d = d, .json = o->json };
+    if (sequence < 0 || sequence >= d->n_sequences)
         return err_code(e, EXIT_USAGE, "--sequence %lld: the dataset has %lld", (long long)sequence,
                         (long long)d->n_sequences);
-    printf("%s: %lld sequences of %lld, %lld documents, fingerprint %s\n", d->path, (long long)d->n_sequences,
-           (long long)S, (long long)d->n_documents, d->fingerprint);
-    printf("sequence %lld:\n", (long long)sequence);
-    if (!map_part(a, arena_printf(a, "%s/documents.bin", d->path),
+    if (!json_want_array(o->json, json_root(o->json), "sources", &x.sources, e) ||
+        !map_part(a, arena_printf(a, "%s/documents.bin", d->path),
                   d->n_documents * (int64_t)sizeof(struct document), o->documents_hash, false, &m, e))
         return false;
-    const bool ok = print_documents(o->json, (const struct document *)(const void *)m.data, d->n_documents,
-                                    sequence * S, (sequence + 1) * S, d->n_tokens, e);
+    x.list = (const struct document *)(const void *)m.data;
+    struct bpe *t = check_documents(d, x.list, json_count(x.sources), e) ? open_tokenizer(d, e) : NULL;
+    x.tokenizer = t;
+    const bool ok = t && print_sequence(a, &x, sequence, e);
+    bpe_close(t);
     file_unmap(&m);
-    if (!ok)
-        return false;
-    printf("ids:\n");
-    print_ids(d->tokens + sequence * S, S);
-    printf("text:\n");
-    return print_text(a, d, d->tokens + sequence * S, e);
+    return ok;
 }
 
 bool dataset_inspect(const char *path, int64_t sequence, struct err *e)

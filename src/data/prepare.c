@@ -308,13 +308,13 @@ static bool prepare_with(struct preparation *p, struct err *e)
 
 bool prepare(struct arena *a, const struct prepare_options *o, struct err *e)
 {
-    struct preparation p = { .o = o, .arena = a, .start = now(), .terminal = isatty(STDERR_FILENO) };
-    p.last_line = p.start;
+    struct preparation p = { .o = o, .arena = a, .terminal = isatty(STDERR_FILENO) };
     if (!text_list_files(a, o->inputs, &p.files, e))
         return false;
     p.bpe = bpe_open(o->tokenizer_dir, e);
     if (!p.bpe)
         return false;
+    p.start = p.last_line = now();
     const bool ok = prepare_with(&p, e);
     bpe_close(p.bpe);
     if (ok)

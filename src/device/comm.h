@@ -10,8 +10,9 @@ void comm_start(void); /* once, before threads; installs the stop hook of err.h 
 void comm_stop(void);
 int comm_rank(void);
 int comm_ranks(void);
-int comm_local_ranks(void); /* on this machine */
-const char *comm_name(void);
+int comm_local_ranks(void);     /* on this machine */
+const char *comm_name(void);    /* of what connects the ranks of this run */
+const char *comm_library(void); /* that this program is linked with */
 /* Ranks with the same color, ordered by rank. NULL when it would hold this rank only. Exercised once. */
 struct comm_group *comm_split(struct arena *a, int color);
 void comm_barrier(void);

@@ -91,15 +91,18 @@ int comm_local_ranks(void)
     return n_local;
 }
 
-const char *comm_name(void)
+const char *comm_library(void)
 {
     static char text[MPI_MAX_LIBRARY_VERSION_STRING];
     int length = 0;
-    if (!active)
-        return "none (one rank)";
-    MPI_Get_library_version(text, &length);
+    MPI_Get_library_version(text, &length); /* allowed before MPI_Init */
     text[strcspn(text, ",\n")] = 0;
     return text;
+}
+
+const char *comm_name(void)
+{
+    return active ? comm_library() : "none (one rank)";
 }
 
 struct comm_group *comm_split(struct arena *a, int color)

@@ -8,7 +8,7 @@
 #include "ops/vector.h"
 enum { P, M, V, G, CONTROL, P2, M2, V2, X = 0, C };
 enum { A_BETA1, A_BETA2, A_EPS, A_DECAY };
-enum { EACH = 16384 }; /* elements of a task */
+enum { EACH = 16384, BLOCK = 512 }; /* elements of a task, of a step of it */
 struct rule {
     float scale, keep1, new1, keep2, new2, eps, shrink, root, step;
 };
@@ -28,24 +28,35 @@ static struct rule rule_of(const struct call *c)
                           .step = (float)(rate / (double)control[2]) };
 }
 
-/* No restrict: an output may be its input. */
-WIDE static void update(const struct call *c, struct rule u, struct span s)
+/* Up to BLOCK elements. The results go through local memory, because an output may be its input and the compiler
+ * would not vectorize otherwise. */
+WIDE static void update(const struct call *c, const struct rule *u, struct span s)
 {
-    const float *p = c->arg[P], *m = c->arg[M], *v = c->arg[V], *g = c->arg[G];
-    float *p2 = c->arg[P2], *m2 = c->arg[M2], *v2 = c->arg[V2];
-    for (int64_t i = s.from; i < s.to; i++) {
-        const float gi = g[i] * u.scale;
-        const float mi = u.keep1 * m[i] + u.new1 * gi, vi = u.keep2 * v[i] + u.new2 * gi * gi;
-        p2[i] = p[i] * u.shrink - u.step * (mi / (sqrtf(vi) / u.root + u.eps));
-        m2[i] = mi;
-        v2[i] = vi;
+    const int64_t n = s.to - s.from;
+    const float *p = (const float *)c->arg[P] + s.from, *m = (const float *)c->arg[M] + s.from;
+    const float *v = (const float *)c->arg[V] + s.from, *g = (const float *)c->arg[G] + s.from;
+    float p2[BLOCK], m2[BLOCK], v2[BLOCK];
+    const struct rule r = *u;
+    for (int64_t i = 0; i < n; i++) {
+        const float gi = g[i] * r.scale;
+        m2[i] = r.keep1 * m[i] + r.new1 * gi;
+        v2[i] = r.keep2 * v[i] + r.new2 * gi * gi;
+        p2[i] = p[i] * r.shrink - r.step * (m2[i] / (sqrtf(v2[i]) / r.root + r.eps));
     }
+    memcpy((float *)c->arg[P2] + s.from, p2, (size_t)n * sizeof *p2);
+    memcpy((float *)c->arg[M2] + s.from, m2, (size_t)n * sizeof *m2);
+    memcpy((float *)c->arg[V2] + s.from, v2, (size_t)n * sizeof *v2);
 }
 
 static void fwd_part(void *context, int64_t task)
 {
     const struct call *c = context;
-    update(c, rule_of(c), cut_span(c->dim[X], EACH, task));
+    const struct rule u = rule_of(c);
+    const struct span s = cut_span(c->dim[X], EACH, task);
+    for (int64_t i = 0; i < cut_parts(s.to - s.from, BLOCK); i++) {
+        const struct span block = cut_span(s.to - s.from, BLOCK, i);
+        update(c, &u, (struct span){ s.from + block.from, s.from + block.to });
+    }
 }
 
 static void fwd(const struct call *c)

@@ -9,7 +9,7 @@
 #include "ops/kernel.h"
 #include "ops/vector.h"
 enum { QUERY, KV, K_ROPE, O, LSE, B = 0, S, A, Q, C, R, V };
-enum { ROWS = 64, SLOTS = 64 };
+enum { ROWS = 96, SLOTS = 64 };
 struct wave {
     const struct call *c;
     int64_t first; /* task of slot 0 */
@@ -57,17 +57,20 @@ static void fwd_block(const struct call *c, int64_t index, struct span rows, flo
     const struct head h = head_of(c, index);
     const int64_t keys = rows.to;
     float *o = (float *)c->arg[O] + h.at_o + rows.from * h.o_stride, *lse = (float *)c->arg[LSE] + h.at_lse;
+    float sum[ROWS];
     scores(&h, rows, keys, x);
-    for (int64_t t = rows.from; t < rows.to; t++) {
-        float *row = x + (t - rows.from) * keys;
-        const float top = h.scale * vector_max(row, t + 1);
-        const float sum = vector_exp_sum(row, row, t + 1, h.scale, top);
-        lse[t] = top + logf(sum);
-        for (int64_t i = 0; i <= t; i++)
-            row[i] *= 1 / sum;
-        memset(row + t + 1, 0, (size_t)(keys - t - 1) * sizeof *row);
+    for (int64_t i = 0; i < rows.to - rows.from; i++) {
+        float *row = x + i * keys;
+        const int64_t seen = rows.from + i + 1;
+        const float top = h.scale * vector_max(row, seen);
+        sum[i] = vector_exp_sum(row, row, seen, h.scale, top);
+        lse[seen - 1] = top + logf(sum[i]);
+        memset(row + seen, 0, (size_t)(keys - seen) * sizeof *row);
     }
     gemm(NO, NO, rows.to - rows.from, h.v, keys, 1, x, keys, h.value, h.kv_stride, 0, o, h.o_stride);
+    for (int64_t i = 0; i < rows.to - rows.from; i++)
+        for (int64_t j = 0; j < h.v; j++)
+            o[i * h.o_stride + j] /= sum[i];
 }
 
 static int64_t n_heads(const struct call *c)

@@ -6,18 +6,20 @@
 #include <string.h>
 #include <unistd.h>
 
-void cluster_cpu(struct cluster *c, int ranks_per_node, int threads)
+void cluster_cpu(struct cluster *c, int ranks_per_node, int threads, int cores)
 {
+    const double wanted = (double)ranks_per_node * threads,
+                 share = wanted > cores ? threads * cores / wanted : threads;
     const int64_t bytes = (int64_t)sysconf(_SC_PHYS_PAGES) * (int64_t)sysconf(_SC_PAGESIZE);
     *c = (struct cluster){ .name = "cpu",
                            .ranks_per_node = ranks_per_node,
                            .memory_bytes = bytes / ranks_per_node,
-                           .flops_per_s = 80e9 * threads,
+                           .flops_per_s = 80e9 * share,
                            .memory_bytes_per_s = 8e9,
                            .link_bytes_per_s = 2e9,
                            .link_latency_us = 20,
                            .call_us = 10,
-                           .peak_flops_per_s = 100e9 * threads };
+                           .peak_flops_per_s = 100e9 * share };
 }
 
 static bool want_rate(const struct json *j, const char *key, double *out, struct err *e)

@@ -15,6 +15,7 @@ struct cluster {
     double peak_flops_per_s;         /* for MFU */
 };
 /* This machine: memory divided by the ranks on it; rates are typical of a server core (about 100 GFLOP/s). */
-void cluster_cpu(struct cluster *c, int ranks_per_node, int threads);
+/* cores: of the machine; more threads than cores share them. */
+void cluster_cpu(struct cluster *c, int ranks_per_node, int threads, int cores);
 bool cluster_read(const char *path, struct cluster *c, struct err *e);
 void cluster_signature(const struct cluster *c, char out[17]);

@@ -207,7 +207,7 @@ void run_save(struct run *r)
     all_done(comm_rank() != 0 || ckpt_begin(&job, &e), &e);
     all_done(ckpt_write(&job, comm_rank(), &e), &e);
     all_done(comm_rank() != 0 || ckpt_publish(&job, (int)r->config->keep_last, &e), &e);
-    if (comm_rank() == 0)
+    if (comm_rank() == 0 && !r->config->json)
         printf("%scheckpoint %s\n", r->bar ? "\n" : "", job.directory);
     arena_free(a);
 }
@@ -246,10 +246,10 @@ static void print_line(const struct run *r, const struct step_report *s, double 
     fflush(stdout);
 }
 
-static void write_metrics(const struct run *r, const struct step_report *s, double tokens_per_s, double mfu)
+static void write_metrics(FILE *f, const struct run *r, const struct step_report *s, double tokens_per_s,
+                          double mfu)
 {
     static const char *const names[TIME_CLASSES] = { "compute", "exchange", "reduce", "optimizer" };
-    FILE *f = r->metrics;
     fprintf(f,
             "{\"step\": %lld, \"loss\": %.17g, \"bits_per_token\": %.9g, \"aux_loss\": %.17g, \"grad_norm\": "
             "%.17g, \"lr\": %.9g, ",
@@ -283,6 +283,9 @@ void run_log(struct run *r, const struct step_report *s)
     const double mfu =
         tokens_per_s * r->flops_per_token / (r->setup.cluster.peak_flops_per_s * r->plan.n_ranks);
     r->eta_seconds = s->seconds * (double)(r->total_steps - r->position->step);
-    print_line(r, s, tokens_per_s, mfu);
-    write_metrics(r, s, tokens_per_s, mfu);
+    if (r->config->json)
+        write_metrics(stdout, r, s, tokens_per_s, mfu);
+    else
+        print_line(r, s, tokens_per_s, mfu);
+    write_metrics(r->metrics, r, s, tokens_per_s, mfu);
 }

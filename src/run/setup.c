@@ -18,7 +18,7 @@ bool setup_cluster(struct setup *s, const char *path, int ranks, int threads, st
 {
     if (path)
         return cluster_read(path, &s->cluster, e);
-    cluster_cpu(&s->cluster, ranks, threads);
+    cluster_cpu(&s->cluster, ranks, threads, pool_cores());
     return true;
 }
 

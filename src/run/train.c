@@ -251,7 +251,7 @@ static bool after_step(struct run *r, struct step_report *report)
     run_log(r, report);
     if (done || (c->save_every && p->step % c->save_every == 0))
         run_save(r);
-    if (stop && comm_rank() == 0)
+    if (stop && comm_rank() == 0 && !c->json)
         printf(
             "stopped by a signal after step %lld; the checkpoint is written, --resume_path last continues\n",
             (long long)p->step);
@@ -261,7 +261,7 @@ static bool after_step(struct run *r, struct step_report *report)
 static bool loop(struct run *r, struct err *e)
 {
     bool done = r->position->step >= r->total_steps;
-    if (done && comm_rank() == 0)
+    if (done && comm_rank() == 0 && !r->config->json)
         printf("nothing to do: %lld of %lld steps are done\n", (long long)r->position->step,
                (long long)r->total_steps);
     while (!done) {
@@ -277,7 +277,7 @@ static void print_start(const struct run *r)
 {
     const struct plan *p = &r->plan;
     const double allocated = comm_max((double)r->engine.program.memory.peak_bytes);
-    if (comm_rank() != 0)
+    if (comm_rank() != 0 || r->config->json)
         return;
     struct str s = str_new(r->arena, 1u << 20);
     config_print(&s, r->config);
