@@ -47,8 +47,8 @@ TEST(jsonl_lines)
          true, "yes");
     TAKE("{\"text\": \"\"}", true, "");
     TAKE("{\"text\": \"q\\\" b\\\\ s\\/ \\b\\f\\n\\r\\t\"}", true, "q\" b\\ s/ \b\f\n\r\t");
-    TAKE("{\"text\": \"\\u00e9 \\u4e2d \\ud83d\\udc4d \\u0000.\"}", true,
-         "\xc3\xa9 \xe4\xb8\xad \xf0\x9f\x91\x8d \0.");
+    TAKE("{\"text\": \"\\u00e9 \\u4e2d \\ud83d\\udc4d\"}", true, "\xc3\xa9 \xe4\xb8\xad \xf0\x9f\x91\x8d");
+    TAKE("{\"text\": \"a\\u0000b\"}", false, "a\0b");
     TAKE("{\"text\": \"\xc3\xa9\"}", true, "\xc3\xa9");
     TAKE("{\"\\u0074ext\": \"key with an escape\"}", false, "key with an escape");
     TAKE("{\"n\": 1e5, \"text\": \"a\"}", false, "a");

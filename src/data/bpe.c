@@ -15,8 +15,8 @@ static void hash_text_field(struct hash_state *h, const char *text, int64_t byte
 
 static void hash_pattern(struct hash_state *h, const struct rx *x)
 {
-    const int32_t node[] = { (int32_t)x->kind, x->min, x->max, (int32_t)x->greed, x->behind, x->negative,
-                             x->assertion };
+    const int32_t node[] = { (int32_t)x->kind, x->min,      x->max,      (int32_t)x->greed,
+                             x->behind,        x->negative, x->assertion };
     hash_add(h, node, sizeof node);
     if (x->set)
         hash_text_field(h, (const char *)x->set->range, x->set->n * (int64_t)sizeof(struct range));
@@ -79,7 +79,8 @@ static bool read_all(struct bpe *t, const char *dir, struct err *e)
     jval root = json_root(j);
     bool ok = json_type(root) == JSON_OBJECT ||
               err_set(e, "%s: expected an object, found %s", t->path, json_type_name(json_type(root)));
-    ok = ok && bpe_read_pipeline(t, j, root, e) && bpe_read_model(t, j, root, e) && bpe_read_added(t, j, root, e);
+    ok = ok && bpe_read_pipeline(t, j, root, e) && bpe_read_model(t, j, root, e) &&
+         bpe_read_added(t, j, root, e);
     json_free(j);
     return ok && bpe_read_specials(t, dir, e);
 }
@@ -190,7 +191,8 @@ bool bpe_read_specials(struct bpe *t, const char *dir, struct err *e)
         if (!file_exists(path))
             continue;
         struct json *j = json_read(path, most_file_bytes, e);
-        const bool ok = j && read_special(t, j, "bos_token", &t->bos, e) && read_special(t, j, "eos_token", &t->eos, e);
+        const bool ok =
+            j && read_special(t, j, "bos_token", &t->bos, e) && read_special(t, j, "eos_token", &t->eos, e);
         json_free(j);
         if (!ok)
             return false;

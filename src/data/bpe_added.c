@@ -34,7 +34,8 @@ static size_t spaces_behind(const struct bpe *t, const char *text, size_t bytes,
 }
 
 /* Next entry at or behind `from`: its place in *at, or NULL. */
-static const struct added *find(const struct added_list *l, const char *text, size_t bytes, size_t from, size_t *at)
+static const struct added *find(const struct added_list *l, const char *text, size_t bytes, size_t from,
+                                size_t *at)
 {
     for (size_t i = from; i < bytes; i++) {
         if (!l->first[(unsigned char)text[i]])

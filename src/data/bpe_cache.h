@@ -4,7 +4,14 @@
 #include "base/arena.h"
 #include <stdint.h>
 #include <string.h>
-enum { SMALL_TEXT = 15, SMALL_IDS = 3, SMALL_SETS = 1 << 15, LARGE_TEXT = 63, LARGE_IDS = 15, LARGE_ENTRIES = 1 << 14 };
+enum {
+    SMALL_TEXT = 15,
+    SMALL_IDS = 3,
+    SMALL_SETS = 1 << 15,
+    LARGE_TEXT = 63,
+    LARGE_IDS = 15,
+    LARGE_ENTRIES = 1 << 14
+};
 /* The text in two words, its length in the last byte; 0 in both = free. */
 struct small_entry {
     uint64_t key[2];

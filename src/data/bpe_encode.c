@@ -1,9 +1,9 @@
 /* bpe_encode.c - text to ids. Added tokens divide the text first; the rest goes, stretch by stretch between two
  * proved cuts (split.h), through a cache of ids. Only a stretch that is not there runs through the
  * pre-tokenizer and the merges. */
+#include "base/hash.h"
 #include "data/bpe_cache.h"
 #include "data/bpe_impl.h"
-#include "base/hash.h"
 #include "data/nfc.h"
 struct bpe_encoder {
     struct arena *arena;
@@ -168,7 +168,8 @@ static int class_before(const struct bpe *t, const char *text, size_t at)
     const size_t bytes = at - start;
     if (utf8_valid(text + start, bytes) != bytes || (size_t)utf8_bytes((unsigned char)text[start]) != bytes)
         return -1;
-    return !t->nfc || nfc_is_plain(utf8_get(text + start)) ? alphabet_class(&t->split.alphabet, text + start) : -1;
+    return !t->nfc || nfc_is_plain(utf8_get(text + start)) ? alphabet_class(&t->split.alphabet, text + start)
+                                                           : -1;
 }
 
 /* Before a character of ASCII nothing of a normal form or of broken UTF-8 goes on, so only the pre-tokenizer and

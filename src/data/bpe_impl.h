@@ -50,8 +50,8 @@ struct bpe {
     bool ignore_merges, nfc;
     struct lexicon lexicon; /* byte-level entries of the vocabulary; value: id */
     struct added_list raw, normalized;
-    bool may_divide; /* no added token looks at its neighbours: cuts are safe */
-    bool inside_added[256]; /* bytes that occur in an added token behind its first */
+    bool may_divide;                    /* no added token looks at its neighbours: cuts are safe */
+    bool inside_added[256];             /* bytes that occur in an added token behind its first */
     const struct charset *space, *word; /* for the flags of added tokens */
     struct split split;
     const char *decoder_problem; /* NULL: decoding works */
@@ -86,7 +86,8 @@ static inline const struct merge *merges_get(const struct merges *m, int32_t lef
 struct bpe_scratch;
 struct bpe_scratch *bpe_scratch_new(void);
 void bpe_scratch_free(struct bpe_scratch *s);
-void bpe_merge(const struct bpe *t, struct bpe_scratch *s, const char *piece, size_t bytes, struct buffer *out);
+void bpe_merge(const struct bpe *t, struct bpe_scratch *s, const char *piece, size_t bytes,
+               struct buffer *out);
 /* bpe_added.c: calls text() and token() in order of the text. */
 struct added_sink {
     bool (*text)(void *context, const char *text, size_t bytes, struct err *e);

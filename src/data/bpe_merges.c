@@ -121,7 +121,8 @@ static bool stay_apart(const struct bpe *t, struct bpe_scratch *s, int32_t left,
     }
     memcpy(s->pair_text + bytes, t->token[right].text, (size_t)t->token[right].bytes);
     const int n = merge_bytes(t, s, s->pair_text, bytes + (size_t)t->token[right].bytes);
-    const bool apart = left < 0 ? n == 1 && s->id[0] == right : n == 2 && s->id[0] == left && s->id[1] == right;
+    const bool apart =
+        left < 0 ? n == 1 && s->id[0] == right : n == 2 && s->id[0] == left && s->id[1] == right;
     s->apart[slot].pair = pair;
     s->apart[slot].apart = apart;
     return apart;
@@ -133,18 +134,20 @@ static bool is_dead(const struct bpe_scratch *s, size_t at)
 }
 
 /* Longest token at `at` that may follow *ids' last one and is shorter than entry `below` (-1: any). */
-static int32_t candidate(const struct bpe *t, struct bpe_scratch *s, const char *text, size_t bytes, size_t at,
-                         int32_t last, int32_t below)
+static int32_t candidate(const struct bpe *t, struct bpe_scratch *s, const char *text, size_t bytes,
+                         size_t at, int32_t last, int32_t below)
 {
     const struct lexicon *x = &t->lexicon;
     int32_t k = below < 0 ? lexicon_longest(x, text + at, bytes - at) : x->shorter[below];
-    while (k >= 0 && (is_dead(s, at + (size_t)x->entry[k].bytes) || !stay_apart(t, s, last, x->entry[k].value)))
+    while (k >= 0 &&
+           (is_dead(s, at + (size_t)x->entry[k].bytes) || !stay_apart(t, s, last, x->entry[k].value)))
         k = x->shorter[k];
     return k;
 }
 
 /* Entries of the lexicon are kept on *out while searching, and turned into ids at the end. */
-static void search(const struct bpe *t, struct bpe_scratch *s, const char *text, size_t bytes, struct buffer *out)
+static void search(const struct bpe *t, struct bpe_scratch *s, const char *text, size_t bytes,
+                   struct buffer *out)
 {
     const size_t base = out->bytes;
     size_t at = 0;
@@ -175,7 +178,8 @@ static void search(const struct bpe *t, struct bpe_scratch *s, const char *text,
 }
 
 /* Bytes without a token disappear, and their neighbours meet. */
-static const char *without_unknown(const struct bpe *t, struct bpe_scratch *s, const char *piece, size_t *bytes)
+static const char *without_unknown(const struct bpe *t, struct bpe_scratch *s, const char *piece,
+                                   size_t *bytes)
 {
     size_t i = 0;
     while (i < *bytes && t->byte_id[(unsigned char)piece[i]] >= 0)
@@ -192,7 +196,8 @@ static const char *without_unknown(const struct bpe *t, struct bpe_scratch *s, c
     return out;
 }
 
-void bpe_merge(const struct bpe *t, struct bpe_scratch *s, const char *piece, size_t bytes, struct buffer *out)
+void bpe_merge(const struct bpe *t, struct bpe_scratch *s, const char *piece, size_t bytes,
+               struct buffer *out)
 {
     if (t->ignore_merges) {
         const int32_t k = lexicon_longest(&t->lexicon, piece, bytes);

@@ -59,10 +59,11 @@ static const char *const names[][2] = {
     /* char::is_numeric() of the library's Digits knows Unicode 15, whose new numbers are listed. */
     { "rust_numeric", "[\\p{N}\\x{11f50}-\\x{11f59}\\x{1d2c0}-\\x{1d2d3}\\x{1e4f0}-\\x{1e4f9}]" },
     /* \w of Rust's regex crate, with the letters and marks of Unicode 15: used for single_word. */
-    { "rust_word", "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}\\x{cf3}\\x{ece}\\x{10efd}-\\x{10eff}"
-                   "\\x{1123f}-\\x{11241}\\x{11f00}-\\x{11f10}\\x{11f12}-\\x{11f3a}\\x{11f3e}-\\x{11f42}"
-                   "\\x{11f50}-\\x{11f59}\\x{1342f}\\x{13440}-\\x{13455}\\x{1b132}\\x{1b155}\\x{1df25}-\\x{1df2a}"
-                   "\\x{1e030}-\\x{1e06d}\\x{1e08f}\\x{1e4d0}-\\x{1e4f9}\\x{2b739}\\x{31350}-\\x{323af}]" },
+    { "rust_word",
+      "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}\\x{cf3}\\x{ece}\\x{10efd}-\\x{10eff}"
+      "\\x{1123f}-\\x{11241}\\x{11f00}-\\x{11f10}\\x{11f12}-\\x{11f3a}\\x{11f3e}-\\x{11f42}"
+      "\\x{11f50}-\\x{11f59}\\x{1342f}\\x{13440}-\\x{13455}\\x{1b132}\\x{1b155}\\x{1df25}-\\x{1df2a}"
+      "\\x{1e030}-\\x{1e06d}\\x{1e08f}\\x{1e4d0}-\\x{1e4f9}\\x{2b739}\\x{31350}-\\x{323af}]" },
 };
 
 static bool is_category(const char *name)
@@ -107,8 +108,8 @@ static pcre2_code *compile(const char *pattern, size_t bytes, struct err *e)
     int code;
     PCRE2_SIZE where;
     char text[200];
-    pcre2_code *c = pcre2_compile((PCRE2_SPTR)pattern, bytes, PCRE2_UTF | PCRE2_MULTILINE | PCRE2_NO_UTF_CHECK,
-                                  &code, &where, NULL);
+    pcre2_code *c = pcre2_compile((PCRE2_SPTR)pattern, bytes,
+                                  PCRE2_UTF | PCRE2_MULTILINE | PCRE2_NO_UTF_CHECK, &code, &where, NULL);
     if (!c) {
         pcre2_get_error_message(code, (PCRE2_UCHAR *)text, sizeof text);
         err_set(e, "PCRE2 does not take the pattern: %s", text);
@@ -154,7 +155,8 @@ static const struct charset *collect(struct arena *out, pcre2_code *code)
     pcre2_match_data *data = pcre2_match_data_create(1, NULL);
     CHECK(data != NULL, "out of memory in PCRE2");
     int found = 1;
-    while (n < most && (found = pcre2_match(code, (PCRE2_SPTR)text, bytes, at, PCRE2_NO_UTF_CHECK, data, NULL)) > 0) {
+    while (n < most &&
+           (found = pcre2_match(code, (PCRE2_SPTR)text, bytes, at, PCRE2_NO_UTF_CHECK, data, NULL)) > 0) {
         const PCRE2_SIZE *o = pcre2_get_ovector_pointer(data);
         r[n++] = (struct range){ utf8_get(text + o[0]), last_before(text, o[1]) };
         at = o[1];
@@ -315,8 +317,8 @@ void matcher_scratch_free(struct matcher_scratch *s)
     arena_free(s->a);
 }
 
-int matcher_search(const struct matcher *m, struct matcher_scratch *s, const char *text, size_t bytes, size_t from,
-                   size_t *start, size_t *end, struct err *e)
+int matcher_search(const struct matcher *m, struct matcher_scratch *s, const char *text, size_t bytes,
+                   size_t from, size_t *start, size_t *end, struct err *e)
 {
     char why[200];
     const int n =

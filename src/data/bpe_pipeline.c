@@ -24,7 +24,8 @@ static bool unsupported(struct reader *r, jval v, const char *where, const char 
                        json_type_name(json_type(v)));
     if (!json_want_string(r->j, v, "type", &type, r->e))
         return false;
-    return json_err(r->j, v, "type", r->e, "%s \"%.60s\" is not supported, expected %s", where, type, supported);
+    return json_err(r->j, v, "type", r->e, "%s \"%.60s\" is not supported, expected %s", where, type,
+                    supported);
 }
 
 static bool read_normalizer(struct reader *r, jval v, int depth)
@@ -99,7 +100,8 @@ static bool read_split(struct reader *r, jval v)
         return json_err(r->j, v, "pattern", r->e, "expected {\"String\": text} or {\"Regex\": pattern}");
     const char *text = json_string(literal, &bytes);
     if (bytes > 1000)
-        return json_err(r->j, pattern, "String", r->e, "pre_tokenizer: more than 1000 bytes are not supported");
+        return json_err(r->j, pattern, "String", r->e,
+                        "pre_tokenizer: more than 1000 bytes are not supported");
     s->pattern = rx_literal(r->t->arena, text, bytes);
     return true;
 }
@@ -123,7 +125,8 @@ static bool read_digits(struct reader *r, jval v)
 
 static bool read_byte_level(struct reader *r, jval v)
 {
-    static const char words[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+    static const char words[] =
+        "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
     bool use_regex = true;
     struct stage *s = new_stage(r, v);
     if (!s || !json_want_bool(r->j, v, "add_prefix_space", &s->add_prefix_space, r->e))
@@ -174,7 +177,8 @@ bool bpe_read_pipeline(struct bpe *t, const struct json *j, jval root, struct er
     if (!read_normalizer(&r, json_get(root, "normalizer"), 0) || (!none && !read_pre_tokenizer(&r, steps, 0)))
         return false;
     if (!r.byte_level)
-        return json_err(j, root, "pre_tokenizer", e, "only byte-level BPE is supported: ByteLevel is missing");
+        return json_err(j, root, "pre_tokenizer", e,
+                        "only byte-level BPE is supported: ByteLevel is missing");
     if (!split_compile(t->arena, &t->split, &inner))
         return json_err(j, root, "pre_tokenizer", e, "%s", inner.text);
     t->decoder_problem = decoder_problem(json_get(root, "decoder"));

@@ -62,8 +62,7 @@ static bool check_model_flags(struct bpe *t, const struct json *j, jval model, s
 {
     double dropout = 0;
     jval type = json_get(model, "type");
-    if (!is_absent(type) &&
-        (json_type(type) != JSON_STRING || strcmp(json_string(type, NULL), "BPE") != 0))
+    if (!is_absent(type) && (json_type(type) != JSON_STRING || strcmp(json_string(type, NULL), "BPE") != 0))
         return json_err(j, model, "type", e, "only a \"BPE\" model is supported");
     if (!is_absent(json_get(model, "dropout")) && !json_want_number(j, model, "dropout", &dropout, e))
         return false;
@@ -95,13 +94,14 @@ static bool read_entry(struct bpe *t, const char *key, jval value, char **pool, 
 {
     const int64_t id = json_type(value) == JSON_INT ? json_int(value) : -1;
     if (id < 0 || id >= MOST_IDS)
-        return err_set(e, "%s: model.vocab[\"%.60s\"]: expected an id from 0 to %d", t->path, key, MOST_IDS - 1);
+        return err_set(e, "%s: model.vocab[\"%.60s\"]: expected an id from 0 to %d", t->path, key,
+                       MOST_IDS - 1);
     if (t->token[id].text)
         return err_set(e, "%s: model.vocab[\"%.60s\"]: id %lld has two tokens", t->path, key, (long long)id);
     set_token(t, id, key, pool);
     if (t->token[id].bytes > MOST_TOKEN_BYTES)
-        return err_set(e, "%s: model.vocab[\"%.40s...\"]: longer than the %d bytes that are supported", t->path,
-                       key, MOST_TOKEN_BYTES);
+        return err_set(e, "%s: model.vocab[\"%.40s...\"]: longer than the %d bytes that are supported",
+                       t->path, key, MOST_TOKEN_BYTES);
     return true;
 }
 
@@ -238,13 +238,15 @@ bool bpe_read_model(struct bpe *t, const struct json *j, jval root, struct err *
 
 /* --- added_tokens --- */
 /* The library does not read the id: it takes that of an equal entry, else the next free one. */
-static bool check_id(const struct bpe *t, const char *text, int64_t id, int64_t next, int64_t i, struct err *e)
+static bool check_id(const struct bpe *t, const char *text, int64_t id, int64_t next, int64_t i,
+                     struct err *e)
 {
     const int32_t known = bpe_token_id(t, text);
     const int64_t want = known >= 0 ? known : next;
     if (id == want && id < t->most_ids && (known >= 0 || !t->token[id].text))
         return true;
-    return err_set(e, "%s: added_tokens[%lld].id: %lld, but Hugging Face's library gives \"%.60s\" the id %lld",
+    return err_set(e,
+                   "%s: added_tokens[%lld].id: %lld, but Hugging Face's library gives \"%.60s\" the id %lld",
                    t->path, (long long)i, (long long)id, text, (long long)want);
 }
 
@@ -277,8 +279,8 @@ static void set_added_token(struct bpe *t, int64_t id, const char *text, bool sp
     t->token[id].special = t->token[id].special || special;
 }
 
-static bool read_added_token(struct bpe *t, const struct json *j, jval v, int64_t i, int64_t *next, struct added *x,
-                             struct err *e)
+static bool read_added_token(struct bpe *t, const struct json *j, jval v, int64_t i, int64_t *next,
+                             struct added *x, struct err *e)
 {
     int64_t id;
     bool special;
@@ -288,7 +290,8 @@ static bool read_added_token(struct bpe *t, const struct json *j, jval v, int64_
     if (!json_want_int(j, v, "id", 0, MOST_IDS - 1, &id, e) || !json_want_string(j, v, "content", &text, e) ||
         !json_want_bool(j, v, "single_word", &x->single_word, e) ||
         !json_want_bool(j, v, "lstrip", &x->lstrip, e) || !json_want_bool(j, v, "rstrip", &x->rstrip, e) ||
-        !json_want_bool(j, v, "normalized", &x->normalized, e) || !json_want_bool(j, v, "special", &special, e))
+        !json_want_bool(j, v, "normalized", &x->normalized, e) ||
+        !json_want_bool(j, v, "special", &special, e))
         return false;
     if (!*text || strlen(text) > MOST_TOKEN_BYTES)
         return json_err(j, v, "content", e, "expected 1 to %d bytes", MOST_TOKEN_BYTES);
@@ -301,7 +304,8 @@ static bool read_added_token(struct bpe *t, const struct json *j, jval v, int64_
     return true;
 }
 
-static void make_list(struct bpe *t, const struct added *all, int64_t n, bool normalized, struct added_list *out)
+static void make_list(struct bpe *t, const struct added *all, int64_t n, bool normalized,
+                      struct added_list *out)
 {
     struct arena *a = arena_new("added");
     struct entry *entries = ARENA_NEW(a, struct entry, n);

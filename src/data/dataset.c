@@ -183,13 +183,15 @@ static int64_t count_text(const struct dataset *d, const struct bpe *t, int64_t 
 }
 
 /* Entries of documents.bin must ascend and point into what is there, whatever their checksum says. */
-static bool check_documents(const struct dataset *d, const struct document *list, int64_t n_sources, struct err *e)
+static bool check_documents(const struct dataset *d, const struct document *list, int64_t n_sources,
+                            struct err *e)
 {
     for (int64_t i = 0; i < d->n_documents; i++) {
         const int64_t least = i ? list[i - 1].token + 1 : 0;
         if (list[i].source < 0 || list[i].source >= n_sources || list[i].token < least ||
             list[i].token >= d->n_tokens || (i == 0 && list[i].token != 0))
-            return err_code(e, EXIT_CORRUPT, "%s/documents.bin: document %lld is of source %lld at token %lld", d->path,
+            return err_code(e, EXIT_CORRUPT,
+                            "%s/documents.bin: document %lld is of source %lld at token %lld", d->path,
                             (long long)i, (long long)list[i].source, (long long)list[i].token);
     }
     return true;
@@ -212,8 +214,9 @@ static bool print_document(const struct inspection *x, int64_t i, int64_t begin,
     if (!json_want_string(x->json, json_at(x->sources, c->source), "path", &path, e))
         return false;
     printf("  document %lld: %s, byte %lld, tokens %lld to %lld of its %lld, from byte %lld of its text on\n",
-           (long long)i, path, (long long)c->offset, (long long)(from - c->token), (long long)(to - c->token) - 1,
-           (long long)(last - c->token), (long long)count_text(x->d, x->tokenizer, c->token, from));
+           (long long)i, path, (long long)c->offset, (long long)(from - c->token),
+           (long long)(to - c->token) - 1, (long long)(last - c->token),
+           (long long)count_text(x->d, x->tokenizer, c->token, from));
     return true;
 }
 

@@ -116,7 +116,8 @@ static void emit_star(struct maker *m, const struct rx *x, bool lazy)
 }
 
 /* X? nested `times` deep; possessive X leaves only where no X follows. */
-static void emit_optional(struct maker *m, const struct rx *x, int times, bool lazy, const struct charset *possessive)
+static void emit_optional(struct maker *m, const struct rx *x, int times, bool lazy,
+                          const struct charset *possessive)
 {
     if (times == 0 || m->failed)
         return;
@@ -273,7 +274,7 @@ static void explore(struct maker *m)
     state_of(m, NULL, 0);
     state_of(m, &start, 1);
     for (int s = DFA_START; s < m->n_states && !m->failed; s++)
-        for (int class = 0; class < width && !m->failed; class++)
+        for (int class = 0; class < width && !m->failed; class ++)
             m->row[s * width + class] = transition(m, s, class, next);
 }
 

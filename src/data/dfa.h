@@ -25,8 +25,9 @@ static inline int alphabet_class(const struct alphabet *b, const char *s)
 }
 struct dfa {
     const struct alphabet *alphabet;
-    int n_states;        /* DFA_DEAD and DFA_START among them */
-    const uint16_t *row; /* [n_states, alphabet->n + 1]: next state, | DFA_MATCH = a match ends before this class */
+    int n_states; /* DFA_DEAD and DFA_START among them */
+    const uint16_t
+        *row; /* [n_states, alphabet->n + 1]: next state, | DFA_MATCH = a match ends before this class */
 };
 /* Appends the sets that the pattern needs to sets[*n], at most `most`; false when there are more. */
 bool dfa_sets(const struct rx *x, struct arena *a, const struct charset **sets, int64_t *n, int64_t most);

@@ -28,7 +28,8 @@ struct rx {
 };
 /* NULL on error; e->text then says only what is wrong and where in the pattern. Bytes must be UTF-8. */
 struct rx *rx_parse(struct arena *a, const char *pattern, size_t bytes, struct err *e);
-struct rx *rx_literal(struct arena *a, const char *text, size_t bytes); /* every character stands for itself */
+struct rx *rx_literal(struct arena *a, const char *text,
+                      size_t bytes);  /* every character stands for itself */
 bool rx_nullable(const struct rx *x); /* may match nothing */
 /* Property sets and searching, by PCRE2 (bpe_pcre.c). */
 const struct charset *rx_property(struct arena *a, const char *name, struct err *e); /* NULL on error */
@@ -40,5 +41,5 @@ struct matcher_scratch;
 struct matcher_scratch *matcher_scratch_new(void);
 void matcher_scratch_free(struct matcher_scratch *s);
 /* First match at or behind `from`: 1 and *start, *end; 0 = none; -1 = PCRE2 gave up (e says why). */
-int matcher_search(const struct matcher *m, struct matcher_scratch *s, const char *text, size_t bytes, size_t from,
-                   size_t *start, size_t *end, struct err *e);
+int matcher_search(const struct matcher *m, struct matcher_scratch *s, const char *text, size_t bytes,
+                   size_t from, size_t *start, size_t *end, struct err *e);

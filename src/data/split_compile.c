@@ -100,8 +100,7 @@ bool split_compile(struct arena *a, struct split *s, struct err *e)
     struct arena *scratch = arena_new("split");
     const struct charset **sets = ARENA_NEW(scratch, const struct charset *, MOST_SETS);
     int64_t n = 0;
-    const bool has_alphabet =
-        collect_sets(scratch, s, sets, &n) && alphabet_make(a, sets, n, &s->alphabet);
+    const bool has_alphabet = collect_sets(scratch, s, sets, &n) && alphabet_make(a, sets, n, &s->alphabet);
     bool ok = true;
     if (!has_alphabet) /* everything is one class, and no cut is known */
         CHECK(alphabet_make(a, NULL, 0, &s->alphabet), "an alphabet of one class");

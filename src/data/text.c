@@ -76,6 +76,11 @@ static bool walk_directory(struct walk *w, const char *dir, struct err *e)
     return true;
 }
 
+static int by_path(const void *x, const void *y)
+{
+    return strcmp(((const struct text_file *)x)->path, ((const struct text_file *)y)->path);
+}
+
 static bool add_name(struct walk *w, const char *name, struct err *e)
 {
     const int64_t before = w->list->n;
@@ -89,6 +94,8 @@ static bool add_name(struct walk *w, const char *name, struct err *e)
     w->depth = 0;
     if (!walk_directory(w, name, e))
         return false;
+    if (w->list->n > before)
+        qsort(w->list->file + before, (size_t)(w->list->n - before), sizeof *w->list->file, by_path);
     return w->list->n > before ||
            err_set(e, "%s: no .txt or .jsonl file (plain, .gz or .zst) in it; found:%s", name,
                    w->seen.bytes ? w->seen.text : " nothing");
