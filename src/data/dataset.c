@@ -84,6 +84,15 @@ static bool map_part(struct arena *a, const char *path, int64_t bytes, const cha
     return err_code(e, EXIT_CORRUPT, "%s: checksum %s, dataset.json says %s", path, found, hash);
 }
 
+static bool check_ids(const struct dataset *d, const int32_t *ids, struct err *e)
+{
+    for (int64_t i = 0; i < d->n_sequences * d->sequence_length; i++)
+        if (ids[i] < 0 || ids[i] >= d->vocab_size)
+            return err_code(e, EXIT_CORRUPT, "%s/tokens.bin: token %lld is %d, vocab_size is %lld", d->path,
+                            (long long)i, ids[i], (long long)d->vocab_size);
+    return true;
+}
+
 static bool open_with(struct arena *a, const char *path, bool quick, struct dataset *d, struct opened *o,
                       struct err *e)
 {
@@ -102,20 +111,18 @@ static bool open_with(struct arena *a, const char *path, bool quick, struct data
         json_free(o->json);
         return false;
     }
+    CHECK(m.data, "%s: at least one sequence was checked above", path);
     d->tokens = (const int32_t *)(const void *)m.data;
-    for (int64_t i = 0; !quick && i < d->n_sequences * d->sequence_length; i++)
-        if (d->tokens[i] < 0 || d->tokens[i] >= d->vocab_size) {
-            json_free(o->json);
-            dataset_close(d);
-            return err_code(e, EXIT_CORRUPT, "%s/tokens.bin: token %lld is %d, vocab_size is %lld", path,
-                            (long long)i, d->tokens[i], (long long)d->vocab_size);
-        }
-    return true;
+    if (quick || check_ids(d, (const int32_t *)(const void *)m.data, e))
+        return true;
+    json_free(o->json);
+    dataset_close(d);
+    return false;
 }
 
 bool dataset_open(struct arena *a, const char *path, bool quick, struct dataset *d, struct err *e)
 {
-    struct opened o;
+    struct opened o = { 0 };
     if (!open_with(a, path, quick, d, &o, e))
         return false;
     json_free(o.json);
@@ -275,7 +282,7 @@ bool dataset_inspect(const char *path, int64_t sequence, struct err *e)
 {
     struct arena *a = arena_new("inspect");
     struct dataset d;
-    struct opened o;
+    struct opened o = { 0 };
     bool ok = open_with(a, path, true, &d, &o, e);
     if (ok) {
         ok = inspect(a, &d, &o, sequence, e);

@@ -9,7 +9,7 @@
 #include "ops/kernel.h"
 #include "ops/vector.h"
 enum { QUERY, KV, K_ROPE, O, LSE, B = 0, S, A, Q, C, R, V };
-enum { ROWS = 128, SLOTS = 64 };
+enum { ROWS = 64, SLOTS = 64 };
 struct wave {
     const struct call *c;
     int64_t first; /* task of slot 0 */
