@@ -13,7 +13,7 @@ static void grow(struct buffer *b, size_t more)
     if (capacity < b->bytes + more)
         capacity = b->bytes + more;
     char *data = arena_slab(capacity);
-    if (b->bytes)
+    if (b->data)
         memcpy(data, b->data, b->bytes);
     arena_slab_free(b->data);
     b->data = data;

@@ -42,33 +42,49 @@ static struct head head_of(const struct call *c, int64_t index)
     return h;
 }
 
-/* x[rows, keys] = q k^T, not yet scaled, for the rows of span and the first `keys` keys */
-static void scores(const struct head *h, struct span rows, int64_t keys, float *x)
+/* Floats from one row of scores to the next: whole vectors. */
+static int64_t stride_of(int64_t keys)
+{
+    return round_up(keys, STEP);
+}
+
+/* x[rows, keys] = q k^T, not yet scaled, for the rows of span and the keys up to the last of them */
+static void scores(const struct head *h, struct span rows, float *x)
 {
     const float *q = h->q + rows.from * h->q_stride;
-    const int64_t n = rows.to - rows.from;
-    gemm(NO, TR, n, keys, h->nope, 1, q, h->q_stride, h->k, h->kv_stride, 0, x, keys);
-    gemm(NO, TR, n, keys, h->rope, 1, q + h->nope, h->q_stride, h->k_rope, h->rope, 1, x, keys);
+    const int64_t n = rows.to - rows.from, keys = rows.to, stride = stride_of(keys);
+    gemm(NO, TR, n, keys, h->nope, 1, q, h->q_stride, h->k, h->kv_stride, 0, x, stride);
+    gemm(NO, TR, n, keys, h->rope, 1, q + h->nope, h->q_stride, h->k_rope, h->rope, 1, x, stride);
+}
+
+/* Hides the keys behind the first `seen` of a row, up to a whole vector: they add nothing to a sum of
+ * exponentials (at most 2^-125). Returns the length of what is left. */
+static int64_t hide_tail(float *row, int64_t seen)
+{
+    const int64_t n = stride_of(seen);
+    for (int64_t i = seen; i < n; i++)
+        row[i] = -INFINITY;
+    return n;
 }
 
 /* One block of query rows: o and lse; x has room for ROWS * S floats. */
 static void fwd_block(const struct call *c, int64_t index, struct span rows, float *x)
 {
     const struct head h = head_of(c, index);
-    const int64_t keys = rows.to;
+    const int64_t n = rows.to - rows.from, keys = rows.to, stride = stride_of(keys);
     float *o = (float *)c->arg[O] + h.at_o + rows.from * h.o_stride, *lse = (float *)c->arg[LSE] + h.at_lse;
     float sum[ROWS];
-    scores(&h, rows, keys, x);
-    for (int64_t i = 0; i < rows.to - rows.from; i++) {
-        float *row = x + i * keys;
-        const int64_t seen = rows.from + i + 1;
-        const float top = h.scale * vector_max(row, seen);
-        sum[i] = vector_exp_sum(row, row, seen, h.scale, top);
+    scores(&h, rows, x);
+    for (int64_t i = 0; i < n; i++) {
+        float *row = x + i * stride;
+        const int64_t seen = rows.from + i + 1, padded = hide_tail(row, seen);
+        const float top = h.scale * vector_max(row, padded);
+        sum[i] = vector_exp_sum(row, padded, h.scale, top);
         lse[seen - 1] = top + logf(sum[i]);
-        memset(row + seen, 0, (size_t)(keys - seen) * sizeof *row);
+        memset(row + seen, 0, (size_t)(stride - seen) * sizeof *row);
     }
-    gemm(NO, NO, rows.to - rows.from, h.v, keys, 1, x, keys, h.value, h.kv_stride, 0, o, h.o_stride);
-    for (int64_t i = 0; i < rows.to - rows.from; i++)
+    gemm(NO, NO, n, h.v, keys, 1, x, stride, h.value, h.kv_stride, 0, o, h.o_stride);
+    for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < h.v; j++)
             o[i * h.o_stride + j] /= sum[i];
 }
@@ -91,7 +107,7 @@ static int64_t slots(int64_t n_tasks)
 /* Floats of one block of scores. */
 static int64_t block_elements(const struct call *c)
 {
-    return round_up((c->dim[S] < ROWS ? c->dim[S] : ROWS) * c->dim[S], 16);
+    return (c->dim[S] < ROWS ? c->dim[S] : ROWS) * stride_of(c->dim[S]);
 }
 
 /* The longest blocks come first, so that threads end together. */
@@ -115,19 +131,29 @@ static void fwd(const struct call *c)
     waves(c, fwd_tasks(c), fwd_task);
 }
 
-/* x: q k^T -> P; y: dO v^T -> dS = scale P (dO v^T - rowsum(dO O)) */
+/* p: q k^T of one row -> P; ds: dO v^T -> scale P (dO v^T - delta) */
+WIDE static void row_bwd(float *restrict p, float *restrict ds, int64_t n, float scale, float lse,
+                         float delta)
+{
+    for (int64_t i = 0; i < n; i++) {
+        p[i] = vector_exp(scale * p[i] - lse);
+        ds[i] = scale * p[i] * (ds[i] - delta);
+    }
+}
+
+/* x: q k^T -> P; y: dO v^T -> dS; delta = rowsum(dO O) */
 static void softmax_bwd(const struct call *c, const struct head *h, struct span rows, float *x, float *y)
 {
     const float *o = (const float *)c->arg[O] + h->at_o, *d_o = (const float *)c->grad[O] + h->at_o;
     const float *lse = (const float *)c->arg[LSE] + h->at_lse;
-    for (int64_t t = rows.from; t < rows.to; t++) {
-        float *p = x + (t - rows.from) * rows.to, *ds = y + (t - rows.from) * rows.to;
+    const int64_t stride = stride_of(rows.to);
+    for (int64_t t = rows.from; t < rows.to; t++, x += stride, y += stride) {
         const float delta = dot(d_o + t * h->o_stride, o + t * h->o_stride, h->v);
-        vector_exp_sum(p, p, t + 1, h->scale, lse[t]);
-        for (int64_t i = 0; i <= t; i++)
-            ds[i] = h->scale * p[i] * (ds[i] - delta);
-        memset(p + t + 1, 0, (size_t)(rows.to - t - 1) * sizeof *p);
-        memset(ds + t + 1, 0, (size_t)(rows.to - t - 1) * sizeof *ds);
+        const int64_t hidden = stride - t - 1;
+        hide_tail(y, t + 1);
+        row_bwd(x, y, hide_tail(x, t + 1), h->scale, lse[t], delta);
+        memset(x + t + 1, 0, (size_t)hidden * sizeof *x);
+        memset(y + t + 1, 0, (size_t)hidden * sizeof *y);
     }
 }
 
@@ -141,26 +167,26 @@ struct out {
 static void bwd_block(const struct call *c, const struct head *h, struct out out, struct span rows, float *x,
                       float *y)
 {
-    const int64_t n = rows.to - rows.from, keys = rows.to;
+    const int64_t n = rows.to - rows.from, keys = rows.to, stride = stride_of(keys);
     const float *q = h->q + rows.from * h->q_stride;
     const float *d_o = (const float *)c->grad[O] + h->at_o + rows.from * h->o_stride;
     const float beta = rows.to < h->s ? 1 : beta_of(c, KV);
-    scores(h, rows, keys, x);
-    gemm(NO, TR, n, keys, h->v, 1, d_o, h->o_stride, h->value, h->kv_stride, 0, y, keys);
+    scores(h, rows, x);
+    gemm(NO, TR, n, keys, h->v, 1, d_o, h->o_stride, h->value, h->kv_stride, 0, y, stride);
     softmax_bwd(c, h, rows, x, y);
     if (out.q) {
         float *dq = out.q + rows.from * h->q_stride;
-        gemm(NO, NO, n, h->nope, keys, 1, y, keys, h->k, h->kv_stride, beta_of(c, QUERY), dq, h->q_stride);
-        gemm(NO, NO, n, h->rope, keys, 1, y, keys, h->k_rope, h->rope, beta_of(c, QUERY), dq + h->nope,
+        gemm(NO, NO, n, h->nope, keys, 1, y, stride, h->k, h->kv_stride, beta_of(c, QUERY), dq, h->q_stride);
+        gemm(NO, NO, n, h->rope, keys, 1, y, stride, h->k_rope, h->rope, beta_of(c, QUERY), dq + h->nope,
              h->q_stride);
     }
     if (out.kv) {
-        gemm(TR, NO, keys, h->nope, n, 1, y, keys, q, h->q_stride, beta, out.kv, h->kv_stride);
-        gemm(TR, NO, keys, h->v, n, 1, x, keys, d_o, h->o_stride, beta, out.kv + h->nope, h->kv_stride);
+        gemm(TR, NO, keys, h->nope, n, 1, y, stride, q, h->q_stride, beta, out.kv, h->kv_stride);
+        gemm(TR, NO, keys, h->v, n, 1, x, stride, d_o, h->o_stride, beta, out.kv + h->nope, h->kv_stride);
     }
     if (out.rope)
-        gemm(TR, NO, keys, h->rope, n, 1, y, keys, q + h->nope, h->q_stride, rows.to < h->s ? 1 : 0, out.rope,
-             h->rope);
+        gemm(TR, NO, keys, h->rope, n, 1, y, stride, q + h->nope, h->q_stride, rows.to < h->s ? 1 : 0,
+             out.rope, h->rope);
 }
 
 /* c->work of backward: [B A S R] parts of dk_rope, then two blocks of scores per slot. */

@@ -75,7 +75,7 @@ static void fwd_rows(void *context, int64_t task)
     for (int64_t t = s.from; t < s.to; t++) {
         float *p = (float *)c->arg[PROB] + t * e;
         int32_t *top = (int32_t *)c->arg[TOP] + t * k;
-        const float sum = vector_exp_sum(p, p, e, 1, vector_max(p, e));
+        const float sum = vector_exp_sum(p, e, 1, vector_max(p, e));
         for (int64_t i = 0; i < e; i++)
             p[i] /= sum;
         const uint64_t kept = groups > 1 ? best_groups(p, groups, each, (int64_t)c->attr[A_TOPK_GROUPS]) : 1;

@@ -1,5 +1,5 @@
 /* vector.h - exp() and row reductions that compilers vectorize without -ffast-math. The order of every sum is
- * fixed (16 partial sums, then a tree) and products are never contracted, so the clones of a WIDE function
+ * fixed (64 partial sums, then a tree) and products are never contracted, so the clones of a WIDE function
  * give the same bits as its default version. */
 #pragma once
 #include <math.h>
@@ -12,7 +12,7 @@
 #else
 #define WIDE __attribute__((unused))
 #endif
-enum { LANES = 16 };
+enum { LANES = 64, STEP = 16 };
 /* e^x for float32, error below 2 ulp; NaN stays NaN; x < -87.3 gives at most 2^-125, x > 88.3 gives e^88.3.
  * e^x = 2^n e^r with |r| <= ln 2 / 2; adding 1.5 * 2^23 rounds x / ln 2 to n and leaves n in the low bits. */
 static inline float vector_exp(float x)
@@ -44,36 +44,38 @@ static inline float lanes_sum(float *part)
 WIDE static float vector_max(const float *x, int64_t n)
 {
     float top[LANES];
+    int64_t i = 0;
     for (int j = 0; j < LANES; j++)
         top[j] = x[0];
-    int64_t i = 0;
     for (; i + LANES <= n; i += LANES)
         for (int j = 0; j < LANES; j++)
             top[j] = x[i + j] > top[j] ? x[i + j] : top[j];
+    for (; i + STEP <= n; i += STEP)
+        for (int j = 0; j < STEP; j++)
+            top[j] = x[i + j] > top[j] ? x[i + j] : top[j];
     for (; i < n; i++)
         top[0] = x[i] > top[0] ? x[i] : top[0];
-    for (int j = 1; j < LANES; j++)
-        top[0] = top[j] > top[0] ? top[j] : top[0];
+    for (int w = LANES / 2; w > 0; w /= 2)
+        for (int j = 0; j < w; j++)
+            top[j] = top[j + w] > top[j] ? top[j + w] : top[j];
     return top[0];
 }
-/* y = exp(scale x - shift), returns the sum of y; y may be x. */
-WIDE static float vector_exp_sum(float *y, const float *x, int64_t n, float scale, float shift)
+/* x = exp(scale x - shift), returns its sum. */
+WIDE static float vector_exp_sum(float *x, int64_t n, float scale, float shift)
 {
     float part[LANES] = { 0 };
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES)
-        for (int j = 0; j < LANES; j++) {
-            const float e = vector_exp(scale * x[i + j] - shift);
-            y[i + j] = e;
-            part[j] += e;
-        }
-    for (int j = 0; i < n; i++, j++) {
-        y[i] = vector_exp(scale * x[i] - shift);
-        part[j] += y[i];
-    }
+        for (int j = 0; j < LANES; j++)
+            part[j] += x[i + j] = vector_exp(scale * x[i + j] - shift);
+    for (; i + STEP <= n; i += STEP)
+        for (int j = 0; j < STEP; j++)
+            part[j] += x[i + j] = vector_exp(scale * x[i + j] - shift);
+    for (int j = 0; i < n; i++, j++)
+        part[j] += x[i] = vector_exp(scale * x[i] - shift);
     return lanes_sum(part);
 }
-/* The same sum without keeping the terms. */
+/* The sum of exp(x - shift). */
 WIDE static float vector_sum_exp(const float *x, int64_t n, float shift)
 {
     float part[LANES] = { 0 };
@@ -85,7 +87,7 @@ WIDE static float vector_sum_exp(const float *x, int64_t n, float shift)
         part[j] += vector_exp(x[i] - shift);
     return lanes_sum(part);
 }
-/* sum of x y z */
+/* The sum of x y z. */
 WIDE static float vector_dot3(const float *x, const float *y, const float *z, int64_t n)
 {
     float part[LANES] = { 0 };
