@@ -1,5 +1,6 @@
 /* Every operator, from its record: the reference against central differences, the CPU device against the
  * reference, the add bits, unwanted gradients, and the same bits whatever the threads. */
+#include "ops/vector.h"
 #include "tests/opcall.h"
 
 /* <R, f> for the outputs that a gradient flows through; the gradients of the outputs are R. */
@@ -235,6 +236,18 @@ TEST(adamw_may_write_its_inputs)
     for (int i = 0; i < 3; i++)
         EXPECT(same_bytes(c.arg[i], t.cpu.arg[5 + i], 1000 * sizeof(float)));
     arena_free(arena);
+}
+
+TEST(exp_is_within_two_ulp)
+{
+    for (int64_t i = 0; i < 200000; i++) {
+        const float x = (float)(175.6 * rng_uniform(opcall_seed(), 9, (uint64_t)i) - 87.3);
+        const double want = exp((double)x), ulp = ldexp(1, ilogb(want) - 23);
+        EXPECTF(fabs((double)vector_exp(x) - want) <= 2 * ulp, "exp(%.9g) = %.9g, expected %.9g", (double)x,
+                (double)vector_exp(x), want);
+    }
+    EXPECT(vector_exp(0) == 1 && vector_exp(-1000) < 1e-37f && vector_exp(-INFINITY) < 1e-37f);
+    EXPECT(isnan(vector_exp(NAN)) && vector_exp(1000) > 1e38f);
 }
 
 /* Whatever stands at later positions, the outputs of the earlier ones have the same bits. */

@@ -10,7 +10,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
-enum { MOST_PATTERN = 1 << 20, STACK_BYTES = 32 << 20 };
+enum { MOST_PATTERN = 1 << 20, STACK_BYTES = 32 << 20, MOST_PROPERTIES = 256 };
 struct matcher {
     pcre2_code *code;
 };
@@ -168,18 +168,47 @@ static const struct charset *collect(struct arena *out, pcre2_code *code)
     return x;
 }
 
+/* Properties that were asked for before: they are the same for every tokenizer, and asking PCRE2 about a million
+ * characters takes milliseconds. */
+static struct {
+    pthread_mutex_t lock;
+    struct arena *arena;
+    int n;
+    const char *pattern[MOST_PROPERTIES];
+    const struct charset *set[MOST_PROPERTIES];
+} properties = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+/* Under the lock. NULL: PCRE2 does not know it. */
+static const struct charset *find_property(struct arena *a, const char *pattern)
+{
+    struct err ignored = { 0 };
+    for (int i = 0; i < properties.n; i++)
+        if (strcmp(properties.pattern[i], pattern) == 0)
+            return properties.set[i];
+    pcre2_code *code = compile(pattern, strlen(pattern), &ignored);
+    if (!code)
+        return NULL;
+    const bool keep = properties.n < MOST_PROPERTIES;
+    if (!properties.arena)
+        properties.arena = arena_new("properties");
+    const struct charset *x = collect(keep ? properties.arena : a, code);
+    pcre2_code_free(code);
+    if (keep) {
+        properties.pattern[properties.n] = arena_strdup(properties.arena, pattern);
+        properties.set[properties.n++] = x;
+    }
+    return x;
+}
+
 const struct charset *rx_property(struct arena *a, const char *name, struct err *e)
 {
     char pattern[640];
-    struct err inner = { 0 };
     property_pattern(name, pattern);
-    pcre2_code *code = compile(pattern, strlen(pattern), &inner);
-    if (!code) {
+    pthread_mutex_lock(&properties.lock);
+    const struct charset *x = find_property(a, pattern);
+    pthread_mutex_unlock(&properties.lock);
+    if (!x)
         err_set(e, "unknown property {%s}", name);
-        return NULL;
-    }
-    const struct charset *x = collect(a, code);
-    pcre2_code_free(code);
     return x;
 }
 

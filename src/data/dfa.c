@@ -188,15 +188,12 @@ static void emit_node(struct maker *m, const struct rx *x)
 /* Which classes are in the set of each instruction: any member decides for its class. */
 static void fill_members(struct maker *m)
 {
-    uint32_t example[MOST_CLASSES];
-    for (uint32_t c = CODE_POINT_MAX + 1; c-- > 0;)
-        example[m->b->classes[m->b->block[c >> 8]][c & 0xff]] = c;
     for (int i = 0; i < m->n_code; i++) {
         struct op_code *o = m->code + i;
         if (o->op != OP_SET && o->op != OP_LOOK)
             continue;
         for (int k = 0; k < m->b->n; k++)
-            o->member[k] = charset_has(o->set, example[k]) != o->negative;
+            o->member[k] = charset_has(o->set, m->b->example[k]) != o->negative;
         o->member[m->b->n] = o->op == OP_LOOK && o->at_end;
     }
 }

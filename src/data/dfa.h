@@ -11,6 +11,7 @@ enum { MOST_CLASSES = 250, DFA_DEAD = 0, DFA_START = 1, DFA_MATCH = 0x8000 };
 struct alphabet {
     int n;
     uint8_t ascii[128];
+    uint32_t example[MOST_CLASSES]; /* a character of each class */
     uint16_t block[(CODE_POINT_MAX >> 8) + 1];
     const uint8_t (*classes)[256];
 };

@@ -150,7 +150,6 @@ static void softmax_bwd(const struct call *c, const struct head *h, struct span 
     for (int64_t t = rows.from; t < rows.to; t++, x += stride, y += stride) {
         const float delta = dot(d_o + t * h->o_stride, o + t * h->o_stride, h->v);
         const int64_t hidden = stride - t - 1;
-        hide_tail(y, t + 1);
         row_bwd(x, y, hide_tail(x, t + 1), h->scale, lse[t], delta);
         memset(x + t + 1, 0, (size_t)hidden * sizeof *x);
         memset(y + t + 1, 0, (size_t)hidden * sizeof *y);
