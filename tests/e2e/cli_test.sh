@@ -76,6 +76,10 @@ ok "train runs it" train 2 planned --plan plan.json --global_batch_size 8 --max_
 ok "the run keeps the plan" cmp plan.json runs/planned/plan.json
 ok "compile --json" "$moec" compile --model_id model --dataset_path data --json
 shows "it is JSON" '^{'
+ok "inspect of a checkpoint" "$moec" inspect runs/example/checkpoints/last
+ok "inspect of a model" "$moec" inspect exported
+ok "train --json" train 1 as-json --max_steps 2 --global_batch_size 8 --json
+if [ "$(grep -c '^{"step": ' as-json.out)" = 2 ]; then passed "one object per step"; else failed "one object per step" as-json.out; fi
 ok "eval --json" "$moec" eval --model_id exported --dataset_path data --json
 shows "it has a loss" '^\{"loss": [0-9.]+, .*"bits_per_byte": [0-9.]+'
 

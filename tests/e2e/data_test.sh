@@ -16,7 +16,11 @@ done
 ok "a sequence" "$moec" inspect by-1 --sequence 17
 shows "it names its file" 'texts/[0-9].txt'
 refused "a sequence that is not there" 2 'sequence' "$moec" inspect by-1 --sequence 100000000
-ok "inspect of a dataset as JSON" "$moec" inspect by-1 --sequence 3 --json
+ok "inspect without a sequence" "$moec" inspect by-1
+ok "verify of a dataset" "$moec" verify by-1
+cp -r by-1 damaged
+printf '\001' | dd of=damaged/tokens.bin bs=1 seek=402 conv=notrunc status=none
+not "verify of a damaged one" "$moec" verify damaged
 refused "a dataset that is there stays" 2 'overwrite|exists|already' $p --data_path_or_name texts --save_path by-1
 ok "--overwrite replaces it" $p --data_path_or_name texts --save_path by-1 --overwrite
 ok "with the same" cmp by-1/tokens.bin by-2/tokens.bin
