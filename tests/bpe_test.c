@@ -90,7 +90,7 @@ TEST(golden_ids)
         line += strcspn(line, "\n");
         line += *line == '\n';
     }
-    EXPECT(n >= 70);
+    EXPECT(n >= 73);
     free(cases);
     arena_free(a);
 }

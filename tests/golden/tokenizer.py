@@ -86,6 +86,7 @@ def cases(n):
     yield "nfc in a sequence", GPT2, {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}]}}
     yield "whole pieces first", GPT2, {"ignore_merges": True}
     yield "special", GPT2, {"added_tokens": [added("<s>", n), added("<mask>", n + 1, lstrip=True), added("<s>x", n + 2)]}
+    yield "phrase", GPT2, {"added_tokens": [added("the then", n)]}
     yield "flags", GPT2, {"added_tokens": [
         added("<s>", n, rstrip=True), added("<mask>", n + 1, lstrip=True, rstrip=True), added("the then", n + 2, single_word=True),
         added("12", n + 3, single_word=True), added(" ", n + 4, lstrip=True, rstrip=True), added("中", n + 5, single_word=True)]}
@@ -94,8 +95,22 @@ def cases(n):
         added("<mask>", n + 2, normalized=True, rstrip=True), added("\u1100\u1161\u11a8", n + 3, normalized=False)]}
 
 
-def texts(seed):
+# Texts for what random ones seldom meet.
+MORE = {
+    "bytes": ["".join(f" {a}{b}ther{c}" for a in "wbmo" for b in ["ea", "ro", "o"] for c in ["s", ", the", "ing"]),
+              "".join(random.Random(3).choices("theraosnig ", k=400))],
+    "special": ["<s>x<s> <mask>\n <mask><s", "   <mask>"],
+    "phrase": ["x the then y", "the the thenthen then"],
+    "flags": ["<s>   <mask>  12 12a the then\t the thenx", "<s>  \n 中中 中 a中", "<mask> <mask>   <s> ", "        "],
+    "nfc": ["ae\u0301e\u0301ea xe\u0301x", "a\u1abf\u0327 x\u0898\u0301\u0323 \u11935\u11930", "e\u0323\u0302\u0301" + "\u0301\u0323" * 40],
+    "normalized": ["e\u0301 é \u212b A\u030a <mask>  \u1100\u1161\u11a8 각"],
+}
+
+
+def texts(name, seed):
     r = random.Random(seed)
+    for text in MORE.get(name, []):
+        yield text.encode()
     for _ in range(2):
         yield "".join(r.choice(ATOMS) for _ in range(r.randrange(8, 24))).encode()
     yield bytes(r.choice([r.randrange(256), 32, 97, 0xE4, 0xB8, 0xAD, 0xF0, 0x9F, 0x91, 0x8D]) for _ in range(24))
@@ -132,7 +147,7 @@ def main():
                 "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}}
         ignore = other.get("ignore_merges", False)
         t = Tokenizer.from_str(json.dumps({**head, "model": {**model, "ignore_merges": ignore}}))
-        pairs = [[x.hex(), t.encode(x.decode(errors="replace"), add_special_tokens=False).ids] for x in texts(seed)]
+        pairs = [[x.hex(), t.encode(x.decode(errors="replace"), add_special_tokens=False).ids] for x in texts(name, seed)]
         lines.append(json.dumps({"name": name, "ignore_merges": ignore, "head": json.dumps(head, ensure_ascii=False)[1:-1],
                                  "texts": pairs}, ensure_ascii=False, separators=(",", ":")))
     (HERE / "cases.jsonl").write_text("\n".join(lines) + "\n")
