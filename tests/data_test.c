@@ -38,7 +38,8 @@ static void take_line(const char *line, size_t bytes, bool by_scanner, const cha
     buffer_free(&scanned);
 }
 
-#define TAKE(line, by_scanner, want) take_line(line, sizeof line - 1, by_scanner, want, sizeof want - 1)
+#define TAKE(line, by_scanner, want)                                                                         \
+    take_line((line), sizeof(line) - 1, (by_scanner), (want), sizeof(want) - 1)
 
 TEST(jsonl_lines)
 {
@@ -226,7 +227,7 @@ TEST(prepare_does_not_depend_on_threads)
     EXPECT(file_mkdirs(path_of(a, "many"), &e));
     write_text(a, "many/large.txt", 5 << 20, 1);
     for (int i = 0; i < 20; i++)
-        write_text(a, arena_printf(a, "many/%d.txt", i), (size_t)(i * i * 97), (uint32_t)i);
+        write_text(a, arena_printf(a, "many/%d.txt", i), (size_t)i * (size_t)i * 97, (uint32_t)i);
     for (int s = 0; s < 2; s++) {
         const char *first = arena_printf(a, "%s/by-%d-1", test_dir(), s);
         for (int i = 0; i < 3; i++) {
@@ -466,7 +467,7 @@ TEST(inspection)
 {
     struct arena *a = arena_new("test");
     struct err e = { 0 }, past = { 0 };
-    bool ok;
+    bool ok = false;
     struct prepare_options o = { .inputs = write_file(a, "look.jsonl",
                                                       "{\"text\": \"one two\"}\n{\"text\": \"abcdefgh\"}\n"),
                                  .save_path = path_of(a, "look"),

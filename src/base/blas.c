@@ -10,8 +10,8 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
-enum { ROWS_MULTIPLE = 16, FEWEST_ROWS = 48, MANY_ROWS = 128, MOST_PANELS = 64 };
-static const double panel_flops = 4e6;
+enum { ROWS_MULTIPLE = 16, FEWEST_ROWS = 48, MANY_ROWS = 256, MOST_PANELS = 64 };
+static const double panel_flops = 16e6;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void single_thread(void)
@@ -74,12 +74,12 @@ static int64_t round_up(int64_t n, int64_t multiple)
 }
 
 /* Rows of C per panel. B is packed again for each panel, which costs at 16 rows half of the speed, at 48 a
- * quarter, at 128 nothing (K = N = 2048, B transposed); so few rows only where there are no more, and no
- * panel of less than 4 MFLOP. */
+ * quarter, at 128 a few percent (K = N = 2048, B transposed); so few rows only where there are no more, and no
+ * panel of less than 16 MFLOP. */
 static int64_t rows_per_panel(int64_t m, int64_t n, int64_t k)
 {
     const double row_flops = 2.0 * (double)n * (double)k + 1;
-    int64_t rows = m / 8 < FEWEST_ROWS ? FEWEST_ROWS : m / 8 < MANY_ROWS ? m / 8 : MANY_ROWS;
+    int64_t rows = m / 4 < FEWEST_ROWS ? FEWEST_ROWS : m / 4 < MANY_ROWS ? m / 4 : MANY_ROWS;
     if ((double)rows * row_flops < panel_flops)
         rows = (int64_t)(panel_flops / row_flops) + 1;
     if (rows < m / MOST_PANELS + 1)

@@ -89,6 +89,8 @@ static bool print_decoded(struct arena *a, const struct bpe *t, const char *text
     int32_t *ids = NULL;
     int64_t n;
     size_t bytes;
+    if (bpe_decoder_problem(t))
+        return err_set(e, "%s", bpe_decoder_problem(t));
     if (!read_ids(a, t, text, &ids, &n, e))
         return false;
     const char *decoded = bpe_decode(t, a, ids, n, skip_special, &bytes);

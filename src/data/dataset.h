@@ -6,7 +6,8 @@
 #include <stdint.h>
 struct dataset {
     int64_t n_sequences, sequence_length, vocab_size; /* vocab_size: ids are below it */
-    int64_t n_documents, n_bytes, n_tokens; /* of the text that became sequences; n_bytes of UTF-8 text */
+    int64_t n_documents, n_bytes,
+        n_tokens; /* of the whole text, the dropped tail included; n_bytes of UTF-8 */
     int32_t bos, eos;
     char fingerprint[17]; /* of tokens and meta data: what a checkpoint remembers */
     char tokenizer_fingerprint[17];

@@ -192,7 +192,7 @@ static bool bracket_item(struct parser *s, const struct charset **set, uint32_t 
 static bool bracket_range(struct parser *s, const struct charset **all)
 {
     const struct charset *set, *last_set;
-    struct range r;
+    struct range r = { 0 };
     if (!bracket_item(s, &set, &r.first))
         return false;
     r.last = r.first;

@@ -20,6 +20,7 @@ int main(int argc, char **argv) { return argc == 1 ? 0 : 127; } /* 2024-01-31 12
     for (size_t i = 0; i < n; i++)\n\t\tsum += x[i] * y[i];\r\n
 Привет, мир! Это простой русский текст. 汉字测试，中文分词。日本語のテキスト。ひらがなカタカナ 한국어 문장
 é è ü ö ø À Å ﬁ ½ ² ٣ Ⅷ 👍 👨‍👩‍👧 🇩🇪 e\u0301 a\u0327\u0301 العربية שלום हिन्दी ไทย
+bc bc bc bc bc bc bc ab ab ab ab ab cab cab abca éa éa éa éa
 the then there these those other another mother brother together weather whether
 """
 GPT2 = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -98,11 +99,11 @@ def cases(n):
 # Texts for what random ones seldom meet.
 MORE = {
     "bytes": ["".join(f" {a}{b}ther{c}" for a in "wbmo" for b in ["ea", "ro", "o"] for c in ["s", ", the", "ing"]),
-              "".join(random.Random(3).choices("theraosnig ", k=400))],
+              "".join(random.Random(3).choices("abc", k=300))],  # where the longest token is often wrong
     "special": ["<s>x<s> <mask>\n <mask><s", "   <mask>"],
     "phrase": ["x the then y", "the the thenthen then"],
     "flags": ["<s>   <mask>  12 12a the then\t the thenx", "<s>  \n 中中 中 a中", "<mask> <mask>   <s> ", "        "],
-    "nfc": ["ae\u0301e\u0301ea xe\u0301x", "a\u1abf\u0327 x\u0898\u0301\u0323 \u11935\u11930", "e\u0323\u0302\u0301" + "\u0301\u0323" * 40],
+    "nfc": ["ze\u0301a e\u0301a", "a\u1abf\u0327 x\u0898\u0301\u0323 \u11935\u11930", "e\u0323\u0302\u0301" + "\u0301\u0323" * 40],
     "normalized": ["e\u0301 é \u212b A\u030a <mask>  \u1100\u1161\u11a8 각"],
 }
 
