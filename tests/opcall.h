@@ -149,8 +149,8 @@ static void opcall_allocate(struct opcall *t)
         t->cpu.grad[i] = opcall_buffer(t->arena, (size_t)t->n_grad[i] * num_dtype_bytes(cpu));
         t->exact.grad[i] = opcall_buffer(t->arena, (size_t)t->n_grad[i] * num_dtype_bytes(exact));
     }
-    if (t->op->work)
-        t->op->work(&t->cpu, t->work_bytes);
+    if (t->op->work[CPU])
+        t->op->work[CPU](&t->cpu, t->work_bytes);
     const size_t most = t->work_bytes[0] > t->work_bytes[1] ? t->work_bytes[0] : t->work_bytes[1];
     t->cpu.work = opcall_buffer(t->arena, most);
 }

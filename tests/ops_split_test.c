@@ -1,6 +1,7 @@
 /* What the annotations promise: a call cut in two along any splittable dimension and joined again is the whole
  * call, forward and backward. And what the rows of experts promise: tiles of fixed height make a row's bits
  * independent of its neighbours. */
+#include "base/num.h"
 #include "tests/opcall.h"
 enum { MAX_AXES = 12 };
 
@@ -212,7 +213,7 @@ TEST(halves_join_to_the_whole)
     EXPECTF(n_cuts > 50, "only %d cuts were tried", n_cuts);
 }
 
-/* sort, dispatch, double each row, combine; forward, and backward of dy. */
+/* sort, dispatch, each row doubled and times its gate, combine; forward, and backward of dy. */
 struct chain {
     int64_t n, d, k, e;
     const int32_t *top;
@@ -220,29 +221,43 @@ struct chain {
     float *y, *dx, *dgate;
 };
 
+/* z = 2 g x; then dz becomes dx = 2 g dz, and dg = 2 <x, dz> */
+static void chain_middle(const struct chain *h, int64_t r, const float *x, const float *g, float *z)
+{
+    for (int64_t i = 0; i < r * h->d; i++)
+        z[i] = 2 * g[i / h->d] * x[i];
+}
+
+static void chain_middle_bwd(const struct chain *h, int64_t r, const float *x, const float *g, float *dz,
+                             float *dg)
+{
+    for (int64_t i = 0; i < r; i++)
+        dg[i] = 2 * dot(x + i * h->d, dz + i * h->d, h->d);
+    chain_middle(h, r, dz, g, dz);
+}
+
 static void run_chain(const struct chain *h, struct arena *a)
 {
     const int64_t r = h->n * h->k + h->e * 8, nk = h->n * h->k;
     int32_t *row = ARENA_NEW(a, int32_t, r), *place = ARENA_NEW(a, int32_t, nk),
             *end = ARENA_NEW(a, int32_t, h->e);
-    float *xs = ARENA_NEW(a, float, r * h->d), *dz = ARENA_NEW(a, float, r * h->d);
+    float *xs = ARENA_NEW(a, float, r * h->d), *z = ARENA_NEW(a, float, r * h->d),
+          *dz = ARENA_NEW(a, float, r * h->d), *g = ARENA_NEW(a, float, r), *dg = ARENA_NEW(a, float, r);
     struct call sort = { .arg = { (void *)h->top, row, place, end },
                          .dim = { h->n, h->k, r, h->e, 1 },
                          .attr = { (double)r, (double)h->e, 1, 8 } };
-    struct call dispatch = { .arg = { (void *)h->x, row, place, xs },
-                             .grad = { h->dx, 0, 0, dz },
-                             .dim = { h->n, h->d, r, h->k } };
-    struct call combine = { .arg = { xs, (void *)h->gate, place, h->y },
-                            .grad = { dz, h->dgate, 0, (void *)h->dy },
+    struct call dispatch = { .arg = { (void *)h->x, (void *)h->gate, row, place, xs, g },
+                             .grad = { h->dx, h->dgate, 0, 0, dz, dg },
+                             .dim = { h->n, h->d, h->k, r } };
+    struct call combine = { .arg = { z, place, h->y },
+                            .grad = { dz, 0, (void *)h->dy },
                             .dim = { r, h->n, h->d, h->k } };
     registry_find("sort")->fwd[CPU](&sort);
     registry_find("dispatch")->fwd[CPU](&dispatch);
-    for (int64_t i = 0; i < r * h->d; i++)
-        xs[i] *= 2;
+    chain_middle(h, r, xs, g, z);
     registry_find("combine")->fwd[CPU](&combine);
     registry_find("combine")->bwd[CPU](&combine);
-    for (int64_t i = 0; i < r * h->d; i++)
-        dz[i] *= 2;
+    chain_middle_bwd(h, r, xs, g, dz, dg);
     registry_find("dispatch")->bwd[CPU](&dispatch);
 }
 
@@ -312,7 +327,7 @@ static struct opcall expert_call(struct arena *a, const char *name, const int32_
     const struct op_case k_up = { { r, 2, 37, 2, 2, 21 }, { 8, (double)parts } };
     const struct op_case k_down = { { r, 2, 21, 2, 37 }, { 8, (double)parts } };
     struct opcall t = opcall_new(registry_find(name), up ? &k_up : &k_down, a, opcall_seed());
-    memcpy(t.cpu.arg[1], end, 4 * sizeof *end);
+    memcpy(t.cpu.arg[opcall_arg(&t, "end")], end, 4 * sizeof *end);
     return t;
 }
 
@@ -323,6 +338,14 @@ static void copy_row(struct opcall *u, int64_t i, const struct opcall *t, int64_
     const float *from = gradient ? t->cpu.grad[arg] : t->cpu.arg[arg];
     float *to = gradient ? u->cpu.grad[arg] : u->cpu.arg[arg];
     memcpy(to + i * width, from + j * width, (size_t)width * sizeof *to);
+}
+
+/* Row i of every input made of rows. */
+static void copy_inputs(struct opcall *u, int64_t i, const struct opcall *t, int64_t j)
+{
+    for (int k = 0; k < t->a.n_inputs; k++)
+        if (t->a.arg[k].dim[0].rows_of >= 0)
+            copy_row(u, i, t, j, k, false);
 }
 
 static void expect_row(struct opcall *u, int64_t i, const struct opcall *t, int64_t j, int arg, bool gradient)
@@ -349,7 +372,7 @@ static void check_neighbours(struct arena *a, const char *name)
     int64_t row[13];
     for (int64_t i = 0; i < 13; i++) {
         row[i] = 5 + i * 7 % 25;
-        copy_row(&u, row[i], &t, i, 0, false);
+        copy_inputs(&u, row[i], &t, i);
         copy_row(&u, row[i], &t, i, out, true);
     }
     opcall_cpu(&t);
@@ -368,7 +391,7 @@ static void check_rounds(struct arena *a, const char *name)
     struct opcall v = expert_call(a, name, second, 24, 1);
     const int w = opcall_arg(&t, "w"), out = last_output(&t);
     for (int64_t i = 0; i < 11; i++) {
-        copy_row(&v, i, &t, 32 + i, 0, false);
+        copy_inputs(&v, i, &t, 32 + i);
         copy_row(&v, i, &t, 32 + i, out, true);
     }
     opcall_cpu(&t);
@@ -388,7 +411,7 @@ static void check_parts(struct arena *a, const char *name)
     struct opcall t = expert_call(a, name, end, 48, 2), u = expert_call(a, name, only_first, 48, 2);
     const int w = opcall_arg(&t, "w"), out = last_output(&t);
     for (int64_t i = 16; i < 32; i++) {
-        copy_row(&u, i, &t, i + 8, 0, false);
+        copy_inputs(&u, i, &t, i + 8);
         copy_row(&u, i, &t, i + 8, out, true);
     }
     opcall_cpu(&t);

@@ -13,22 +13,27 @@
  *            1     one element.  @i32 @f32 @f64: dtype; without it, the model's float of the device
  *   saved  arguments that backward reads: they stay alive until then, or are recomputed
  *   cost   of one call on *local* sizes, [0] forward, [1] backward: flops, and bytes of memory traffic
- *   work   bytes of c->work that one call needs, [0] forward, [1] backward; NULL = none
+ *   work   by backend: bytes of c->work that one call needs, [0] forward, [1] backward; NULL = none. A pure
+ *          function of dim and attr: it is asked where no device is.
  *   fwd    by backend; NULL = not there, and the planner will not place it there. Asynchronous on
  *          c->stream. Cannot fail on input: graph_check() ran before.
  *   bwd    reads saved arguments and grad[] of float outputs, writes grad[] of float inputs; a NULL grad of
  *          an input is not wanted, a NULL grad of an output is zero. Bit i of c->add: add to grad[i]
  *          instead of writing it.
+ *   rows   (of r(e)) between the end of a segment and the next multiple of the attribute `tile`, where the next
+ *          segment begins: on the CPU never read as data; on CUDA zero in every input and every output, so
+ *          that a kernel may work on whole tiles. Rows behind the last segment's tile are never touched.
  *   fill   for tests, bench and profile: writes valid values into the i32 inputs (and constants) of a call
  *          whose dim, attr and arg are set; NULL when any float input does. */
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
-enum backend { CPU, CUDA, BACKENDS };
+enum backend { CPU, CUDA, BACKENDS }; /* the model's float: float32 on the CPU, bfloat16 on CUDA */
 enum { OP_ARGS = 12, OP_DIMS = 10, OP_ATTRS = 8 };
 struct call {
     void *arg[OP_ARGS], *grad[OP_ARGS]; /* order of anno; dense, row-major, not aliased */
     uint32_t add;                       /* see bwd */
+    uint32_t wide;                      /* bit i: grad[i] is float32, whatever the device's float (parameters) */
     int64_t dim[OP_DIMS];               /* local sizes in elements, order of first appearance in anno */
     double attr[OP_ATTRS];              /* order of .attrs */
     void *work;                         /* 64-byte aligned, contents undefined */
@@ -42,7 +47,7 @@ struct op_case {
 struct op {
     const char *name, *anno, *attrs, *saved;
     void (*cost)(const struct call *c, double flops[2], double bytes[2]);
-    void (*work)(const struct call *c, size_t bytes[2]);
+    void (*work[BACKENDS])(const struct call *c, size_t bytes[2]);
     kernel *fwd[BACKENDS], *bwd[BACKENDS];
     void (*fill)(const struct call *c, uint64_t seed);
     const struct op_case *cases; /* sizes for test, bench and profile; a case with dim[0] = 0 ends the list */

@@ -82,12 +82,14 @@ static void cost(const struct call *c, double flops[2], double bytes[2])
     flops[1] = bytes[1] = 0;
 }
 
+CUDA_KERNELS(adamw);
 const struct op op_adamw = {
     .name = "adamw",
     .anno = "p: x, m: x, v: x, g: x, control: c^ @f32 -> p2: x, m2: x, v2: x",
     .attrs = "beta1 beta2 eps decay",
     .cost = cost,
-    .fwd = { [CPU] = fwd },
+    .work = { [CUDA] = adamw_work_cuda },
+    .fwd = { [CPU] = fwd, [CUDA] = adamw_fwd_cuda },
     .fill = fill,
     .cases = (const struct op_case[]){ { { 1, 4 }, { 0.9, 0.95, 1e-8, 0 } },
                                        { { 77, 4 }, { 0.9, 0.95, 1e-8, 0.1 } },

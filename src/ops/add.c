@@ -53,12 +53,14 @@ static void cost(const struct call *c, double flops[2], double bytes[2])
     bytes[1] = 16 * n;
 }
 
+CUDA_KERNELS(add);
 const struct op op_add = {
     .name = "add",
     .anno = "x: n h, y: n h -> z: n h",
     .cost = cost,
-    .fwd = { [CPU] = fwd },
-    .bwd = { [CPU] = bwd },
+    .work = { [CUDA] = add_work_cuda },
+    .fwd = { [CPU] = fwd, [CUDA] = add_fwd_cuda },
+    .bwd = { [CPU] = bwd, [CUDA] = add_bwd_cuda },
     .cases =
         (const struct op_case[]){
             { .dim = { 1, 1 } }, { .dim = { 7, 9 } }, { .dim = { 300, 57 } }, { .dim = { 0 } } },

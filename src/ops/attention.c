@@ -251,15 +251,16 @@ static void cost(const struct call *c, double flops[2], double bytes[2])
     bytes[1] = 2 * bytes[0];
 }
 
+CUDA_KERNELS(attention);
 const struct op op_attention = {
     .name = "attention",
     .anno = "q: b s^ (a q^), kv: b s^ (a c^), k_rope: b s^ r^ -> o: b s^ (a v^), lse: b a s^ @f32",
     .attrs = "q c v scale",
     .saved = "q kv k_rope o lse",
     .cost = cost,
-    .work = work,
-    .fwd = { [CPU] = fwd },
-    .bwd = { [CPU] = bwd },
+    .work = { [CPU] = work, [CUDA] = attention_work_cuda },
+    .fwd = { [CPU] = fwd, [CUDA] = attention_fwd_cuda },
+    .bwd = { [CPU] = bwd, [CUDA] = attention_bwd_cuda },
     .cases = (const struct op_case[]){ { { 1, 1, 1, 3, 4, 1, 2 }, { 3, 4, 2, 0.5 } },
                                        { { 2, 9, 3, 6, 9, 2, 5 }, { 6, 9, 5, 0.4 } },
                                        { { 2, 129, 2, 12, 16, 4, 8 }, { 12, 16, 8, 0.3 } },

@@ -79,14 +79,16 @@ static void cost(const struct call *c, double flops[2], double bytes[2])
     bytes[1] = 4 * n * e;
 }
 
+CUDA_KERNELS(aux_loss_batch);
 const struct op op_aux_loss_batch = {
     .name = "aux_loss_batch",
     .anno = "prob: b^ s^ e^ @f32, top: b^ s^ k^ @i32 -> aux: b^ @f32, load: b^ e^ @i32",
     .attrs = "alpha",
     .saved = "load",
     .cost = cost,
-    .fwd = { [CPU] = fwd },
-    .bwd = { [CPU] = bwd },
+    .work = { [CUDA] = aux_loss_batch_work_cuda },
+    .fwd = { [CPU] = fwd, [CUDA] = aux_loss_batch_fwd_cuda },
+    .bwd = { [CPU] = bwd, [CUDA] = aux_loss_batch_bwd_cuda },
     .fill = fill,
     .cases = (const struct op_case[]){ { { 1, 1, 1, 1 }, { 1 } },
                                        { { 3, 11, 7, 2 }, { 0.5 } },

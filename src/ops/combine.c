@@ -1,10 +1,9 @@
-/* combine.c - y[t] = sum over j, in this order, of gate[t,j] z[place[t,j]]. */
-#include "base/num.h"
+/* combine.c - y[t] = sum over j, in this order, of z[place[t,j]]; the rows carry their gates already. */
 #include "base/pool.h"
 #include "graph/op.h"
 #include "ops/fill.h"
 #include "ops/kernel.h"
-enum { Z, GATE, PLACE, Y, R = 0, N, D, K };
+enum { Z, PLACE, Y, R = 0, N, D, K };
 
 static void fwd_rows(void *context, int64_t task)
 {
@@ -12,14 +11,14 @@ static void fwd_rows(void *context, int64_t task)
     const int64_t d = c->dim[D], k = c->dim[K];
     const struct span s = cut_span(c->dim[N], cut_rows(d), task);
     const int32_t *place = c->arg[PLACE];
-    const float *z = c->arg[Z], *gate = c->arg[GATE];
+    const float *z = c->arg[Z];
     for (int64_t t = s.from; t < s.to; t++) {
         float *y = (float *)c->arg[Y] + t * d;
         memset(y, 0, (size_t)d * sizeof *y);
         for (int64_t j = t * k; j < (t + 1) * k; j++) {
             const float *from = z + place[j] * d;
             for (int64_t i = 0; i < d; i++)
-                y[i] += gate[j] * from[i];
+                y[i] += from[i];
         }
     }
 }
@@ -43,20 +42,18 @@ static void bwd_rows(void *context, int64_t task)
     const int64_t d = c->dim[D], k = c->dim[K];
     const struct span s = cut_span(c->dim[N], cut_rows(d), task);
     const int32_t *place = c->arg[PLACE];
-    const float *z = c->arg[Z], *gate = c->arg[GATE], *dy = c->grad[Y];
-    float *dz = c->grad[Z], *dgate = c->grad[GATE];
-    for (int64_t j = s.from * k; j < s.to * k; j++) {
-        const float *from = dy + j / k * d;
-        if (dgate)
-            dgate[j] = (adds(c, GATE) ? dgate[j] : 0) + dot(from, z + place[j] * d, d);
-        for (int64_t i = 0; i < d && dz; i++)
-            dz[place[j] * d + i] += gate[j] * from[i]; /* no other copy has this row */
-    }
+    const float *dy = c->grad[Y];
+    float *dz = c->grad[Z];
+    for (int64_t j = s.from * k; j < s.to * k; j++)
+        for (int64_t i = 0; i < d; i++)
+            dz[place[j] * d + i] += dy[j / k * d + i]; /* no other copy has this row */
 }
 
 static void bwd(const struct call *c)
 {
-    if (c->grad[Z] && !adds(c, Z))
+    if (!c->grad[Z])
+        return;
+    if (!adds(c, Z))
         pool_run(cut_parts(c->dim[R], cut_rows(c->dim[D])), zero_rows, (void *)c);
     pool_run(cut_parts(c->dim[N], cut_rows(c->dim[D])), bwd_rows, (void *)c);
 }
@@ -69,19 +66,21 @@ static void fill(const struct call *c, uint64_t seed)
 static void cost(const struct call *c, double flops[2], double bytes[2])
 {
     const double n = (double)c->dim[N], d = (double)c->dim[D], k = (double)c->dim[K];
-    flops[0] = 2 * n * k * d;
-    flops[1] = 3 * n * k * d;
+    flops[0] = n * k * d;
+    flops[1] = 0;
     bytes[0] = 4 * d * (n * k + n);
-    bytes[1] = 4 * d * (3 * n * k + n + (double)c->dim[R]);
+    bytes[1] = 4 * d * (2 * n * k + n + (double)c->dim[R]);
 }
 
+CUDA_KERNELS(combine);
 const struct op op_combine = {
     .name = "combine",
-    .anno = "z: r(n) d^, gate: n k^ @f32, place: n k^ @i32 -> y: n d^",
-    .saved = "z gate place",
+    .anno = "z: r(n) d^, place: n k^ @i32 -> y: n d^",
+    .saved = "place",
     .cost = cost,
-    .fwd = { [CPU] = fwd },
-    .bwd = { [CPU] = bwd },
+    .work = { [CUDA] = combine_work_cuda },
+    .fwd = { [CPU] = fwd, [CUDA] = combine_fwd_cuda },
+    .bwd = { [CPU] = bwd, [CUDA] = combine_bwd_cuda },
     .fill = fill,
     .cases = (const struct op_case[]){ { .dim = { 1, 1, 1, 1 } },
                                        { .dim = { 17, 5, 9, 3 } },

@@ -1,9 +1,10 @@
-/* dispatch.c - copies tokens to their rows: xs[i] = x[row[i] / k], zeros where row[i] = -1. */
+/* dispatch.c - copies tokens and their gates to their rows: xs[i] = x[row[i] / k], gates[i] = gate[row[i]]; zeros
+ * where row[i] = -1. */
 #include "base/pool.h"
 #include "graph/op.h"
 #include "ops/fill.h"
 #include "ops/kernel.h"
-enum { X, ROW, PLACE, XS, N = 0, D, R, K };
+enum { X, GATE, ROW, PLACE, XS, GATES, N = 0, D, K, R };
 
 static void fwd_rows(void *context, int64_t task)
 {
@@ -12,12 +13,14 @@ static void fwd_rows(void *context, int64_t task)
     const struct span s = cut_span(c->dim[R], cut_rows(d), task);
     const int32_t *row = c->arg[ROW];
     const float *x = c->arg[X];
-    float *xs = c->arg[XS];
-    for (int64_t i = s.from; i < s.to; i++)
+    float *xs = c->arg[XS], *gates = c->arg[GATES];
+    for (int64_t i = s.from; i < s.to; i++) {
+        gates[i] = row[i] < 0 ? 0 : ((const float *)c->arg[GATE])[row[i]];
         if (row[i] < 0)
             memset(xs + i * d, 0, (size_t)d * sizeof *xs);
         else
             memcpy(xs + i * d, x + row[i] / k * d, (size_t)d * sizeof *xs);
+    }
 }
 
 static void fwd(const struct call *c)
@@ -36,7 +39,7 @@ static void bwd_rows(void *context, int64_t task)
         float *dx = (float *)c->grad[X] + t * d;
         if (!adds(c, X))
             memset(dx, 0, (size_t)d * sizeof *dx);
-        for (int64_t j = 0; j < k; j++) {
+        for (int64_t j = 0; j < k && dxs; j++) {
             const float *from = dxs + place[t * k + j] * d;
             for (int64_t i = 0; i < d; i++)
                 dx[i] += from[i];
@@ -44,10 +47,23 @@ static void bwd_rows(void *context, int64_t task)
     }
 }
 
+static void bwd_gates(const struct call *c)
+{
+    const int32_t *place = c->arg[PLACE];
+    const float *from = c->grad[GATES];
+    float *dgate = c->grad[GATE];
+    for (int64_t i = 0; i < c->dim[N] * c->dim[K]; i++) {
+        const float g = from ? from[place[i]] : 0;
+        dgate[i] = adds(c, GATE) ? dgate[i] + g : g;
+    }
+}
+
 static void bwd(const struct call *c)
 {
     if (c->grad[X])
         pool_run(cut_parts(c->dim[N], cut_rows(c->dim[D])), bwd_rows, (void *)c);
+    if (c->grad[GATE])
+        bwd_gates(c);
 }
 
 static void fill(const struct call *c, uint64_t seed)
@@ -70,16 +86,18 @@ static void cost(const struct call *c, double flops[2], double bytes[2])
     bytes[1] = 4 * d * (n * k + n);
 }
 
+CUDA_KERNELS(dispatch);
 const struct op op_dispatch = {
     .name = "dispatch",
-    .anno = "x: n d^, row: r(n) @i32, place: n k^ @i32 -> xs: r(n) d^",
+    .anno = "x: n d^, gate: n k^ @f32, row: r(n) @i32, place: n k^ @i32 -> xs: r(n) d^, gates: r(n) @f32",
     .saved = "place",
     .cost = cost,
-    .fwd = { [CPU] = fwd },
-    .bwd = { [CPU] = bwd },
+    .work = { [CUDA] = dispatch_work_cuda },
+    .fwd = { [CPU] = fwd, [CUDA] = dispatch_fwd_cuda },
+    .bwd = { [CPU] = bwd, [CUDA] = dispatch_bwd_cuda },
     .fill = fill,
     .cases = (const struct op_case[]){ { .dim = { 1, 1, 1, 1 } },
-                                       { .dim = { 5, 9, 17, 3 } },
-                                       { .dim = { 50, 70, 160, 3 } },
+                                       { .dim = { 5, 9, 3, 17 } },
+                                       { .dim = { 50, 70, 3, 160 } },
                                        { .dim = { 0 } } },
 };

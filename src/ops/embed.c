@@ -66,13 +66,15 @@ static void cost(const struct call *c, double flops[2], double bytes[2])
     bytes[1] = 3 * moved + (double)c->dim[V] * (double)c->dim[D] * 4;
 }
 
+CUDA_KERNELS(embed);
 const struct op op_embed = {
     .name = "embed",
     .anno = "token: n @i32, w: v^ d -> y: n d",
     .saved = "token",
     .cost = cost,
-    .fwd = { [CPU] = fwd },
-    .bwd = { [CPU] = bwd },
+    .work = { [CUDA] = embed_work_cuda },
+    .fwd = { [CPU] = fwd, [CUDA] = embed_fwd_cuda },
+    .bwd = { [CPU] = bwd, [CUDA] = embed_bwd_cuda },
     .fill = fill,
     .cases = (const struct op_case[]){ { .dim = { 1, 1, 1 } },
                                        { .dim = { 37, 11, 70 } },

@@ -104,15 +104,16 @@ static void cost(const struct call *c, double flops[2], double bytes[2])
     bytes[1] = 4 * (2 * r * d + (1 + 2 * c->attr[A_PARTS]) * e * f * d + 2 * r * f);
 }
 
+CUDA_KERNELS(expert_down);
 const struct op op_expert_down = {
     .name = "expert_down",
     .anno = "y: r(e) f+, end: e s^ @i32, w: e d^ f+ -> z: r(e) d^",
     .attrs = "tile parts",
     .saved = "y end w",
     .cost = cost,
-    .work = work,
-    .fwd = { [CPU] = fwd },
-    .bwd = { [CPU] = bwd },
+    .work = { [CPU] = work, [CUDA] = expert_down_work_cuda },
+    .fwd = { [CPU] = fwd, [CUDA] = expert_down_fwd_cuda },
+    .bwd = { [CPU] = bwd, [CUDA] = expert_down_bwd_cuda },
     .fill = fill,
     .cases = (const struct op_case[]){ { { 1, 1, 1, 1, 1 }, { 1, 1 } },
                                        { { 40, 5, 9, 1, 7 }, { 1, 1 } },

@@ -1,12 +1,13 @@
 /* expert_up.c - first half of the experts: h = xs w^T with w = [gate rows, up rows], so that a row of h is
- * [gate | up]; y = silu(gate) up. Rows are sorted by (expert, source), see ops/segment.h. The gradient of w
+ * [gate | up]; y = g silu(gate) up, where g is the weight that the router gave to the row. Rows are sorted by (expert, source), see ops/segment.h. The gradient of w
  * has the shape [parts][e g f d]: one part for all sources, or one for each. */
+#include "base/num.h"
 #include "base/pool.h"
 #include "graph/op.h"
 #include "ops/fill.h"
 #include "ops/segment.h"
 #include "ops/vector.h"
-enum { XS, END, W, HID, Y, R = 0, E, D, S, G, F };
+enum { XS, GATE, END, W, HID, Y, R = 0, E, D, S, G, F };
 enum { A_TILE, A_PARTS };
 enum { WEIGHT_ROWS = 128 }; /* rows of w whose gradient is one task */
 struct state {
@@ -20,10 +21,10 @@ static struct segments segments_of(const struct call *c)
     return (struct segments){ c->arg[END], c->dim[E], c->dim[S], (int64_t)c->attr[A_TILE] };
 }
 
-WIDE static void silu_times(float *restrict y, const float *restrict h, int64_t f)
+WIDE static void silu_times(float *restrict y, const float *restrict h, float g, int64_t f)
 {
     for (int64_t i = 0; i < f; i++)
-        y[i] = h[i] * vector_sigmoid(h[i]) * h[f + i];
+        y[i] = g * h[i] * vector_sigmoid(h[i]) * h[f + i];
 }
 
 static void fwd_panel(void *context, int64_t task)
@@ -35,7 +36,7 @@ static void fwd_panel(void *context, int64_t task)
     float *h = c->arg[HID], *y = c->arg[Y];
     segments_times(&s->g, s->xs, r, TR, width, (const float *)c->arg[W] + r.expert * width * d, 0, h);
     for (int64_t i = r.from; i < r.to; i++)
-        silu_times(y + i * f, h + i * width, f);
+        silu_times(y + i * f, h + i * width, ((const float *)c->arg[GATE])[i], f);
 }
 
 static struct state state_of(const struct call *c)
@@ -59,14 +60,24 @@ static void fwd(const struct call *c)
     pool_run(segments_panels(&s.g), fwd_panel, &s);
 }
 
-WIDE static void silu_times_bwd(float *restrict dh, const float *restrict h, const float *restrict dy,
-                                int64_t f)
+/* Also leaves silu(gate) up, whose product with dy is the gradient of g, in y. */
+WIDE static void silu_times_bwd(float *restrict dh, float *restrict y, const float *restrict h, float g,
+                                const float *restrict dy, int64_t f)
 {
     for (int64_t i = 0; i < f; i++) {
-        const float gate = h[i], up = h[f + i], sigma = vector_sigmoid(gate);
-        dh[i] = dy[i] * up * sigma * (1 + gate * (1 - sigma));
-        dh[f + i] = dy[i] * gate * sigma;
+        const float gate = h[i], up = h[f + i], sigma = vector_sigmoid(gate), d = g * dy[i];
+        dh[i] = d * up * sigma * (1 + gate * (1 - sigma));
+        dh[f + i] = d * gate * sigma;
+        y[i] = gate * sigma * up;
     }
+}
+
+static void gate_bwd(const struct call *c, int64_t row, const float *y)
+{
+    float *dgate = c->grad[GATE];
+    const float d = dot((const float *)c->grad[Y] + row * c->dim[F], y, c->dim[F]);
+    if (dgate)
+        dgate[row] = adds(c, GATE) ? dgate[row] + d : d;
 }
 
 /* dh in c->work, with zero rows as padding, and dxs = dh w. */
@@ -79,8 +90,11 @@ static void bwd_panel(void *context, int64_t task)
     const struct run padded = { r.index, r.expert, r.from, round_up(r.to, s->g.tile) };
     const float *h = c->arg[HID], *dy = c->grad[Y];
     float *dh = (float *)c->work + tail_elements(c);
-    for (int64_t i = r.from; i < r.to; i++)
-        silu_times_bwd(dh + i * width, h + i * width, dy + i * f, f);
+    float *y = dh + c->dim[R] * width + task * f;
+    for (int64_t i = r.from; i < r.to; i++) {
+        silu_times_bwd(dh + i * width, y, h + i * width, ((const float *)c->arg[GATE])[i], dy + i * f, f);
+        gate_bwd(c, i, y);
+    }
     memset(dh + r.to * width, 0, (size_t)((padded.to - r.to) * width) * sizeof *dh);
     if (c->grad[XS])
         segments_times(&s->g, s->dh, padded, NO, d, (const float *)c->arg[W] + r.expert * width * d,
@@ -120,10 +134,17 @@ static void bwd(const struct call *c)
     pool_run(parts * c->dim[E] * weight_panels(c), bwd_weight, &s);
 }
 
+/* However the rows are spread over the segments. */
+static int64_t most_panels(const struct call *c)
+{
+    const struct segments g = segments_of(c);
+    return c->dim[R] / segments_panel_rows(&g) + c->dim[E] * c->dim[S];
+}
+
 static void work(const struct call *c, size_t bytes[2])
 {
     bytes[0] = (size_t)tail_elements(c) * sizeof(float);
-    bytes[1] = bytes[0] + (size_t)(c->dim[R] * 2 * c->dim[F]) * sizeof(float);
+    bytes[1] = bytes[0] + (size_t)((c->dim[R] * 2 + most_panels(c)) * c->dim[F]) * sizeof(float);
 }
 
 static void fill(const struct call *c, uint64_t seed)
@@ -140,15 +161,16 @@ static void cost(const struct call *c, double flops[2], double bytes[2])
     bytes[1] = 4 * (2 * r * d + (2 + 2 * c->attr[A_PARTS]) * e * f * d + 5 * r * f);
 }
 
+CUDA_KERNELS(expert_up);
 const struct op op_expert_up = {
     .name = "expert_up",
-    .anno = "xs: r(e) d^, end: e s^ @i32, w: e g^ f d^ -> h: r(e) g^ f, y: r(e) f",
+    .anno = "xs: r(e) d^, gate: r(e) @f32, end: e s^ @i32, w: e g^ f d^ -> h: r(e) g^ f, y: r(e) f",
     .attrs = "tile parts",
-    .saved = "xs end w h",
+    .saved = "xs gate end w h",
     .cost = cost,
-    .work = work,
-    .fwd = { [CPU] = fwd },
-    .bwd = { [CPU] = bwd },
+    .work = { [CPU] = work, [CUDA] = expert_up_work_cuda },
+    .fwd = { [CPU] = fwd, [CUDA] = expert_up_fwd_cuda },
+    .bwd = { [CPU] = bwd, [CUDA] = expert_up_bwd_cuda },
     .fill = fill,
     .cases = (const struct op_case[]){ { { 1, 1, 1, 1, 2, 1 }, { 1, 1 } },
                                        { { 40, 5, 9, 1, 2, 7 }, { 1, 1 } },

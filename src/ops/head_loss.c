@@ -116,14 +116,16 @@ static void cost(const struct call *c, double flops[2], double bytes[2])
     bytes[1] = 4 * (2 * n * d + 2 * v * d + 4 * n * v);
 }
 
+CUDA_KERNELS(head_loss);
 const struct op op_head_loss = {
     .name = "head_loss",
     .anno = "x: n d^, w: v^ d^, label: n @i32 -> nll: n @f32, lse: n @f32, logits: chunk^ v^",
     .attrs = "chunk",
     .saved = "x w label lse logits",
     .cost = cost,
-    .fwd = { [CPU] = fwd },
-    .bwd = { [CPU] = bwd },
+    .work = { [CUDA] = head_loss_work_cuda },
+    .fwd = { [CPU] = fwd, [CUDA] = head_loss_fwd_cuda },
+    .bwd = { [CPU] = bwd, [CUDA] = head_loss_bwd_cuda },
     .fill = fill,
     .cases = (const struct op_case[]){ { { 1, 3, 2, 1 }, { 1 } },
                                        { { 13, 9, 31, 13 }, { 13 } },

@@ -4,6 +4,12 @@
 #include "graph/op.h"
 #include <stdbool.h>
 #include <string.h>
+/* The CUDA kernels of an operator are NAME_fwd_cuda and NAME_bwd_cuda in ops/NAME.cu, its workspace NAME_work_cuda;
+ * in a program built without nvcc, and where a kernel does not exist, these names are NULL. */
+#define CUDA_KERNELS(name)                                                                                   \
+    void name##_fwd_cuda(const struct call *c) __attribute__((weak));                                        \
+    void name##_bwd_cuda(const struct call *c) __attribute__((weak));                                        \
+    void name##_work_cuda(const struct call *c, size_t bytes[2]) __attribute__((weak))
 struct span {
     int64_t from, to;
 };

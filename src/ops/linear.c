@@ -29,13 +29,15 @@ static void cost(const struct call *c, double flops[2], double bytes[2])
     bytes[1] = 2 * bytes[0];
 }
 
+CUDA_KERNELS(linear);
 const struct op op_linear = {
     .name = "linear",
     .anno = "x: n k+, w: m k+ -> y: n m",
     .saved = "x w",
     .cost = cost,
-    .fwd = { [CPU] = fwd },
-    .bwd = { [CPU] = bwd },
+    .work = { [CUDA] = linear_work_cuda },
+    .fwd = { [CPU] = fwd, [CUDA] = linear_fwd_cuda },
+    .bwd = { [CPU] = bwd, [CUDA] = linear_bwd_cuda },
     .cases =
         (const struct op_case[]){
             { .dim = { 1, 1, 1 } }, { .dim = { 5, 33, 17 } }, { .dim = { 130, 64, 129 } }, { .dim = { 0 } } },

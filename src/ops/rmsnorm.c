@@ -91,15 +91,16 @@ static void cost(const struct call *c, double flops[2], double bytes[2])
     bytes[1] = 12 * n * h;
 }
 
+CUDA_KERNELS(rmsnorm);
 const struct op op_rmsnorm = {
     .name = "rmsnorm",
     .anno = "x: n h^, w: h^ -> y: n h^, r: n @f32",
     .attrs = "eps",
     .saved = "x w r",
     .cost = cost,
-    .work = work,
-    .fwd = { [CPU] = fwd },
-    .bwd = { [CPU] = bwd },
+    .work = { [CPU] = work, [CUDA] = rmsnorm_work_cuda },
+    .fwd = { [CPU] = fwd, [CUDA] = rmsnorm_fwd_cuda },
+    .bwd = { [CPU] = bwd, [CUDA] = rmsnorm_bwd_cuda },
     .cases = (const struct op_case[]){ { { 1, 8 }, { 1e-6 } },
                                        { { 3, 520 }, { 1e-6 } },
                                        { { 67, 33 }, { 1e-2 } },

@@ -100,14 +100,16 @@ static void cost(const struct call *c, double flops[2], double bytes[2])
     bytes[0] = bytes[1] = 8 * heads * (double)c->dim[H];
 }
 
+CUDA_KERNELS(rope);
 const struct op op_rope = {
     .name = "rope",
     .anno = "x: b s^ (a h^), table: s^ c^ @f32 -> y: b s^ (a h^)",
     .attrs = "h",
     .saved = "table",
     .cost = cost,
-    .fwd = { [CPU] = fwd },
-    .bwd = { [CPU] = bwd },
+    .work = { [CUDA] = rope_work_cuda },
+    .fwd = { [CPU] = fwd, [CUDA] = rope_fwd_cuda },
+    .bwd = { [CPU] = bwd, [CUDA] = rope_bwd_cuda },
     .fill = fill,
     .cases = (const struct op_case[]){ { { 1, 1, 1, 2, 2 }, { 2 } },
                                        { { 2, 5, 3, 7, 4 }, { 7 } },

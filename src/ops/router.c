@@ -155,15 +155,16 @@ static void cost(const struct call *c, double flops[2], double bytes[2])
     bytes[1] = 4 * (2 * n * d + 2 * e * d + n * (3 * e + 2 * k));
 }
 
+CUDA_KERNELS(router);
 const struct op op_router = {
     .name = "router",
     .anno = "x: n d^, w: e^ d^ -> prob: n e^ @f32, top: n k^ @i32, gate: n k^ @f32",
     .attrs = "k groups topk_groups norm scaling",
     .saved = "x w prob top",
     .cost = cost,
-    .work = work,
-    .fwd = { [CPU] = fwd },
-    .bwd = { [CPU] = bwd },
+    .work = { [CPU] = work, [CUDA] = router_work_cuda },
+    .fwd = { [CPU] = fwd, [CUDA] = router_fwd_cuda },
+    .bwd = { [CPU] = bwd, [CUDA] = router_bwd_cuda },
     .cases = (const struct op_case[]){ { { 1, 3, 1, 1 }, { 1, 1, 1, 0, 1 } },
                                        { { 13, 7, 5, 3 }, { 3, 1, 1, 0, 2.5 } },
                                        { { 70, 20, 16, 4 }, { 4, 0, 0, 1, 1 } },

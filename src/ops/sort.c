@@ -55,12 +55,14 @@ static void cost(const struct call *c, double flops[2], double bytes[2])
     bytes[0] = 4.0 * (double)(5 * c->dim[N] * c->dim[K] + c->dim[R]);
 }
 
+CUDA_KERNELS(sort);
 const struct op op_sort = {
     .name = "sort",
     .anno = "top: n k^ @i32 -> row: r(n) @i32, place: n k^ @i32, end: e^ s^ @i32",
     .attrs = "r e s tile",
     .cost = cost,
-    .fwd = { [CPU] = fwd },
+    .work = { [CUDA] = sort_work_cuda },
+    .fwd = { [CPU] = fwd, [CUDA] = sort_fwd_cuda },
     .fill = fill,
     .cases = (const struct op_case[]){ { { 1, 1, 1, 1, 1 }, { 1, 1, 1, 1 } },
                                        { { 40, 3, 120, 5, 1 }, { 120, 5, 1, 1 } },

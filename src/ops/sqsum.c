@@ -27,12 +27,14 @@ static void cost(const struct call *c, double flops[2], double bytes[2])
     flops[1] = bytes[1] = 0;
 }
 
+CUDA_KERNELS(sqsum);
 const struct op op_sqsum = {
     .name = "sqsum",
     .anno = "g: (c h^) -> sum: c @f64",
     .attrs = "h",
     .cost = cost,
-    .fwd = { [CPU] = fwd },
+    .work = { [CUDA] = sqsum_work_cuda },
+    .fwd = { [CPU] = fwd, [CUDA] = sqsum_fwd_cuda },
     .cases =
         (const struct op_case[]){
             { { 1, 1 }, { 1 } }, { { 5, 37 }, { 37 } }, { { 3, 5000 }, { 5000 } }, { .dim = { 0 } } },

@@ -72,13 +72,15 @@ static void cost(const struct call *c, double flops[2], double bytes[2])
     bytes[1] = 20 * n;
 }
 
+CUDA_KERNELS(swiglu);
 const struct op op_swiglu = {
     .name = "swiglu",
     .anno = "gate: n f, up: n f -> y: n f",
     .saved = "gate up",
     .cost = cost,
-    .fwd = { [CPU] = fwd },
-    .bwd = { [CPU] = bwd },
+    .work = { [CUDA] = swiglu_work_cuda },
+    .fwd = { [CPU] = fwd, [CUDA] = swiglu_fwd_cuda },
+    .bwd = { [CPU] = bwd, [CUDA] = swiglu_bwd_cuda },
     .cases =
         (const struct op_case[]){
             { .dim = { 1, 1 } }, { .dim = { 5, 13 } }, { .dim = { 300, 70 } }, { .dim = { 0 } } },

@@ -206,8 +206,8 @@ static void set_work(struct lower *l, struct instr *i)
     struct call c = { 0 };
     memcpy(c.dim, i->dim, sizeof c.dim);
     memcpy(c.attr, i->attr, sizeof c.attr);
-    if (i->op->work)
-        i->op->work(&c, bytes);
+    if (i->op->work[CPU])
+        i->op->work[CPU](&c, bytes);
     if (bytes[i->backward])
         i->work = (struct ref){ lower_buffer(l, i->name, MEM_WORK, (int64_t)bytes[i->backward]), 0 };
 }

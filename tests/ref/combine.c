@@ -1,18 +1,18 @@
-/* ref/combine.c - y_t = sum_j gate_tj z[place_tj]. */
+/* ref/combine.c - y_t = sum_j z[place_tj]. */
 #include "tests/ref/ref.h"
-enum { Z, GATE, PLACE, Y, R = 0, N, D, K };
+enum { Z, PLACE, Y, R = 0, N, D, K };
 
 static void fwd(const struct call *c)
 {
     const int64_t d = c->dim[D], k = c->dim[K];
     const int32_t *place = c->arg[PLACE];
-    const double *z = c->arg[Z], *gate = c->arg[GATE];
+    const double *z = c->arg[Z];
     double *y = c->arg[Y];
     for (int64_t t = 0; t < c->dim[N]; t++)
         for (int64_t i = 0; i < d; i++) {
             y[t * d + i] = 0;
             for (int64_t j = t * k; j < (t + 1) * k; j++)
-                y[t * d + i] += gate[j] * z[place[j] * d + i];
+                y[t * d + i] += z[place[j] * d + i];
         }
 }
 
@@ -20,17 +20,13 @@ static void bwd(const struct call *c)
 {
     const int64_t d = c->dim[D], k = c->dim[K];
     const int32_t *place = c->arg[PLACE];
-    const double *z = c->arg[Z], *gate = c->arg[GATE], *dy = c->grad[Y];
-    double *dz = c->grad[Z], *dgate = c->grad[GATE];
+    const double *dy = c->grad[Y];
+    double *dz = c->grad[Z];
     for (int64_t i = 0; i < c->dim[R] * d; i++)
         dz[i] = 0;
-    for (int64_t j = 0; j < c->dim[N] * k; j++) {
-        dgate[j] = 0;
-        for (int64_t i = 0; i < d; i++) {
-            dz[place[j] * d + i] += gate[j] * dy[j / k * d + i];
-            dgate[j] += dy[j / k * d + i] * z[place[j] * d + i];
-        }
-    }
+    for (int64_t j = 0; j < c->dim[N] * k; j++)
+        for (int64_t i = 0; i < d; i++)
+            dz[place[j] * d + i] += dy[j / k * d + i];
 }
 
-const struct ref ref_combine = { "y", "z gate", fwd, bwd };
+const struct ref ref_combine = { "y", "z", fwd, bwd };

@@ -1,7 +1,8 @@
-/* ref/expert_up.c - for every row of a segment: h = [Wg x | Wu x], y = silu(Wg x) (Wu x), with its expert's w. */
+/* ref/expert_up.c - for every row of a segment: h = [Wg x | Wu x], y = g silu(Wg x) (Wu x), with its expert's w
+ * and its own gate g. */
 #include "tests/ref/ref.h"
 #include <math.h>
-enum { XS, END, W, HID, Y, R = 0, E, D, S, G, F };
+enum { XS, GATE, END, W, HID, Y, R = 0, E, D, S, G, F };
 
 /* Segment of a row, or -1 for rows between segments; segments begin at multiples of tile. */
 static int64_t segment_of(const struct call *c, int64_t row)
@@ -32,7 +33,7 @@ static void fwd(const struct call *c)
                 h[j] += w[j * d + l] * x[l];
         }
         for (int64_t j = 0; j < f && segment >= 0; j++)
-            y[j] = h[j] / (1 + exp(-h[j])) * h[f + j];
+            y[j] = ((const double *)c->arg[GATE])[i] * h[j] / (1 + exp(-h[j])) * h[f + j];
     }
 }
 
@@ -40,7 +41,7 @@ static double dh(const struct call *c, int64_t row, int64_t j)
 {
     const int64_t f = c->dim[F], i = j % f;
     const double *h = (const double *)c->arg[HID] + row * 2 * f, gate = h[i], up = h[f + i], e = exp(-gate);
-    const double dy = ((const double *)c->grad[Y])[row * f + i];
+    const double dy = ((const double *)c->arg[GATE])[row] * ((const double *)c->grad[Y])[row * f + i];
     return j < f ? dy * up * (1 / (1 + e) + gate * e / ((1 + e) * (1 + e))) : dy * gate / (1 + e);
 }
 
@@ -57,7 +58,11 @@ static void bwd(const struct call *c)
         const int64_t w0 = segment / c->dim[S] * 2 * f * d;
         const int64_t part = parts == 1 ? 0 : segment % c->dim[S];
         const double *x = (const double *)c->arg[XS] + i * d, *w = (const double *)c->arg[W] + w0;
-        double *dx = (double *)c->grad[XS] + i * d;
+        const double *h = (const double *)c->arg[HID] + i * 2 * f, *dy = (const double *)c->grad[Y] + i * f;
+        double *dx = (double *)c->grad[XS] + i * d, *dgate = (double *)c->grad[GATE] + i;
+        *dgate = 0;
+        for (int64_t j = 0; j < f; j++)
+            *dgate += dy[j] * h[j] / (1 + exp(-h[j])) * h[f + j];
         for (int64_t l = 0; l < d; l++)
             dx[l] = 0;
         for (int64_t j = 0; j < 2 * f; j++)
@@ -68,4 +73,4 @@ static void bwd(const struct call *c)
     }
 }
 
-const struct ref ref_expert_up = { "y", "xs w", fwd, bwd };
+const struct ref ref_expert_up = { "y", "xs gate w", fwd, bwd };
