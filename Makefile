@@ -14,8 +14,17 @@ CFLAGS := -std=c17 -D_GNU_SOURCE -O3 -g -MMD -MP -I. -Isrc -I$(OUT) -fvisibility
           -ffp-contract=off $(MARCH) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all) \
           -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla $(WERROR)
 LDLIBS := -lopenblas -ljansson -lpcre2-8 -lutf8proc -lzstd -lz -lm -lpthread $(MPILIB)
+# With nvcc and the headers of cuBLAS and cuDNN, one program holds both devices; otherwise it is the CPU program.
+# CUDA= builds without.
+NVCC   := $(shell command -v nvcc 2>/dev/null || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
+CUDA   ?= $(if $(NVCC),$(patsubst %/bin/nvcc,%,$(realpath $(NVCC))))
+CUDAINC := $(firstword $(dir $(wildcard $(addsuffix /cudnn.h,$(CUDA)/include /usr/include))))
+CU     := $(if $(SAN),,$(if $(and $(CUDA),$(CUDAINC)),$(sort $(wildcard src/*/*.cu))))
+NVFLAGS := -std=c++17 -O3 -I. -Isrc -I$(OUT) -I$(CUDAINC) -MD -MP -gencode arch=compute_90a,code=sm_90a \
+           -Xcompiler -Wall,-Wextra,-fvisibility=hidden,-fno-exceptions,-fno-rtti,-Wno-pedantic -Werror all-warnings
+LDLIBS += $(if $(CU),-L$(CUDA)/lib64 -lcudart_static -ldl -lrt)
 SRC    := $(sort $(wildcard src/*/*.c))
-OBJ    := $(SRC:%=$(OUT)/%.o)
+OBJ    := $(SRC:%=$(OUT)/%.o) $(CU:%=$(OUT)/%.o)
 LIBOBJ := $(filter-out $(OUT)/src/cmd/main.c.o,$(OBJ))
 REFOBJ := $(patsubst %,$(OUT)/%.o,$(sort $(wildcard tests/ref/*.c)))
 TESTS  := $(patsubst tests/%.c,$(OUT)/tests/%,$(sort $(wildcard tests/*_test.c)))
@@ -35,6 +44,9 @@ $(OUT)/src/device/comm_mpi.c.o: CFLAGS += $(MPIINC) -Wno-conversion
 $(OUT)/%.c.o: %.c | $(OUT)/ops.def $(OUT)/version.h
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -c $< -o $@
+$(OUT)/%.cu.o: %.cu | $(OUT)/ops.def $(OUT)/version.h
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) -c $< -o $@
 $(OUT)/tests/%_test: $(OUT)/tests/%_test.c.o $(OUT)/tests/test_main.c.o $(REFOBJ) $(LIBOBJ)
 	$(CC) $(CFLAGS) $^ $(LDLIBS) -o $@
 tests: $(TESTS)

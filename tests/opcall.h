@@ -333,8 +333,9 @@ static double opcall_tolerance(const struct opcall *t, int arg)
 
 /* got (of the CPU device, or float64 joined from parts) against want of the reference, an output or a gradient:
  * k eps sqrt(longest dimension) of the largest element. Integers must be equal. */
-static void opcall_compare(const struct opcall *t, int arg, const void *got, enum dtype got_type,
-                           const void *want, int64_t n, const char *what)
+__attribute__((unused)) static void opcall_compare(const struct opcall *t, int arg, const void *got,
+                                                   enum dtype got_type, const void *want, int64_t n,
+                                                   const char *what)
 {
     const enum dtype d = opcall_dtype(t, arg, true);
     const bool gradient = want == t->exact.grad[arg];

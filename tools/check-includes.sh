@@ -7,8 +7,9 @@ base
 config    base
 data      base
 graph     base ops.def
-device    base
-ops       base graph
+device    base graph/op.h cuda
+cuda      base graph/op.h
+ops       base graph cuda
 model     base config graph
 plan      base graph
 sched     base graph plan
@@ -26,9 +27,13 @@ pcre2.h     src/data/bpe_pcre.c
 utf8proc.h  src/data/nfc.c
 mpi.h       src/device/comm_mpi.c
 sanitizer/asan_interface.h  src/base/arena.c
+cublasLt.h  src/cuda/library.cuh
+cudnn.h     src/cuda/library.cuh
+cuda_bf16.h     src/cuda/cuda.cuh
+cuda_runtime.h  src/cuda/cuda.cuh
 '
 problems=$(
-    for file in src/*/*.c src/*/*.h; do
+    for file in src/*/*.[ch] src/*/*.cu src/*/*.cuh; do
         folder=$(basename "$(dirname "$file")")
         allowed=$(echo "$table" | awk -v f="$folder" '$1 == f { print " " $0 " " }')
         [ -n "$allowed" ] || echo "$file: folder $folder is not in the table of tools/check-includes.sh"
@@ -40,7 +45,7 @@ problems=$(
         sed -n 's/^ *# *include *"\(.*\)".*/\1/p' "$file" | grep -vE '^(graph/op.h|ops.def|tests/ref/.*)$' |
             sed "s|^|$file: a reference may not include |"
     done
-    grep -HE '^ *# *include *<' src/*/*.[ch] src/*/*.def tests/*.[ch] tests/*/*.[ch] 2>/dev/null |
+    grep -HE '^ *# *include *<' src/*/*.[ch] src/*/*.cu src/*/*.cuh src/*/*.def tests/*.[ch] tests/*/*.[ch] 2>/dev/null |
         sed 's/^\([^:]*\):.*<\(.*\)>.*/\1 \2/' | while read -r file header; do
         # A header of the C library is one that the compiler finds without any -I and belongs to libc or gcc.
         only=$(echo "$libraries" | awk -v h="$header" '$1 == h { print $2 }')

@@ -2,7 +2,7 @@
 # format.sh [check] - clang-format 14 over all C files: in place, or only looking.
 cd "$(dirname "$0")/.." || exit 1
 format=$(command -v clang-format-14 || command -v clang-format) || exit 1
-files=$(find src tests -name '*.[ch]' | sort)
+files=$(find src tests -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' | sort)
 if [ "${1-}" != check ]; then
     exec $format -i $files
 fi

@@ -20,6 +20,7 @@
  *   bwd    reads saved arguments and grad[] of float outputs, writes grad[] of float inputs; a NULL grad of
  *          an input is not wanted, a NULL grad of an output is zero. Bit i of c->add: add to grad[i]
  *          instead of writing it.
+ *   widths on CUDA the last dimension of every float argument is a multiple of 8 (16 bytes); other lengths are free
  *   rows   (of r(e)) between the end of a segment and the next multiple of the attribute `tile`, where the next
  *          segment begins: on the CPU never read as data; on CUDA zero in every input and every output, so
  *          that a kernel may work on whole tiles. Rows behind the last segment's tile are never touched.
@@ -33,11 +34,11 @@ enum { OP_ARGS = 12, OP_DIMS = 10, OP_ATTRS = 8 };
 struct call {
     void *arg[OP_ARGS], *grad[OP_ARGS]; /* order of anno; dense, row-major, not aliased */
     uint32_t add;                       /* see bwd */
-    uint32_t wide;                      /* bit i: grad[i] is float32, whatever the device's float (parameters) */
-    int64_t dim[OP_DIMS];               /* local sizes in elements, order of first appearance in anno */
-    double attr[OP_ATTRS];              /* order of .attrs */
-    void *work;                         /* 64-byte aligned, contents undefined */
-    void *stream;                       /* cudaStream_t; NULL on CPU */
+    uint32_t wide;         /* bit i: grad[i] is float32, whatever the device's float (parameters) */
+    int64_t dim[OP_DIMS];  /* local sizes in elements, order of first appearance in anno */
+    double attr[OP_ATTRS]; /* order of .attrs */
+    void *work;            /* 64-byte aligned, contents undefined */
+    void *stream;          /* cudaStream_t; NULL on CPU */
 };
 typedef void kernel(const struct call *c);
 struct op_case {
@@ -51,4 +52,5 @@ struct op {
     kernel *fwd[BACKENDS], *bwd[BACKENDS];
     void (*fill)(const struct call *c, uint64_t seed);
     const struct op_case *cases; /* sizes for test, bench and profile; a case with dim[0] = 0 ends the list */
+    const struct op_case *cuda_cases; /* sizes that the CUDA kernels take, where not all are; else NULL */
 };

@@ -168,7 +168,7 @@ static value moe(struct build *b, value h)
     const value up = op(b, expert_up, "mlp.experts.up", in(xs, gates, end, w_up), 1, 1); /* [R 2 F], [R F] */
     const value z =
         op(b, expert_down, "mlp.experts.down", in(graph_output(g, up, 1), end, w_down), 1, 1); /* [R D] */
-    const value y = op(b, combine, "mlp.combine", in(z, place)); /* [B S D] */
+    const value y = op(b, combine, "mlp.combine", in(z, place));                               /* [B S D] */
 
     struct model_values *v = b->v;
     CHECK(v->n_moe < 256, "more than 256 MoE layers");

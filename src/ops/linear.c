@@ -41,4 +41,8 @@ const struct op op_linear = {
     .cases =
         (const struct op_case[]){
             { .dim = { 1, 1, 1 } }, { .dim = { 5, 33, 17 } }, { .dim = { 130, 64, 129 } }, { .dim = { 0 } } },
+    .cuda_cases = (const struct op_case[]){ { .dim = { 1, 8, 8 } },
+                                            { .dim = { 5, 40, 24 } },
+                                            { .dim = { 1031, 576, 200 } },
+                                            { .dim = { 0 } } },
 };

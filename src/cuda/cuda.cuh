@@ -1,0 +1,140 @@
+/* cuda.cuh - what all CUDA kernels share: checks, 16-byte loads and stores, sums with a fixed order.
+ * C with the few words of C++ that nvcc needs; no templates where a parameter does. No floating-point atomics:
+ * the bits of a result depend on the inputs and sizes only. */
+#pragma once
+extern "C" {
+#include "base/err.h"
+#include "base/num.h"
+#include "graph/op.h"
+}
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+#include <stdint.h>
+typedef __nv_bfloat16 bf16;
+
+#define CUDA_DO(call_)                                                                                       \
+    do {                                                                                                     \
+        const cudaError_t status_ = (call_);                                                                 \
+        CHECK(status_ == cudaSuccess, "%s", cudaGetErrorString(status_));                                    \
+    } while (0)
+/* After every <<<...>>>. */
+#define LAUNCHED() CUDA_DO(cudaGetLastError())
+
+static inline cudaStream_t stream_of(const struct call *c)
+{
+    return (cudaStream_t)c->stream;
+}
+static inline bool adds(const struct call *c, int arg)
+{
+    return (c->add >> arg & 1) != 0;
+}
+/* dtype of grad[arg]: float32 where the plan says so, bfloat16 otherwise (arguments of the model's float) */
+static inline bool is_wide(const struct call *c, int arg)
+{
+    return (c->wide >> arg & 1) != 0;
+}
+__host__ __device__ static inline int64_t cut_parts(int64_t n, int64_t each)
+{
+    return (n + each - 1) / each;
+}
+__host__ __device__ static inline int64_t round_up(int64_t n, int64_t multiple)
+{
+    return (n + multiple - 1) / multiple * multiple;
+}
+/* Blocks for n items, `each` per block. */
+static inline unsigned blocks_for(int64_t n, int64_t each)
+{
+    const int64_t blocks = cut_parts(n, each);
+    CHECK(blocks < (int64_t)1 << 31, "%lld blocks", (long long)blocks);
+    return (unsigned)(blocks > 0 ? blocks : 1);
+}
+
+enum { VEC = 8 }; /* bfloat16 numbers in 16 bytes */
+/* p must be 16-byte aligned. */
+__device__ static inline void load8(float x[VEC], const bf16 *p)
+{
+    const uint4 raw = *(const uint4 *)p;
+    const uint32_t w[4] = { raw.x, raw.y, raw.z, raw.w };
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        x[2 * i] = __uint_as_float(w[i] << 16);
+        x[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
+    }
+}
+__device__ static inline void store8(bf16 *p, const float x[VEC])
+{
+    uint32_t w[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const __nv_bfloat162 pair = __floats2bfloat162_rn(x[2 * i], x[2 * i + 1]);
+        w[i] = *(const uint32_t *)&pair;
+    }
+    *(uint4 *)p = make_uint4(w[0], w[1], w[2], w[3]);
+}
+/* One element of a gradient that is float32 (wide) or bfloat16. */
+__device__ static inline float grad_load(const void *p, bool wide, int64_t i)
+{
+    return wide ? ((const float *)p)[i] : __bfloat162float(((const bf16 *)p)[i]);
+}
+__device__ static inline void grad_store(void *p, bool wide, int64_t i, float x)
+{
+    if (wide)
+        ((float *)p)[i] = x;
+    else
+        ((bf16 *)p)[i] = __float2bfloat16_rn(x);
+}
+/* grad[i] = x, or += x */
+__device__ static inline void grad_put(void *p, bool wide, bool add, int64_t i, float x)
+{
+    grad_store(p, wide, i, add ? grad_load(p, wide, i) + x : x);
+}
+
+/* Butterfly: every lane gets the same bits. */
+__device__ static inline float warp_sum(float x)
+{
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2)
+        x += __shfl_xor_sync(0xffffffffu, x, step);
+    return x;
+}
+__device__ static inline float warp_max(float x)
+{
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2)
+        x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, step));
+    return x;
+}
+/* Over a block of up to 1024 threads (a multiple of 32); every thread gets the result. `room`: 33 floats of shared
+ * memory, which may be used again at once. */
+__device__ static inline float block_sum(float x, float *room)
+{
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32;
+    x = warp_sum(x);
+    __syncthreads();
+    if (lane == 0)
+        room[warp] = x;
+    __syncthreads();
+    if (warp == 0) {
+        x = warp_sum(lane < n_warps ? room[lane] : 0);
+        if (lane == 0)
+            room[32] = x;
+    }
+    __syncthreads();
+    return room[32];
+}
+__device__ static inline float block_max(float x, float *room)
+{
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32;
+    x = warp_max(x);
+    __syncthreads();
+    if (lane == 0)
+        room[warp] = x;
+    __syncthreads();
+    if (warp == 0) {
+        x = warp_max(lane < n_warps ? room[lane] : -INFINITY);
+        if (lane == 0)
+            room[32] = x;
+    }
+    __syncthreads();
+    return room[32];
+}

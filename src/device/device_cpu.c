@@ -1,0 +1,38 @@
+/* device_cpu.c - the host as a device: kernels run in the caller's pool, calls return when they are done. */
+#include "base/arena.h"
+#include "device/device.h"
+#include <string.h>
+
+static void copy(void *to, const void *from, size_t bytes)
+{
+    if (bytes)
+        memcpy(to, from, bytes);
+}
+
+static void zero(void *at, size_t bytes)
+{
+    if (bytes)
+        memset(at, 0, bytes);
+}
+
+static void wait(void)
+{
+}
+
+static void *stream(void)
+{
+    return NULL;
+}
+
+const struct device device_cpu = {
+    .name = "cpu",
+    .backend = CPU,
+    .allocate = arena_slab,
+    .release = arena_slab_free,
+    .put = copy,
+    .get = copy,
+    .copy = copy,
+    .zero = zero,
+    .wait = wait,
+    .stream = stream,
+};

@@ -1,0 +1,96 @@
+/* device_cuda.cu - one CUDA device per rank: a stream, plain allocations, copies through the driver. */
+extern "C" {
+#include "device/device.h"
+}
+#include "cuda/library.cuh"
+#include <stdio.h>
+
+static cudaStream_t stream_;
+static char description[512];
+
+static void *allocate(size_t bytes)
+{
+    void *memory = NULL;
+    const cudaError_t status = cudaMalloc(&memory, bytes ? bytes : 1);
+    if (status != cudaSuccess) {
+        size_t available = 0, total = 0;
+        cudaMemGetInfo(&available, &total);
+        die("the CUDA device gives no %zu bytes (%zu of %zu are free): %s", bytes, available, total,
+            cudaGetErrorString(status));
+    }
+    return memory;
+}
+
+static void wait_(void)
+{
+    CUDA_DO(cudaStreamSynchronize(stream_));
+}
+
+static void release(void *memory)
+{
+    wait_();
+    CUDA_DO(cudaFree(memory));
+}
+
+static void put(void *to, const void *from, size_t bytes)
+{
+    CUDA_DO(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_));
+    wait_();
+}
+
+static void get(void *to, const void *from, size_t bytes)
+{
+    CUDA_DO(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_));
+    wait_();
+}
+
+static void copy(void *to, const void *from, size_t bytes)
+{
+    CUDA_DO(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_));
+}
+
+static void zero(void *at, size_t bytes)
+{
+    CUDA_DO(cudaMemsetAsync(at, 0, bytes, stream_));
+}
+
+static void *stream(void)
+{
+    return stream_;
+}
+
+static const struct device cuda = { "cuda", CUDA, allocate, release, put, get, copy, zero, wait_, stream };
+
+extern "C" const struct device *device_cuda(void)
+{
+    return &cuda;
+}
+
+extern "C" bool device_cuda_open(int local_rank, struct err *e)
+{
+    int n = 0, driver = 0;
+    cudaDeviceProp p;
+    const cudaError_t status = cudaGetDeviceCount(&n);
+    if (status != cudaSuccess || n == 0)
+        return err_code(e, EXIT_WORLD, "no CUDA device: %s",
+                        status == cudaSuccess ? "the driver lists none" : cudaGetErrorString(status));
+    CUDA_DO(cudaSetDevice(local_rank % n));
+    CUDA_DO(cudaGetDeviceProperties(&p, local_rank % n));
+    CUDA_DO(cudaDriverGetVersion(&driver));
+    if (p.major < 8)
+        return err_code(e, EXIT_WORLD, "%s has compute capability %d.%d, expected 8.0 or later", p.name,
+                        p.major, p.minor);
+    CUDA_DO(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    if (!cuda_library_open(e))
+        return false;
+    snprintf(description, sizeof description,
+             "%.100s, compute capability %d.%d, %.1f GiB, driver %d.%d, cuBLASLt %zu, cuDNN %zu", p.name,
+             p.major, p.minor, (double)p.totalGlobalMem / (1 << 30), driver / 1000, driver % 1000 / 10,
+             cuda_library()->matmul_version(), cuda_library()->dnn_version());
+    return true;
+}
+
+extern "C" const char *device_cuda_description(void)
+{
+    return description;
+}

@@ -1,0 +1,423 @@
+/* ops_cuda_test.c - the CUDA kernels of every operator against the float64 reference, from the record alone: fresh
+ * random inputs rounded to bfloat16, poisoned outputs, guards behind every buffer, the add and wide bits, unwanted
+ * gradients, the same bits again. Skips where there is no CUDA device. */
+#include "device/device.h"
+#include "tests/opcall.h"
+
+struct side { /* a call on the device */
+    struct call c;
+    struct opcall *t;
+    size_t bytes[OP_ARGS], grad_bytes[OP_ARGS], work_bytes;
+};
+
+static bool have_device(void)
+{
+    static int state; /* 0 unknown, 1 yes, 2 no */
+    static struct err e;
+    if (state == 0) {
+        if (!device_cuda_open)
+            err_set(&e, "built without nvcc");
+        state = device_cuda_open && device_cuda_open(0, &e) ? 1 : 2;
+        if (state == 1)
+            printf("  %s\n", device_cuda_description());
+    }
+    if (state == 2)
+        test_skip("%s", e.text);
+    return state == 1;
+}
+
+static bool is_bf16(const struct opcall *t, int arg)
+{
+    return t->a.arg[arg].model_float;
+}
+
+static size_t element_bytes(const struct opcall *t, int arg, bool wide)
+{
+    return is_bf16(t, arg) && !wide ? 2 : num_dtype_bytes(opcall_dtype(t, arg, false));
+}
+
+/* Inputs are rounded to what the device can hold before the reference sees them. */
+static void round_inputs(struct opcall *t)
+{
+    for (int i = 0; i < t->a.n_args; i++)
+        for (int k = 0; k < 2; k++) {
+            float *x = k ? t->cpu.grad[i] : t->cpu.arg[i];
+            const bool given = k ? (t->of >> i & 1) != 0 : i < t->a.n_inputs;
+            for (int64_t j = 0; given && is_bf16(t, i) && j < (k ? t->n_grad[i] : t->n[i]); j++)
+                x[j] = num_from_bf16(num_to_bf16(x[j]));
+        }
+}
+
+static int64_t segment_of_row(const struct opcall *t, int64_t row, int64_t tile)
+{
+    const int end = opcall_arg(t, "end");
+    const int32_t *ends = t->cpu.arg[end];
+    int64_t begin = 0;
+    for (int64_t i = 0; i < t->n[end]; i++) {
+        if (row >= begin && row < ends[i])
+            return i;
+        begin = (ends[i] + tile - 1) / tile * tile;
+        if (row < begin)
+            return -1; /* behind the segment, inside its tile */
+    }
+    return -2; /* behind all */
+}
+
+/* -2: not made of rows with segments */
+static int64_t rows_of_arg(const struct opcall *t, int arg)
+{
+    const int end = opcall_arg(t, "end");
+    if (end < 0 || t->a.arg[end].output || t->a.arg[arg].dim[0].rows_of < 0)
+        return 0;
+    return t->cpu.dim[t->a.arg[arg].dim[0].letter];
+}
+
+/* Rows between segments hold zeros (op.h). */
+static void clear_padding(struct opcall *t)
+{
+    const int64_t tile = (int64_t)opcall_attr(t, "tile", 1);
+    for (int i = 0; i < t->a.n_args; i++) {
+        const int64_t rows = rows_of_arg(t, i);
+        for (int64_t r = 0; r < rows; r++) {
+            const int64_t width = t->n[i] / rows;
+            if (segment_of_row(t, r, tile) != -1)
+                continue;
+            if (i < t->a.n_inputs)
+                memset((float *)t->cpu.arg[i] + r * width, 0, (size_t)width * sizeof(float));
+            if (t->of >> i & 1)
+                memset((float *)t->cpu.grad[i] + r * width, 0, (size_t)width * sizeof(float));
+        }
+    }
+}
+
+static void *device_buffer(size_t bytes)
+{
+    char guard[GUARD];
+    char *p = device_cuda()->allocate(bytes + GUARD);
+    memset(guard, 0xa5, GUARD);
+    device_cuda()->put(p + bytes, guard, GUARD);
+    return p;
+}
+
+/* n elements of float or int32 on the host -> elements of each bytes on the device */
+static void upload(void *to, const void *from, int64_t n, size_t each)
+{
+    if (each == 2) {
+        uint16_t *x = malloc((size_t)n * 2 + 2);
+        for (int64_t i = 0; i < n; i++)
+            x[i] = num_to_bf16(((const float *)from)[i]);
+        device_cuda()->put(to, x, (size_t)n * 2);
+        free(x);
+    } else {
+        device_cuda()->put(to, from, (size_t)n * each);
+    }
+}
+
+/* The other way; poison of 2 bytes comes back as poison of 4. */
+static void download(void *to, const void *from, int64_t n, size_t each)
+{
+    if (each == 2) {
+        uint16_t *x = malloc((size_t)n * 2 + 2);
+        device_cuda()->get(x, from, (size_t)n * 2);
+        for (int64_t i = 0; i < n; i++) {
+            ((float *)to)[i] = num_from_bf16(x[i]);
+            if (x[i] == (poison32 & 0xffff))
+                memcpy((float *)to + i, &poison32, sizeof poison32);
+        }
+        free(x);
+    } else {
+        device_cuda()->get(to, from, (size_t)n * each);
+    }
+}
+
+static void device_poison(void *p, size_t bytes)
+{
+    uint16_t *x = malloc(bytes + 4);
+    for (size_t i = 0; i < bytes / 4 + 1; i++)
+        memcpy(x + 2 * i, &poison32, 4);
+    for (size_t i = 0; bytes % 4 && i < 1; i++)
+        x[bytes / 2 - 1] = poison32 & 0xffff;
+    device_cuda()->put(p, x, bytes);
+    free(x);
+}
+
+/* bfloat16 buffers are filled with the low half of the poison, a NaN of its own. */
+static void device_poison_elements(void *p, size_t bytes, size_t each)
+{
+    if (each != 2) {
+        device_poison(p, bytes);
+        return;
+    }
+    uint16_t *x = malloc(bytes + 2);
+    for (size_t i = 0; i < bytes / 2; i++)
+        x[i] = poison32 & 0xffff;
+    device_cuda()->put(p, x, bytes);
+    free(x);
+}
+
+static struct side side_new(struct opcall *t, uint32_t wide)
+{
+    struct side s = { .c = t->cpu, .t = t };
+    size_t work[2] = { 0, 0 };
+    s.c.wide = wide;
+    s.c.stream = device_cuda()->stream();
+    for (int i = 0; i < t->a.n_args; i++) {
+        s.bytes[i] = (size_t)t->n[i] * element_bytes(t, i, false);
+        s.c.arg[i] = device_buffer(s.bytes[i]);
+        if (i < t->a.n_inputs)
+            upload(s.c.arg[i], t->cpu.arg[i], t->n[i], element_bytes(t, i, false));
+        if (!t->n_grad[i])
+            continue;
+        const size_t each = element_bytes(t, i, wide >> i & 1);
+        s.grad_bytes[i] = (size_t)t->n_grad[i] * each;
+        s.c.grad[i] = device_buffer(s.grad_bytes[i]);
+        if (t->of >> i & 1)
+            upload(s.c.grad[i], t->cpu.grad[i], t->n_grad[i], each);
+    }
+    if (t->op->work[CUDA])
+        t->op->work[CUDA](&s.c, work);
+    s.work_bytes = work[0] > work[1] ? work[0] : work[1];
+    s.c.work = device_buffer(s.work_bytes);
+    return s;
+}
+
+static bool device_guarded(const void *p, size_t bytes)
+{
+    unsigned char guard[GUARD];
+    device_cuda()->get(guard, (const char *)p + bytes, GUARD);
+    for (int i = 0; i < GUARD; i++)
+        if (guard[i] != 0xa5)
+            return false;
+    return true;
+}
+
+static void side_free(struct side *s)
+{
+    const struct opcall *t = s->t;
+    for (int i = 0; i < t->a.n_args; i++) {
+        EXPECTF(device_guarded(s->c.arg[i], s->bytes[i]), "%s: %s is written behind its end", t->op->name,
+                t->a.arg[i].name);
+        device_cuda()->release(s->c.arg[i]);
+        if (!t->n_grad[i])
+            continue;
+        EXPECTF(device_guarded(s->c.grad[i], s->grad_bytes[i]),
+                "%s: gradient of %s is written behind its end", t->op->name, t->a.arg[i].name);
+        device_cuda()->release(s->c.grad[i]);
+    }
+    EXPECTF(device_guarded(s->c.work, s->work_bytes), "%s: more work memory is used than declared",
+            t->op->name);
+    device_cuda()->release(s->c.work);
+}
+
+/* Forward, then backward with everything that is not saved poisoned; `want`: gradients asked for. */
+static void side_run(struct side *s, uint32_t want, uint32_t add)
+{
+    struct opcall *t = s->t;
+    struct call c = s->c;
+    for (int i = t->a.n_inputs; i < t->a.n_args; i++)
+        device_poison_elements(c.arg[i], s->bytes[i], element_bytes(t, i, false));
+    device_poison(c.work, s->work_bytes / 4 * 4);
+    t->op->fwd[CUDA](&c);
+    device_cuda()->wait();
+    if (!t->op->bwd[CUDA])
+        return;
+    for (int i = t->a.n_inputs; i < t->a.n_args; i++)
+        if (c.arg[i])
+            download(t->cpu.arg[i], c.arg[i], t->n[i], element_bytes(t, i, false));
+    device_poison(c.work, s->work_bytes / 4 * 4);
+    c.add = add;
+    for (int i = 0; i < t->a.n_args; i++) {
+        const size_t each = element_bytes(t, i, s->c.wide >> i & 1);
+        if (!(t->a.saved >> i & 1))
+            c.arg[i] = NULL;
+        if (i < t->a.n_inputs && c.grad[i] && !(want >> i & 1))
+            c.grad[i] = NULL;
+        if (i < t->a.n_inputs && c.grad[i] && !(add >> i & 1))
+            device_poison_elements(c.grad[i], s->grad_bytes[i], each);
+    }
+    t->op->bwd[CUDA](&c);
+    device_cuda()->wait();
+    for (int i = 0; i < t->a.n_inputs; i++)
+        if (c.grad[i])
+            download(t->cpu.grad[i], c.grad[i], t->n_grad[i], element_bytes(t, i, s->c.wide >> i & 1));
+}
+
+static void take_outputs(const struct side *s)
+{
+    struct opcall *t = s->t;
+    for (int i = t->a.n_inputs; i < t->a.n_args; i++)
+        download(t->cpu.arg[i], s->c.arg[i], t->n[i], element_bytes(t, i, false));
+}
+
+/* Errors of bfloat16: relative L2 at most 6e-3, each element within 2^-6 of the largest. Float32 results of inputs
+ * that are exact (bfloat16 numbers) still pass through bfloat16 intermediates, so the same holds for them. */
+static void compare(const struct opcall *t, int arg, const void *got, const void *want, int64_t n,
+                    const char *what)
+{
+    const enum dtype from = opcall_dtype(t, arg, false), d = opcall_dtype(t, arg, true);
+    const int64_t rows = rows_of_arg(t, arg), width = rows ? n / rows : 0,
+                  tile = (int64_t)opcall_attr(t, "tile", 1);
+    double off = 0, all = 0, most = 0, top = 0;
+    int64_t worst = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t segment = rows && width ? segment_of_row(t, i / width, tile) : 0;
+        if (segment == -1)
+            EXPECTF(element(got, i, from) == 0, "%s: %s of %s is not zero in row %lld between segments",
+                    t->op->name, what, t->a.arg[arg].name, (long long)(i / width));
+        if (segment < 0 || poisoned(want, i, d))
+            continue;
+        const double x = element(got, i, from), y = element(want, i, d), diff = fabs(x - y);
+        if (!(diff <= most)) {
+            worst = i;
+            most = isfinite(diff) ? diff : INFINITY;
+        }
+        off += diff * diff;
+        all += y * y;
+        top = fmax(top, fabs(y));
+    }
+    top = fmax(top, opcall_scale(t, want, n, want == t->exact.grad[arg]));
+    const double l2 = sqrt(off / fmax(all, 1e-30)), max_limit = d == I32 ? 0 : 0x1p-6 * top;
+    if (getenv("OPS_VERBOSE"))
+        printf("l2 %.2e max %.2e of %.2e: %s %s %s n %lld\n", l2, most, top, t->op->name, t->a.arg[arg].name,
+               what, (long long)n);
+    EXPECTF(most <= max_limit && (l2 <= 6e-3 || d == I32 || n < 64),
+            "%s: %s of %s[%lld] of %lld = %.9g, reference %.9g; relative L2 error %.2g", t->op->name, what,
+            t->a.arg[arg].name, (long long)worst, (long long)n, element(got, worst, from),
+            element(want, worst, d), l2);
+}
+
+/* By-products that the reference does not define are compared where it does. */
+static void check_values(struct opcall *t, uint32_t wide, const char *what)
+{
+    struct side s = side_new(t, wide);
+    opcall_exact(t);
+    side_run(&s, t->by, 0);
+    take_outputs(&s);
+    for (int i = t->a.n_inputs; i < t->a.n_args; i++)
+        compare(t, i, t->cpu.arg[i], t->exact.arg[i], t->n[i], "output");
+    for (int i = 0; i < t->a.n_inputs; i++)
+        if (t->by >> i & 1)
+            compare(t, i, t->cpu.grad[i], t->exact.grad[i], t->n_grad[i], what);
+    const uint64_t first = opcall_hash(t);
+    side_run(&s, t->by, 0);
+    take_outputs(&s);
+    EXPECTF(opcall_hash(t) == first, "%s: other bits in the second run", t->op->name);
+    side_free(&s);
+}
+
+static uint32_t model_floats(const struct opcall *t)
+{
+    uint32_t bits = 0;
+    for (int i = 0; i < t->a.n_inputs; i++)
+        if (is_bf16(t, i) && (t->by >> i & 1))
+            bits |= 1u << i;
+    return bits;
+}
+
+/* Weights' gradients may be float32: arguments named w. */
+static uint32_t weight_bits(const struct opcall *t)
+{
+    const int w = opcall_arg(t, "w");
+    return w < 0 ? 0 : model_floats(t) & 1u << w;
+}
+
+static void check_add(struct opcall *t, uint32_t wide, uint64_t seed)
+{
+    struct side s = side_new(t, wide);
+    opcall_exact(t);
+    for (int i = 0; i < t->a.n_inputs; i++) {
+        if (!(t->by >> i & 1))
+            continue;
+        opcall_random(t, t->cpu.grad[i], t->n_grad[i], seed, (uint64_t)i + 100);
+        for (int64_t j = 0; j < t->n_grad[i]; j++) {
+            float *g = (float *)t->cpu.grad[i] + j;
+            *g = is_bf16(t, i) ? num_from_bf16(num_to_bf16(*g)) : *g;
+            if (!poisoned(t->exact.grad[i], j, F64))
+                ((double *)t->exact.grad[i])[j] += (double)*g;
+        }
+        upload(s.c.grad[i], t->cpu.grad[i], t->n_grad[i], element_bytes(t, i, wide >> i & 1));
+    }
+    side_run(&s, t->by, t->by);
+    for (int i = 0; i < t->a.n_inputs; i++)
+        if ((t->by >> i & 1) && !rows_of_arg(t, i))
+            compare(t, i, t->cpu.grad[i], t->exact.grad[i], t->n_grad[i], "added gradient");
+    side_free(&s);
+}
+
+static void check_unwanted(struct opcall *t)
+{
+    struct side s = side_new(t, 0);
+    uint64_t all[OP_ARGS] = { 0 };
+    side_run(&s, t->by, 0);
+    for (int i = 0; i < t->a.n_inputs; i++)
+        if (t->by >> i & 1)
+            all[i] = hash_bytes(t->cpu.grad[i], (size_t)t->n_grad[i] * sizeof(float));
+    for (int i = 0; i < t->a.n_inputs; i++) {
+        if (!(t->by >> i & 1))
+            continue;
+        side_run(&s, 1u << i, 0);
+        EXPECTF(hash_bytes(t->cpu.grad[i], (size_t)t->n_grad[i] * sizeof(float)) == all[i],
+                "%s: gradient of %s alone differs", t->op->name, t->a.arg[i].name);
+    }
+    side_free(&s);
+}
+
+static void for_all(void (*f)(struct opcall *t, uint64_t seed))
+{
+    const char *only = getenv("OPS_ONLY");
+    for (int i = 0; i < registry_n_ops; i++) {
+        const struct op *op = registry_ops[i];
+        const struct op_case *k = op->cuda_cases ? op->cuda_cases : op->cases;
+        for (int n = 0; op->fwd[CUDA] && (!only || strcmp(only, op->name) == 0) && k && k->dim[0]; k++, n++) {
+            struct arena *arena = arena_new("opcall");
+            struct opcall t = opcall_new(op, k, arena, opcall_seed() + (uint64_t)n);
+            clear_padding(&t);
+            round_inputs(&t);
+            opcall_widen_inputs(&t);
+            f(&t, opcall_seed() + (uint64_t)n);
+            arena_free(arena);
+        }
+    }
+}
+
+static void values(struct opcall *t, uint64_t seed)
+{
+    (void)seed;
+    check_values(t, 0, "gradient");
+    if (weight_bits(t))
+        check_values(t, weight_bits(t), "float32 gradient");
+}
+
+TEST(cuda_equals_reference)
+{
+    if (have_device())
+        for_all(values);
+}
+
+static void additions(struct opcall *t, uint64_t seed)
+{
+    if (!t->op->bwd[CUDA])
+        return;
+    check_add(t, 0, seed);
+    if (weight_bits(t))
+        check_add(t, weight_bits(t), seed);
+}
+
+TEST(cuda_add_bits_add)
+{
+    if (have_device())
+        for_all(additions);
+}
+
+static void unwanted(struct opcall *t, uint64_t seed)
+{
+    (void)seed;
+    if (t->op->bwd[CUDA])
+        check_unwanted(t);
+}
+
+TEST(cuda_gradients_may_be_null)
+{
+    if (have_device())
+        for_all(unwanted);
+}
