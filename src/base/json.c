@@ -45,11 +45,25 @@ static void report(const char *path, const json_error_t *error, size_t bytes, st
         err_set(e, "%s:%d: column %d: not JSON: %s", path, error->line, error->column, error->text);
 }
 
+/* The library would end at a NUL byte, or take it for a space. */
+static bool has_no_nul(const char *text, size_t bytes, const char *path, struct err *e)
+{
+    const char *nul = bytes ? memchr(text, 0, bytes) : NULL;
+    int line = 1;
+    for (const char *c = text; nul && c < nul; c++)
+        line += *c == '\n';
+    return !nul || err_set(e, "%s:%d: a NUL byte (byte %td), expected JSON text", path, line, nul - text);
+}
+
 static struct json *parse_in(struct arena *a, const char *text, size_t bytes, const char *path, struct err *e)
 {
     json_error_t error;
     struct json *j = ARENA_NEW(a, struct json, 1);
     *j = (struct json){ a, NULL, arena_strdup(a, path), text, bytes };
+    if (!has_no_nul(text, bytes, path, e)) {
+        arena_free(a);
+        return NULL;
+    }
     j->root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &error);
     if (j->root)
         return j;

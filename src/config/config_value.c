@@ -53,7 +53,7 @@ static bool set_real(double *out, const struct option *o, const char *text, cons
         return refuse(what, text, "a number", e);
     if (!isfinite(value) || value < o->lo || value > o->hi)
         return out_of_range(o, what, text, e);
-    *out = value;
+    *out = value == 0 ? 0 : value; /* -0 would be stored as -0 and read as 0 */
     return true;
 }
 
