@@ -10,12 +10,6 @@
 #include "run/train.h"
 #include <stdio.h>
 
-static bool check_device(const struct config *c, struct err *e)
-{
-    return c->device != DEVICE_CUDA ||
-           err_code(e, EXIT_USAGE, "--device cuda: this build has the CPU device only");
-}
-
 static void start_threads(const struct config *c)
 {
     const int share = pool_cores() / comm_local_ranks();
@@ -44,8 +38,7 @@ bool cmd_compile(struct arena *a, const struct config *c, struct err *e)
     struct model_values v;
     char hash[17];
     const double start = exec_now();
-    if (!check_device(c, e) || !setup_open(a, c->model_id, c->compat_nnscaler, &s, e) ||
-        !dataset_open(a, c->dataset_path, true, &d, e))
+    if (!setup_describe(a, c, &s, e) || !dataset_open(a, c->dataset_path, true, &d, e))
         return false;
     struct config fresh = *c;
     fresh.plan = NULL; /* written below, not read */
@@ -70,8 +63,6 @@ bool cmd_train(struct arena *a, const struct config *c, struct err *e)
 {
     if (c->run_mode == RUN_MODE_COMPILE)
         return cmd_compile(a, c, e);
-    if (!check_device(c, e))
-        return false;
     comm_start();
     start_threads(c);
     return train_run(a, c, e);
@@ -79,8 +70,6 @@ bool cmd_train(struct arena *a, const struct config *c, struct err *e)
 
 bool cmd_eval(struct arena *a, const struct config *c, struct err *e)
 {
-    if (!check_device(c, e))
-        return false;
     comm_start();
     start_threads(c);
     return eval_run(a, c, e);
@@ -89,11 +78,11 @@ bool cmd_eval(struct arena *a, const struct config *c, struct err *e)
 bool cmd_generate(struct arena *a, const struct config *c, struct err *e)
 {
     start_threads(c);
-    return check_device(c, e) && generate_run(a, c, e);
+    return generate_run(a, c, e);
 }
 
 bool cmd_check(struct arena *a, const struct config *c, struct err *e)
 {
     start_threads(c);
-    return check_device(c, e) && check_run(a, c, e);
+    return check_run(a, c, e);
 }

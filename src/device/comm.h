@@ -11,6 +11,7 @@ void comm_stop(void);
 int comm_rank(void);
 int comm_ranks(void);
 int comm_local_ranks(void);     /* on this machine */
+int comm_local_rank(void);      /* 0 .. comm_local_ranks() - 1 */
 const char *comm_name(void);    /* of what connects the ranks of this run */
 const char *comm_library(void); /* that this program is linked with */
 /* Ranks with the same color, ordered by rank. NULL when it would hold this rank only. Exercised once. */
@@ -24,11 +25,11 @@ void comm_gather_in_place(const struct comm_group *g, void *all, size_t bytes);
 void comm_sum_doubles(double *x, int64_t n);
 void comm_sum_integers(int64_t *x, int64_t n);
 double comm_max(double x);
-/* Rows of row_elements floats: send_rows[m] rows from row send_at[m] to member m; likewise received. */
+/* Rows of row_bytes: send_rows[m] rows from row send_at[m] to member m; likewise received. Host memory. */
 struct comm_rows {
     int64_t *send_rows, *send_at, *recv_rows, *recv_at; /* by member */
 };
-void comm_exchange(const struct comm_group *g, const float *send, float *recv, const struct comm_rows *rows,
-                   int64_t row_elements);
-/* Member m owns elements [begin[m], end[m]) of x; afterwards every member has all of them. */
-void comm_gather_ranges(const struct comm_group *g, float *x, const int64_t *begin, const int64_t *end);
+void comm_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *rows,
+                   int64_t row_bytes);
+/* From member `from` to all, in its group. */
+void comm_send_to_all(const struct comm_group *g, int from, void *data, size_t bytes);

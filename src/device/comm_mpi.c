@@ -12,9 +12,9 @@ struct comm_group {
     int n;
 };
 static bool active;
-static int rank, n_ranks = 1, n_local = 1;
+static int rank, n_ranks = 1, n_local = 1, local_rank;
 static struct {
-    int64_t elements;
+    int64_t bytes;
     MPI_Datatype type;
 } types[MAX_TYPES];
 static int n_types, counts[4][MAX_RANKS];
@@ -63,6 +63,7 @@ void comm_start(void)
     MPI_Comm node;
     OK(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node));
     OK(MPI_Comm_size(node, &n_local));
+    OK(MPI_Comm_rank(node, &local_rank));
     OK(MPI_Comm_free(&node));
 }
 
@@ -89,6 +90,11 @@ int comm_ranks(void)
 int comm_local_ranks(void)
 {
     return n_local;
+}
+
+int comm_local_rank(void)
+{
+    return local_rank;
 }
 
 const char *comm_library(void)
@@ -170,15 +176,15 @@ double comm_max(double x)
     return x;
 }
 
-/* One datatype per row width, kept: rows are counted in int, elements may be more than 2^31. */
-static MPI_Datatype row_type(int64_t elements)
+/* One datatype per row width, kept: rows are counted in int, bytes may be more than 2^31. */
+static MPI_Datatype row_type(int64_t bytes)
 {
     for (int i = 0; i < n_types; i++)
-        if (types[i].elements == elements)
+        if (types[i].bytes == bytes)
             return types[i].type;
-    CHECK(n_types < MAX_TYPES && elements <= INT_MAX, "row of %lld elements", (long long)elements);
-    types[n_types].elements = elements;
-    OK(MPI_Type_contiguous((int)elements, MPI_FLOAT, &types[n_types].type));
+    CHECK(n_types < MAX_TYPES && bytes <= INT_MAX, "row of %lld bytes", (long long)bytes);
+    types[n_types].bytes = bytes;
+    OK(MPI_Type_contiguous((int)bytes, MPI_BYTE, &types[n_types].type));
     OK(MPI_Type_commit(&types[n_types].type));
     return types[n_types++].type;
 }
@@ -189,12 +195,12 @@ static int to_int(int64_t x)
     return (int)x;
 }
 
-void comm_exchange(const struct comm_group *g, const float *send, float *recv, const struct comm_rows *r,
-                   int64_t row_elements)
+void comm_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *r,
+                   int64_t row_bytes)
 {
     if (!g) {
-        memcpy(recv + r->recv_at[0] * row_elements, send + r->send_at[0] * row_elements,
-               (size_t)(r->send_rows[0] * row_elements) * sizeof(float));
+        memcpy((char *)recv + r->recv_at[0] * row_bytes, (const char *)send + r->send_at[0] * row_bytes,
+               (size_t)(r->send_rows[0] * row_bytes));
         return;
     }
     for (int i = 0; i < g->n; i++) {
@@ -203,14 +209,14 @@ void comm_exchange(const struct comm_group *g, const float *send, float *recv, c
         counts[2][i] = to_int(r->recv_rows[i]);
         counts[3][i] = to_int(r->recv_at[i]);
     }
-    const MPI_Datatype t = row_type(row_elements);
+    const MPI_Datatype t = row_type(row_bytes);
     OK(MPI_Alltoallv(send, counts[0], counts[1], t, recv, counts[2], counts[3], t, g->comm));
 }
 
-void comm_gather_ranges(const struct comm_group *g, float *x, const int64_t *begin, const int64_t *end)
+void comm_send_to_all(const struct comm_group *g, int from, void *data, size_t bytes)
 {
-    const int64_t block = 1 << 26;
-    for (int i = 0; g && i < g->n; i++)
-        for (int64_t at = begin[i]; at < end[i]; at += block)
-            OK(MPI_Bcast(x + at, (int)(end[i] - at < block ? end[i] - at : block), MPI_FLOAT, i, g->comm));
+    for (size_t at = 0; g && at < bytes; at += 1u << 30) {
+        const size_t left = bytes - at;
+        OK(MPI_Bcast((char *)data + at, (int)(left < 1u << 30 ? left : 1u << 30), MPI_BYTE, from, g->comm));
+    }
 }

@@ -14,6 +14,7 @@ struct device {
     void (*zero)(void *at, size_t bytes);
     void (*wait)(void); /* for everything before */
     void *(*stream)(void);
+    int64_t (*memory)(void); /* bytes that can be allocated now, a reserve for the driver apart */
 };
 extern const struct device device_cpu;
 /* NULL in a program that was built without nvcc. */

@@ -2,6 +2,7 @@
 #include "base/arena.h"
 #include "device/device.h"
 #include <string.h>
+#include <unistd.h>
 
 static void copy(void *to, const void *from, size_t bytes)
 {
@@ -24,6 +25,11 @@ static void *stream(void)
     return NULL;
 }
 
+static int64_t memory(void)
+{
+    return (int64_t)sysconf(_SC_PHYS_PAGES) * (int64_t)sysconf(_SC_PAGESIZE);
+}
+
 const struct device device_cpu = {
     .name = "cpu",
     .backend = CPU,
@@ -35,4 +41,5 @@ const struct device device_cpu = {
     .zero = zero,
     .wait = wait,
     .stream = stream,
+    .memory = memory,
 };

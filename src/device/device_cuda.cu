@@ -59,7 +59,17 @@ static void *stream(void)
     return stream_;
 }
 
-static const struct device cuda = { "cuda", CUDA, allocate, release, put, get, copy, zero, wait_, stream };
+/* The driver and libraries load code later: what they may take then is left alone. */
+static int64_t memory(void)
+{
+    const size_t reserve = (size_t)512 << 20;
+    size_t available = 0, total = 0;
+    CUDA_DO(cudaMemGetInfo(&available, &total));
+    return available > reserve ? (int64_t)(available - reserve) : 0;
+}
+
+static const struct device cuda = { "cuda", CUDA, allocate, release, put,   get,
+                                    copy,   zero, wait_,    stream,  memory };
 
 extern "C" const struct device *device_cuda(void)
 {

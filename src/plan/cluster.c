@@ -22,6 +22,19 @@ void cluster_cpu(struct cluster *c, int ranks_per_node, int threads, int cores)
                            .peak_flops_per_s = 100e9 * share };
 }
 
+void cluster_cuda(struct cluster *c, int ranks_per_node, int64_t memory_bytes)
+{
+    *c = (struct cluster){ .name = "cuda",
+                           .ranks_per_node = ranks_per_node,
+                           .memory_bytes = memory_bytes ? memory_bytes : (int64_t)139 << 30,
+                           .flops_per_s = 600e12,
+                           .memory_bytes_per_s = 3.6e12,
+                           .link_bytes_per_s = 300e9,
+                           .link_latency_us = 10,
+                           .call_us = 3,
+                           .peak_flops_per_s = 989e12 };
+}
+
 static bool want_rate(const struct json *j, const char *key, double *out, struct err *e)
 {
     if (!json_want_number(j, json_root(j), key, out, e))

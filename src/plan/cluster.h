@@ -17,5 +17,7 @@ struct cluster {
 /* This machine: memory divided by the ranks on it; rates are typical of a server core (about 100 GFLOP/s). */
 /* cores: of the machine; more threads than cores share them. */
 void cluster_cpu(struct cluster *c, int ranks_per_node, int threads, int cores);
+/* One CUDA device per rank, an H200 unless the memory says otherwise (0 = unknown); rates measured on one. */
+void cluster_cuda(struct cluster *c, int ranks_per_node, int64_t memory_bytes);
 bool cluster_read(const char *path, struct cluster *c, struct err *e);
 void cluster_signature(const struct cluster *c, char out[17]);

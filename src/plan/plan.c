@@ -9,6 +9,39 @@
 const char *const plan_class_name[MEM_CLASSES] = { "weights",   "gradients", "optimizer", "activations",
                                                    "workspace", "exchange",  "batch" };
 
+const char *const plan_backend_name[BACKENDS] = { "cpu", "cuda" };
+const char *const plan_master_name[MASTERS] = { "none", "split", "fp32" };
+const char *const plan_moments_name[MOMENTS] = { "fp32", "bf16", "int8" };
+
+enum dtype plan_float(const struct plan *p)
+{
+    return p->numbers.backend == CUDA ? BF16 : F32;
+}
+
+int64_t plan_tile(enum backend backend, bool reproducible)
+{
+    return backend == CUDA ? 128 : reproducible ? 8 : 1;
+}
+
+/* 8-bit moments: n codes, then a float32 scale per block of 256 (ops/adamw.h). */
+int64_t plan_moment_bytes(const struct plan *p, int64_t n)
+{
+    switch (p->numbers.moments) {
+    case MOMENTS_INT8:
+        return (n + 15) / 16 * 16 + (n + 255) / 256 * 4;
+    case MOMENTS_BFLOAT16:
+        return 2 * n;
+    default:
+        return 4 * n;
+    }
+}
+
+int64_t plan_master_bytes(const struct plan *p, int64_t n)
+{
+    static const int each[MASTERS] = { 0, 2, 4 };
+    return each[p->numbers.master] * n;
+}
+
 int64_t plan_graph_batch(const struct plan *p)
 {
     return p->micro_batch * p->n_ranks;
@@ -45,8 +78,8 @@ static bool check_amounts(const struct plan *p, struct err *e)
         return bad(e, "accumulation", p->accumulation, "1 to 16777216");
     if (p->global_batch != p->micro_batch * p->accumulation * p->n_ranks)
         return bad(e, "global_batch", p->global_batch, "micro_batch x accumulation x ranks");
-    if (p->tile < 1 || p->tile > 1024 || p->tile != (p->reproducible ? 8 : 1))
-        return bad(e, "tile", p->tile, "8 with reproducible, else 1");
+    if (p->tile != plan_tile(p->numbers.backend, p->reproducible))
+        return bad(e, "tile", p->tile, "128 on CUDA; on the CPU 8 with reproducible, else 1");
     if (p->expert_parallel > 1 && (p->row_capacity < p->tile || p->row_capacity % p->tile))
         return bad(e, "row_capacity", p->row_capacity, "a positive multiple of tile");
     if (p->head_chunk < 1)
@@ -54,9 +87,20 @@ static bool check_amounts(const struct plan *p, struct err *e)
     return true;
 }
 
+static bool check_numbers(const struct numbers *n, struct err *e)
+{
+    if (n->gradient != F32 && n->gradient != BF16)
+        return err_set(e, "plan: gradients in %s, expected F32 or BF16", num_dtype_name(n->gradient));
+    if (n->backend == CPU &&
+        (n->master != MASTER_NONE || n->moments != MOMENTS_FLOAT32 || n->gradient != F32))
+        return err_set(e,
+                       "plan: on the CPU all numbers are float32: master none, moments and gradients fp32");
+    return true;
+}
+
 bool plan_check(const struct plan *p, const struct graph *g, struct err *e)
 {
-    if (!check_ranks(p, e) || !check_amounts(p, e))
+    if (!check_numbers(&p->numbers, e) || !check_ranks(p, e) || !check_amounts(p, e))
         return false;
     if (!g)
         return true;
@@ -71,6 +115,10 @@ static void add_decisions(const struct plan *p, struct str *s)
 {
     str_addf(s, "  \"version\": %d,\n  \"model\": \"%s\",\n  \"cluster\": \"%s\",\n", PLAN_VERSION, p->model,
              p->cluster);
+    str_addf(
+        s, "  \"device\": \"%s\",\n  \"master\": \"%s\",\n  \"moments\": \"%s\",\n  \"gradients\": \"%s\",\n",
+        plan_backend_name[p->numbers.backend], plan_master_name[p->numbers.master],
+        plan_moments_name[p->numbers.moments], num_dtype_name(p->numbers.gradient));
     str_addf(s,
              "  \"runtime_ngpus\": %d,\n  \"plan_ngpus\": %d,\n  \"expert_parallel\": %d,\n  \"zero_ranks\": "
              "%d,\n",
@@ -154,6 +202,35 @@ static bool want_text(const struct json *j, const char *key, char out[17], struc
     return true;
 }
 
+static bool want_word(const struct json *j, const char *key, const char *const *words, int n, int *out,
+                      struct err *e)
+{
+    const char *text;
+    if (!json_want_string(j, json_root(j), key, &text, e))
+        return false;
+    for (int i = 0; i < n; i++)
+        if (strcmp(text, words[i]) == 0) {
+            *out = i;
+            return true;
+        }
+    return json_err(j, json_root(j), key, e, "\"%s\" is unknown; the first that is known is \"%s\"", text,
+                    words[0]);
+}
+
+static bool read_numbers(const struct json *j, struct numbers *n, struct err *e)
+{
+    static const char *const gradient_name[2] = { "F32", "BF16" };
+    int backend, master, moments, gradient;
+    if (!want_word(j, "device", plan_backend_name, BACKENDS, &backend, e) ||
+        !want_word(j, "master", plan_master_name, MASTERS, &master, e) ||
+        !want_word(j, "moments", plan_moments_name, MOMENTS, &moments, e) ||
+        !want_word(j, "gradients", gradient_name, 2, &gradient, e))
+        return false;
+    *n = (struct numbers){ (enum backend)backend, (enum master)master, (enum moments)moments,
+                           gradient ? BF16 : F32 };
+    return true;
+}
+
 static bool read_memory(const struct json *j, struct plan *p, struct err *e)
 {
     jval m;
@@ -186,8 +263,8 @@ static bool read_plan(const struct json *j, struct plan *p, struct err *e)
         return json_err(j, r, "version", e, "this program reads version %d, found %lld", PLAN_VERSION,
                         (long long)version);
     if (!want_text(j, "model", p->model, e) || !want_text(j, "cluster", p->cluster, e) ||
-        !want_text(j, "hash", stored, e) || !want_ranks(j, "runtime_ngpus", &p->n_ranks, e) ||
-        !want_ranks(j, "plan_ngpus", &p->unit_ranks, e) ||
+        !want_text(j, "hash", stored, e) || !read_numbers(j, &p->numbers, e) ||
+        !want_ranks(j, "runtime_ngpus", &p->n_ranks, e) || !want_ranks(j, "plan_ngpus", &p->unit_ranks, e) ||
         !want_ranks(j, "expert_parallel", &p->expert_parallel, e) ||
         !want_ranks(j, "zero_ranks", &p->zero_ranks, e) ||
         !json_want_int(j, r, "sequence_length", 2, top, &p->sequence, e) ||

@@ -10,7 +10,7 @@
 #include "base/err.h"
 #include "graph/graph.h"
 #include "plan/cluster.h"
-enum { PLAN_VERSION = 1 };
+enum { PLAN_VERSION = 2 };
 enum memory_class {
     MEM_WEIGHTS,
     MEM_GRADIENTS,
@@ -36,20 +36,37 @@ struct
     int64_t row_capacity, memory_bytes;
     bool reproducible;
 };
+/* How the states of training are stored. On the CPU: float32 all, master NONE (the weights are their own). On
+ * CUDA weights and activations are bfloat16; the values are those of the attributes of adamw. */
+enum master { MASTER_NONE, MASTER_SPLIT, MASTER_FLOAT32, MASTERS };
+enum moments { MOMENTS_FLOAT32, MOMENTS_BFLOAT16, MOMENTS_INT8, MOMENTS };
+struct numbers {
+    enum backend backend;
+    enum master master;
+    enum moments moments;
+    enum dtype gradient; /* F32 or BF16: in which gradients of weights are summed */
+};
+extern const char *const plan_backend_name[BACKENDS], *const plan_master_name[MASTERS],
+                                                          *const plan_moments_name[MOMENTS];
 struct plan {
+    struct numbers numbers;
     int n_ranks, unit_ranks, expert_parallel, zero_ranks;
     int64_t global_batch, micro_batch,
         accumulation; /* sequences per step; per rank and micro-batch; micro-batches */
     int64_t sequence;
     int64_t row_capacity; /* rows that a rank receives in one round (expert_parallel > 1) */
-    int64_t tile;         /* rows per matmul call of the experts in reproducible mode; 1 otherwise */
-    int64_t head_chunk;   /* rows of logits alive at a time */
+    int64_t tile;       /* segments of rows begin at its multiples: 1; 8 in reproducible mode; 128 on CUDA */
+    int64_t head_chunk; /* rows of logits alive at a time */
     bool reproducible;
     char model[17], cluster[17]; /* signatures */
     struct plan_memory memory;
     struct plan_cost cost;
 };
 extern const char *const plan_class_name[MEM_CLASSES];
+enum dtype plan_float(const struct plan *p);                /* of weights and activations */
+int64_t plan_tile(enum backend backend, bool reproducible); /* the only value of .tile that is right */
+int64_t plan_moment_bytes(const struct plan *p, int64_t n); /* of one moment of n elements */
+int64_t plan_master_bytes(const struct plan *p, int64_t n); /* beside the weights */
 /* Sequences of a micro-batch over all ranks: the batch of the graph. */
 int64_t plan_graph_batch(const struct plan *p);
 bool plan_check(const struct plan *p, const struct graph *g, struct err *e);

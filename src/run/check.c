@@ -110,10 +110,11 @@ static bool check_logits(struct check *k, struct err *e)
     const struct program *p = &k->forward.program;
     if (!ref)
         return false;
-    memcpy(exec_at(&k->forward.exec, p->value[k->forward.values.tokens]), k->data.tokens,
-           (size_t)(k->batch * k->sequence) * sizeof(int32_t));
+    float *got = ARENA_NEW(k->setup.arena, float, n);
+    exec_put(&k->forward.exec, p->value[k->forward.values.tokens], k->data.tokens,
+             k->batch * k->sequence * (int64_t)sizeof(int32_t));
     exec_run(&k->forward.exec, LIST_EVAL);
-    const float *got = exec_at(&k->forward.exec, p->value[k->forward.values.logits]);
+    exec_get_floats(&k->forward.exec, got, p->value[k->forward.values.logits], plan_float(&p->plan), n);
     double top = 0, off = 0;
     for (int64_t i = 0; i < n; i++) {
         const double d = isfinite(got[i]) ? fabs((double)got[i] - ref[i]) : INFINITY;
@@ -140,8 +141,10 @@ static bool check_aux(struct check *k, struct err *e)
 {
     const struct model_values *v = &k->training.values;
     double *mean = ARENA_NEW(k->setup.arena, double, v->n_moe + 1);
+    float *aux = ARENA_NEW(k->setup.arena, float, k->batch);
     for (int i = 0; i < v->n_moe; i++) {
-        const float *aux = exec_at(&k->training.exec, k->training.program.value[v->aux[i]]);
+        exec_get(&k->training.exec, aux, k->training.program.value[v->aux[i]],
+                 k->batch * (int64_t)sizeof *aux);
         for (int64_t b = 0; b < k->batch; b++)
             mean[i] += (double)aux[b] / (double)k->batch;
     }
@@ -152,8 +155,9 @@ static bool check_aux(struct check *k, struct err *e)
 static bool check_piece(struct check *k, int param, const struct piece *s, struct err *e)
 {
     const char *name = arena_printf(k->setup.arena, "grad.%s", s->tensor);
-    const float *ref = want(k, name, F32, s->n_dims, s->shape, e),
-                *got = weights_gradient_at(&k->training.exec, param, s->offset);
+    const float *ref = want(k, name, F32, s->n_dims, s->shape, e);
+    float *got = ARENA_NEW(k->setup.arena, float, s->n_elements);
+    weights_gradient(&k->training.exec, param, s->offset, s->n_elements, got);
     double off = 0, top = 0;
     for (int64_t i = 0; ref && i < s->n_elements; i++) {
         const double d = (double)got[i] - ref[s->at + i];
@@ -181,8 +185,8 @@ static bool check_gradients(struct check *k, struct err *e)
             if (!check_piece(k, i, &list->item[i].piece[j], e))
                 return false;
     for (int i = 0; i < FLATS; i++)
-        memset(exec_at(&k->training.exec, p->gradients[i]), 0,
-               (size_t)p->buffers[p->gradients[i].buffer].bytes);
+        k->training.exec.device->zero(exec_at(&k->training.exec, p->gradients[i]),
+                                      (size_t)p->buffers[p->gradients[i].buffer].bytes);
     return true;
 }
 
@@ -232,9 +236,8 @@ bool check_run(struct arena *a, const struct config *c, struct err *e)
 {
     struct check k = { .c = c };
     blas_warm_up();
-    const bool ok = setup_open(a, c->model_id, false, &k.setup, e) && open_reference(&k, e) &&
-                    build_engines(&k, e) && check_logits(&k, e) && check_gradients(&k, e) &&
-                    check_steps(&k, e) && print_table(&k, e);
+    const bool ok = setup_open(a, c, &k.setup, e) && open_reference(&k, e) && build_engines(&k, e) &&
+                    check_logits(&k, e) && check_gradients(&k, e) && check_steps(&k, e) && print_table(&k, e);
     exec_free(&k.training.exec);
     exec_free(&k.forward.exec);
     safetensors_close(k.reference);

@@ -7,7 +7,7 @@
 static bool open_inputs(struct arena *a, const struct config *c, struct setup *s, struct dataset *d,
                         struct err *e)
 {
-    if (!setup_open(a, c->model_id, false, s, e) || !dataset_open(a, c->dataset_path, comm_rank() != 0, d, e))
+    if (!setup_open(a, c, s, e) || !dataset_open(a, c->dataset_path, comm_rank() != 0, d, e))
         return false;
     if (d->vocab_size > s->model.vocab)
         return err_code(e, EXIT_MISMATCH, "%s: token ids up to %lld, but vocab_size of %s is %lld",

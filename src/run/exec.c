@@ -1,8 +1,7 @@
 /* exec.c - see exec.h. */
 #include "run/exec.h"
-#include "base/pool.h"
+#include "run/collect.h"
 #include "run/rows.h"
-#include <math.h>
 #include <string.h>
 #include <time.h>
 
@@ -18,6 +17,58 @@ void *exec_at(const struct exec *x, struct ref r)
     return r.buffer < 0 ? NULL : x->slab + x->program->buffers[r.buffer].at + r.at_bytes;
 }
 
+void exec_put(struct exec *x, struct ref to, const void *from, int64_t bytes)
+{
+    x->device->put(exec_at(x, to), from, (size_t)bytes);
+}
+
+void exec_get(const struct exec *x, void *to, struct ref from, int64_t bytes)
+{
+    x->device->get(to, exec_at(x, from), (size_t)bytes);
+}
+
+enum { PIECE = 1 << 20 }; /* elements that are converted at once */
+
+void exec_get_floats(const struct exec *x, float *to, struct ref r, enum dtype t, int64_t n)
+{
+    const int64_t each = (int64_t)num_dtype_bytes(t);
+    if (t == F32) {
+        exec_get(x, to, r, n * each);
+        return;
+    }
+    void *raw = arena_slab((size_t)((n < PIECE ? n : PIECE) * each));
+    for (int64_t i = 0; i < n; i += PIECE, r.at_bytes += PIECE * each) {
+        const int64_t part = n - i < PIECE ? n - i : PIECE;
+        exec_get(x, raw, r, part * each);
+        num_to_float(to + i, raw, t, part);
+    }
+    arena_slab_free(raw);
+}
+
+void exec_put_floats(struct exec *x, struct ref r, enum dtype t, const float *from, int64_t n)
+{
+    const int64_t each = (int64_t)num_dtype_bytes(t);
+    if (t == F32) {
+        exec_put(x, r, from, n * each);
+        return;
+    }
+    void *raw = arena_slab((size_t)((n < PIECE ? n : PIECE) * each));
+    for (int64_t i = 0; i < n; i += PIECE, r.at_bytes += PIECE * each) {
+        const int64_t part = n - i < PIECE ? n - i : PIECE;
+        num_from_float(raw, from + i, t, part);
+        exec_put(x, r, raw, part * each);
+    }
+    arena_slab_free(raw);
+}
+
+static void check_kernel(const struct exec *x, const struct instr *in)
+{
+    const enum backend b = x->device->backend;
+    CHECK(in->kind != RUN_OP || (in->backward ? in->op->bwd[b] : in->op->fwd[b]),
+          "%s has no %s kernel for %s%s", in->name, x->device->name, in->op->name,
+          in->backward ? " (backward)" : "");
+}
+
 static void bind_list(struct arena *a, struct exec *x, enum list_kind which)
 {
     const struct list *list = &x->program->list[which];
@@ -31,8 +82,11 @@ static void bind_list(struct arena *a, struct exec *x, enum list_kind which)
         }
         c->work = exec_at(x, in->work);
         c->add = in->add;
+        c->wide = in->wide;
+        c->stream = x->device->stream();
         memcpy(c->dim, in->dim, sizeof c->dim);
         memcpy(c->attr, in->attr, sizeof c->attr);
+        check_kernel(x, in);
     }
 }
 
@@ -56,16 +110,26 @@ static void upload_constants(struct exec *x)
     const struct program *p = x->program;
     for (int v = 0; v < p->graph->n_values; v++)
         if (p->graph->values[v].kind == VALUE_CONST && p->value[v].buffer >= 0)
-            memcpy(exec_at(x, p->value[v]), p->graph->values[v].data,
-                   (size_t)p->buffers[p->value[v].buffer].bytes);
+            exec_put(x, p->value[v], p->graph->values[v].data, p->buffers[p->value[v].buffer].bytes);
 }
 
-void exec_new(struct arena *a, struct program *p, struct exec *x)
+void exec_new(struct arena *a, struct program *p, const struct device *d, struct exec *x)
 {
-    *x = (struct exec){ .program = p, .bad_chunk = -1 };
+    CHECK(d->backend == p->plan.numbers.backend, "the plan is for %s",
+          plan_backend_name[p->plan.numbers.backend]);
+    int64_t experts = 0;
+    *x = (struct exec){ .program = p, .device = d, .bad_chunk = -1 };
     x->scratch = ARENA_NEW(a, int64_t, 8 * (p->plan.n_ranks + 1));
+    x->norm_sums = ARENA_NEW(a, double, p->layout.n_chunks_total + 1);
+    for (int k = 0; k < LISTS; k++)
+        for (int i = 0; i < p->list[k].n; i++)
+            if (p->list[k].item[i].kind == RUN_ROUTE && p->list[k].item[i].n > experts)
+                experts = p->list[k].item[i].n;
+    x->counts = ARENA_NEW(a, int32_t, experts * p->plan.expert_parallel + 1);
+    x->ends = ARENA_NEW(a, int32_t, experts * p->plan.expert_parallel + 1);
     make_groups(a, x);
-    x->slab = arena_slab((size_t)p->memory.peak_bytes);
+    collect_staging(x);
+    x->slab = d->allocate((size_t)p->memory.peak_bytes);
     for (int k = 0; k < LISTS; k++)
         bind_list(a, x, (enum list_kind)k);
     upload_constants(x);
@@ -73,118 +137,10 @@ void exec_new(struct arena *a, struct program *p, struct exec *x)
 
 void exec_free(struct exec *x)
 {
-    arena_slab_free(x->slab);
-    x->slab = NULL;
-}
-
-/* In place into part 0, in a binary tree over the parts: blocks of 2^k neighbours first. */
-struct tree {
-    float *parts;
-    int64_t stride, n;
-    int n_parts;
-};
-enum { TREE_BLOCK = 8192 };
-
-static void tree_task(void *context, int64_t task)
-{
-    const struct tree *t = context;
-    const int64_t begin = task * TREE_BLOCK, end = begin + TREE_BLOCK < t->n ? begin + TREE_BLOCK : t->n;
-    for (int step = 1; step < t->n_parts; step *= 2)
-        for (int i = 0; i + step < t->n_parts; i += 2 * step) {
-            float *to = t->parts + i * t->stride;
-            const float *from = to + step * t->stride;
-            for (int64_t j = begin; j < end; j++)
-                to[j] += from[j];
-        }
-}
-
-static void tree_sum(float *parts, int64_t stride, int n_parts, int64_t n)
-{
-    struct tree t = { parts, stride, n, n_parts };
-    pool_run((n + TREE_BLOCK - 1) / TREE_BLOCK, tree_task, &t);
-}
-
-static void sum_parts(const struct exec *x, const struct instr *in)
-{
-    float *parts = exec_at(x, in->ref[0]);
-    tree_sum(parts, in->n, in->n_parts, in->n);
-    memcpy(exec_at(x, in->ref[1]), parts, (size_t)in->n * sizeof(float));
-}
-
-static int64_t clamp(int64_t v, int64_t low, int64_t high)
-{
-    return v < low ? low : v > high ? high : v;
-}
-
-/* Reduce-scatter in blocks: every member sends the owner its part of the owner's range; the owner adds them
- * in the tree. The result does not depend on which ranges belong to whom. */
-static void reduce(const struct exec *x, const struct instr *in)
-{
-    const struct flat *f = &x->program->layout.flat[in->flat];
-    const int n = f->n_ranks;
-    float *grad = exec_at(x, in->ref[0]), *staging = exec_at(x, in->ref[1]);
-    struct comm_rows r = { x->scratch, x->scratch + n, x->scratch + 2 * n, x->scratch + 3 * n };
-    const int own = layout_fine_of(f, f->index);
-    int64_t most = 0;
-    for (int m = 0; m < n; m++)
-        most = f->cut[m + 1] - f->cut[m] > most ? f->cut[m + 1] - f->cut[m] : most;
-    for (int64_t at = 0; at < most; at += in->n) {
-        const int64_t first = clamp(f->cut[own] + at, 0, f->cut[own + 1]),
-                      mine = clamp(f->cut[own + 1] - first, 0, in->n);
-        for (int m = 0; m < n; m++) {
-            const int fine = layout_fine_of(f, m);
-            r.send_at[m] = clamp(f->cut[fine] + at, 0, f->cut[fine + 1]);
-            r.send_rows[m] = clamp(f->cut[fine + 1] - r.send_at[m], 0, in->n);
-            r.recv_at[m] = m * in->n;
-            r.recv_rows[m] = mine;
-        }
-        comm_exchange(x->replica[in->flat], grad, staging, &r, 1);
-        tree_sum(staging, in->n, n, mine);
-        memcpy(grad + first, staging, (size_t)mine * sizeof(float));
-    }
-}
-
-static void mirror(const struct exec *x, const struct instr *in)
-{
-    const struct flat *f = &x->program->layout.flat[in->flat];
-    const int n = f->n_ranks / f->n_shards, shard = f->index % f->n_shards;
-    int64_t *begin = x->scratch, *end = x->scratch + n;
-    for (int u = 0; u < n; u++) {
-        begin[u] = f->cut[shard * n + u];
-        end[u] = f->cut[shard * n + u + 1];
-    }
-    comm_gather_ranges(x->mirror[in->flat], exec_at(x, in->ref[0]), begin, end);
-}
-
-static void gather(const struct exec *x, const struct instr *in)
-{
-    const struct flat *f = &x->program->layout.flat[in->flat];
-    int64_t *begin = x->scratch, *end = x->scratch + f->n_shards;
-    for (int z = 0; z < f->n_shards; z++)
-        layout_coarse(f, z, &begin[z], &end[z]);
-    comm_gather_ranges(x->shard[in->flat], exec_at(x, in->ref[0]), begin, end);
-}
-
-/* Sums the chunks in their order; the same double on every rank, whatever the layout. */
-static bool finish_norm(struct exec *x, const struct instr *in)
-{
-    double *sums = exec_at(x, in->ref[0]), total = 0;
-    const struct step_control *s = &x->control;
-    comm_sum_doubles(sums, in->n);
-    x->bad_chunk = -1;
-    for (int64_t i = 0; i < in->n; i++) {
-        if (!isfinite(sums[i]) && x->bad_chunk < 0)
-            x->bad_chunk = i;
-        total += sums[i];
-    }
-    x->grad_norm = sqrt(total);
-    const double factor = s->clip > 0 ? s->clip / (x->grad_norm + 1e-6) : 1;
-    float *control = exec_at(x, in->ref[1]);
-    control[0] = (float)s->lr;
-    control[1] = (float)(factor < 1 ? factor : 1);
-    control[2] = (float)(1 - pow(s->beta1, (double)s->step));
-    control[3] = (float)(1 - pow(s->beta2, (double)s->step));
-    return x->bad_chunk < 0 && !x->refuse;
+    x->device->release(x->slab);
+    for (int i = 0; i < 2; i++)
+        arena_slab_free(x->staging[i]);
+    x->slab = x->staging[0] = x->staging[1] = NULL;
 }
 
 static enum time_class class_of(const struct instr *in, enum list_kind which)
@@ -210,10 +166,10 @@ static bool run_one(struct exec *x, enum list_kind which, int index, const struc
     const struct call *c = &x->calls[which][index];
     switch (in->kind) {
     case RUN_OP:
-        (in->backward ? in->op->bwd[CPU] : in->op->fwd[CPU])(c);
+        (in->backward ? in->op->bwd : in->op->fwd)[x->device->backend](c);
         return true;
     case RUN_ZERO:
-        memset(exec_at(x, in->ref[0]), 0, (size_t)in->n);
+        x->device->zero(exec_at(x, in->ref[0]), (size_t)in->n);
         return true;
     case RUN_ROUTE:
         rows_route(x, in);
@@ -225,19 +181,19 @@ static bool run_one(struct exec *x, enum list_kind which, int index, const struc
         rows_return(x, in, rows);
         return true;
     case RUN_PARTS:
-        sum_parts(x, in);
+        collect_parts(x, in);
         return true;
     case RUN_REDUCE:
-        reduce(x, in);
+        collect_reduce(x, in);
         return true;
     case RUN_MIRROR:
-        mirror(x, in);
+        collect_mirror(x, in);
         return true;
     case RUN_GATHER:
-        gather(x, in);
+        collect_gather(x, in);
         return true;
     case RUN_NORM_SUM:
-        return finish_norm(x, in);
+        return collect_norm(x, in);
     case RUN_ROUND:
     case RUN_ROUND_END:
         break;

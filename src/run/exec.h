@@ -1,7 +1,9 @@
 /* exec.h - walks the instruction lists of one rank; the only caller of kernels in training. One slab holds
- * every buffer; nothing is allocated after exec_new. Failures stop all ranks. */
+ * every buffer; nothing is allocated after exec_new. Failures stop all ranks. Buffers lie on the device: the host
+ * reads and writes them through exec_get and exec_put. */
 #pragma once
 #include "device/comm.h"
+#include "device/device.h"
 #include "sched/sched.h"
 enum time_class { TIME_COMPUTE, TIME_EXCHANGE, TIME_REDUCE, TIME_OPTIMIZER, TIME_CLASSES };
 struct step_control {              /* set by the host before LIST_UPDATE */
@@ -10,7 +12,12 @@ struct step_control {              /* set by the host before LIST_UPDATE */
 };
 struct exec {
     struct program *program;
+    const struct device *device;
     char *slab;
+    char *
+        staging[2]; /* host memory that exchanges between ranks pass through; NULL where they work in place */
+    double *norm_sums; /* host copies: of the norm's sums, of rows by member and expert, of segment ends */
+    int32_t *counts, *ends;
     struct call *calls[LISTS]; /* by instruction; pointers bound */
     struct comm_group *replica[FLATS], *mirror[FLATS], *shard[FLATS], *expert;
     struct step_control control;
@@ -21,9 +28,14 @@ struct exec {
     int64_t *scratch;             /* 8 arrays of n_ranks for exchanges */
     double seconds[TIME_CLASSES]; /* since cleared */
 };
-void exec_new(struct arena *a, struct program *p, struct exec *x);
+void exec_new(struct arena *a, struct program *p, const struct device *d, struct exec *x);
 void exec_free(struct exec *x);
 /* false only for LIST_UPDATE with a non-finite gradient: nothing was updated, bad_chunk tells where. */
 bool exec_run(struct exec *x, enum list_kind which);
-void *exec_at(const struct exec *x, struct ref r); /* NULL for no buffer */
-double exec_now(void);                             /* seconds */
+void *exec_at(const struct exec *x, struct ref r);                             /* NULL for no buffer */
+void exec_put(struct exec *x, struct ref to, const void *from, int64_t bytes); /* from the host */
+void exec_get(const struct exec *x, void *to, struct ref from, int64_t bytes); /* to the host; waits */
+/* n elements of dtype t at r, as floats on the host, and back (rounded to nearest even). */
+void exec_get_floats(const struct exec *x, float *to, struct ref r, enum dtype t, int64_t n);
+void exec_put_floats(struct exec *x, struct ref r, enum dtype t, const float *from, int64_t n);
+double exec_now(void); /* seconds */

@@ -81,15 +81,20 @@ static void extend(struct generation *g)
 {
     const struct config *c = g->c;
     const int64_t S = g->engine.program.plan.sequence, V = g->setup.model.vocab;
-    int32_t *tokens = exec_at(&g->engine.exec, g->engine.program.value[g->engine.values.tokens]);
-    const float *logits = exec_at(&g->engine.exec, g->engine.program.value[g->engine.values.logits]);
+    struct exec *x = &g->engine.exec;
+    const enum dtype t = plan_float(&g->engine.program.plan);
+    int32_t *tokens = ARENA_NEW(g->setup.arena, int32_t, S);
+    float *logits = ARENA_NEW(g->setup.arena, float, V); /* of the last position */
     struct candidate *list = ARENA_NEW(g->setup.arena, struct candidate, V);
-    memset(tokens, 0, (size_t)S * sizeof *tokens);
     while (g->n < S) {
         memcpy(tokens, g->ids, (size_t)g->n * sizeof *tokens);
-        exec_run(&g->engine.exec, LIST_EVAL);
+        exec_put(x, g->engine.program.value[g->engine.values.tokens], tokens, S * (int64_t)sizeof *tokens);
+        exec_run(x, LIST_EVAL);
+        struct ref last = g->engine.program.value[g->engine.values.logits];
+        last.at_bytes += (g->n - 1) * V * (int64_t)num_dtype_bytes(t);
+        exec_get_floats(x, logits, last, t, V);
         for (int64_t v = 0; v < V; v++)
-            list[v] = (struct candidate){ logits[(g->n - 1) * V + v], (int32_t)v };
+            list[v] = (struct candidate){ logits[v], (int32_t)v };
         const int32_t id = sample(list, V, c->temperature, c->top_p,
                                   rng_uniform((uint64_t)c->seed, 0x67656e, (uint64_t)g->n));
         g->ids[g->n++] = id;
@@ -144,7 +149,7 @@ bool generate_run(struct arena *a, const struct config *c, struct err *e)
     blas_warm_up();
     if (comm_ranks() > 1)
         return err_code(e, EXIT_USAGE, "generate runs on one rank");
-    if (!setup_open(a, c->model_id, false, &g.setup, e))
+    if (!setup_open(a, c, &g.setup, e))
         return false;
     g.bpe = bpe_open(g.setup.model_dir, e);
     const bool ok = g.bpe && generate(&g, e);

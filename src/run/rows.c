@@ -58,31 +58,35 @@ static int64_t virtual_rows(const struct exec *x, const struct rows *r, int rece
     return w.at;
 }
 
+/* Ends of my segments -> counts of all members; they stay on the device for backward. */
 void rows_route(struct exec *x, const struct instr *in)
 {
-    const int32_t *ends = exec_at(x, in->ref[0]);
-    int32_t *all = exec_at(x, in->ref[1]), *mine = all + x->program->layout.ep_index * in->n;
+    int32_t *all = x->counts, *ends = x->ends, *mine = all + x->program->layout.ep_index * in->n;
+    exec_get(x, ends, in->ref[0], in->n * (int64_t)sizeof *ends);
     for (int64_t e = 0; e < in->n; e++)
         mine[e] = ends[e] - (e ? ends[e - 1] : 0);
     comm_gather_in_place(x->expert, all, (size_t)in->n * sizeof(int32_t));
+    exec_put(x, in->ref[1], all, x->program->plan.expert_parallel * in->n * (int64_t)sizeof *all);
 }
 
 /* Ends of this receiver's segments in the round: the argument "end" of the experts' operators. */
-static void set_ends(const struct exec *x, const struct rows *r)
+static void set_ends(struct exec *x, const struct rows *r)
 {
     const struct instr *send = r->head + 1;
-    int32_t *ends = exec_at(x, send->ref[2]);
+    int32_t *ends = x->ends;
     struct walk w = walk_begin(x, r, x->program->layout.ep_index);
     for (int64_t e = 0; e < w.per_member; e++)
         for (int s = 0; s < w.members; s++)
             *ends++ = (int32_t)walk_next(&w, e, s).end;
+    exec_put(x, send->ref[2], x->ends, (ends - x->ends) * (int64_t)sizeof *ends);
 }
 
 void rows_begin(struct exec *x, const struct instr *head, struct rows *r)
 {
     const struct plan *p = &x->program->plan;
     int64_t most = 0;
-    *r = (struct rows){ .head = head, .counts = exec_at(x, head->ref[0]), .experts = head->n };
+    exec_get(x, x->counts, head->ref[0], p->expert_parallel * head->n * (int64_t)sizeof *x->counts);
+    *r = (struct rows){ .head = head, .counts = x->counts, .experts = head->n };
     for (int m = 0; m < p->expert_parallel; m++) {
         const int64_t n = virtual_rows(x, r, m);
         most = n > most ? n : most;
@@ -135,40 +139,71 @@ static void plan_exchange(struct exec *x, const struct rows *r, struct comm_rows
         c->recv_at[s] = at;
 }
 
-/* Copies between the staging order (by sender) and the order of the experts. */
+/* Copies between the order of the exchange (by sender) and the order of the experts, both in host memory. */
 static void reorder(struct exec *x, const struct instr *in, const struct rows *r, const struct comm_rows *c,
-                    bool to_experts)
+                    char *rows, char *staging, bool to_experts)
 {
     const int n = x->program->plan.expert_parallel;
-    float *rows = exec_at(x, in->ref[1]), *staging = exec_at(x, in->ref[4]);
     int64_t *cursor = x->scratch + 4 * n;
     memcpy(cursor, c->recv_at, (size_t)n * sizeof *cursor);
     if (to_experts && x->program->plan.tile > 1) /* rows that fill a tile are zero */
-        memset(rows, 0, (size_t)(x->program->plan.row_capacity * in->row_elements) * sizeof(float));
+        memset(rows, 0, (size_t)(x->program->plan.row_capacity * in->row_bytes));
     struct walk w = walk_begin(x, r, x->program->layout.ep_index);
     for (int64_t e = 0; e < w.per_member; e++)
         for (int s = 0; s < n; s++) {
             const struct segment g = walk_next(&w, e, s);
-            float *a = rows + g.begin * in->row_elements, *b = staging + cursor[s] * in->row_elements;
-            memcpy(to_experts ? a : b, to_experts ? b : a,
-                   (size_t)((g.end - g.begin) * in->row_elements) * sizeof(float));
+            char *a = rows + g.begin * in->row_bytes, *b = staging + cursor[s] * in->row_bytes;
+            memcpy(to_experts ? a : b, to_experts ? b : a, (size_t)((g.end - g.begin) * in->row_bytes));
             cursor[s] += g.end - g.begin;
         }
+}
+
+/* Host memory of the rows of one rank (outer), of the experts (inner), and of the exchange between them. The CPU's
+ * buffers are that memory; another device needs staging: outer and inner take turns in the first. */
+struct places {
+    char *outer, *inner, *between;
+    int64_t outer_bytes, inner_bytes;
+};
+
+static struct places places_of(const struct exec *x, const struct instr *in)
+{
+    const struct buffer *b = x->program->buffers;
+    struct places p = { exec_at(x, in->ref[0]), exec_at(x, in->ref[1]), exec_at(x, in->ref[4]),
+                        b[in->ref[0].buffer].bytes, b[in->ref[1].buffer].bytes };
+    if (x->device->backend != CPU) {
+        p.outer = p.inner = x->staging[0];
+        p.between = x->staging[1];
+    }
+    return p;
 }
 
 void rows_send(struct exec *x, const struct instr *in, const struct rows *r)
 {
     struct comm_rows c;
+    const struct places p = places_of(x, in);
+    const bool staged = p.outer == p.inner;
     plan_exchange(x, r, &c);
-    comm_exchange(x->expert, exec_at(x, in->ref[0]), exec_at(x, in->ref[4]), &c, in->row_elements);
-    reorder(x, in, r, &c, true);
+    if (staged)
+        exec_get(x, p.outer, in->ref[0], p.outer_bytes);
+    comm_exchange(x->expert, p.outer, p.between, &c, in->row_bytes);
+    reorder(x, in, r, &c, p.inner, p.between, true);
+    if (staged)
+        exec_put(x, in->ref[1], p.inner, p.inner_bytes);
 }
 
 void rows_return(struct exec *x, const struct instr *in, const struct rows *r)
 {
     struct comm_rows c;
+    const struct places p = places_of(x, in);
+    const bool staged = p.outer == p.inner;
     plan_exchange(x, r, &c);
-    reorder(x, in, r, &c, false);
+    if (staged)
+        exec_get(x, p.inner, in->ref[1], p.inner_bytes);
+    reorder(x, in, r, &c, p.inner, p.between, false);
     const struct comm_rows back = { c.recv_rows, c.recv_at, c.send_rows, c.send_at };
-    comm_exchange(x->expert, exec_at(x, in->ref[4]), exec_at(x, in->ref[0]), &back, in->row_elements);
+    if (staged && r->round > 0) /* rows of earlier rounds are there already */
+        exec_get(x, p.outer, in->ref[0], p.outer_bytes);
+    comm_exchange(x->expert, p.between, p.outer, &back, in->row_bytes);
+    if (staged)
+        exec_put(x, in->ref[0], p.outer, p.outer_bytes);
 }

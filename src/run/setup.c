@@ -6,19 +6,60 @@
 #include "sched/predict.h"
 #include <string.h>
 
-bool setup_open(struct arena *a, const char *model_id, bool compat_nnscaler, struct setup *s, struct err *e)
+/* --device cuda must be there to run; auto takes what there is. */
+static bool choose_device(const struct config *c, bool open, struct setup *s, struct err *e)
 {
-    *s = (struct setup){ .arena = a, .compat_nnscaler = compat_nnscaler };
-    s->model_dir = ckpt_find_model(a, model_id, e);
-    return s->model_dir && model_config_read(s->model_dir, &s->model, e) &&
+    struct err why = { 0 };
+    s->device = &device_cpu;
+    s->backend = CPU;
+    if (c->device == DEVICE_CPU)
+        return true;
+    if (!device_cuda_open) {
+        err_code(&why, EXIT_USAGE, "--device cuda: this program was built without nvcc (or cuDNN's headers)");
+    } else if (c->device == DEVICE_CUDA && !open) {
+        s->device = NULL;
+        s->backend = CUDA;
+    } else if (device_cuda_open(comm_local_rank(), &why)) {
+        s->device = device_cuda();
+        s->backend = CUDA;
+    }
+    if (why.code && c->device == DEVICE_CUDA) {
+        *e = why;
+        return false;
+    }
+    return true;
+}
+
+static bool begin(struct arena *a, const struct config *c, bool open, struct setup *s, struct err *e)
+{
+    *s = (struct setup){ .arena = a,
+                         .compat_nnscaler = c->compat_nnscaler,
+                         .master = c->master,
+                         .moments = c->moments,
+                         .gradient = c->gradient_dtype };
+    s->model_dir = ckpt_find_model(a, c->model_id, e);
+    return s->model_dir && model_config_read(s->model_dir, &s->model, e) && choose_device(c, open, s, e) &&
            setup_cluster(s, NULL, comm_local_ranks(), pool_threads(), e);
+}
+
+bool setup_open(struct arena *a, const struct config *c, struct setup *s, struct err *e)
+{
+    return begin(a, c, true, s, e);
+}
+
+bool setup_describe(struct arena *a, const struct config *c, struct setup *s, struct err *e)
+{
+    return begin(a, c, false, s, e);
 }
 
 bool setup_cluster(struct setup *s, const char *path, int ranks, int threads, struct err *e)
 {
     if (path)
         return cluster_read(path, &s->cluster, e);
-    cluster_cpu(&s->cluster, ranks, threads, pool_cores());
+    if (s->backend == CUDA)
+        cluster_cuda(&s->cluster, ranks, s->device ? s->device->memory() : 0);
+    else
+        cluster_cpu(&s->cluster, ranks, threads, pool_cores());
     return true;
 }
 
@@ -67,19 +108,41 @@ static bool measure(void *context, struct plan *p, struct err *e)
     return setup_measure(context, p, e);
 }
 
-/* Rows of logits alive at once: 256 MB at most, so that a large vocabulary does not decide the memory. */
-static int64_t head_chunk(const struct model_config *m)
+/* Rows of logits alive at once: 256 MB at most, so that a large vocabulary does not decide the memory; on CUDA
+ * 4 GB, because every further chunk costs a product and passes over the gradient of the head. */
+static int64_t head_chunk(const struct setup *s)
 {
-    const int64_t rows = (64 << 20) / m->vocab;
+    const int64_t rows = (s->backend == CUDA ? (int64_t)2 << 30 : 64 << 20) / s->model.vocab;
     return rows < 64 ? 64 : rows;
+}
+
+/* Ways to store the states, the most exact first; the split master is an exact float32. */
+static const struct numbers ways[] = {
+    { CUDA, MASTER_SPLIT, MOMENTS_FLOAT32, F32 }, { CUDA, MASTER_SPLIT, MOMENTS_BFLOAT16, F32 },
+    { CUDA, MASTER_SPLIT, MOMENTS_INT8, F32 },    { CUDA, MASTER_SPLIT, MOMENTS_INT8, BF16 },
+    { CUDA, MASTER_NONE, MOMENTS_INT8, BF16 },
+};
+enum { WAYS = sizeof ways / sizeof *ways };
+
+/* Way number `way`, with what the options fix. */
+static struct numbers numbers_of(const struct setup *s, int way)
+{
+    struct numbers n = ways[way];
+    if (s->backend == CPU)
+        return (struct numbers){ CPU, MASTER_NONE, MOMENTS_FLOAT32, F32 };
+    n.master = s->master == MASTER_AUTO ? n.master : (enum master)(s->master - 1);
+    n.moments = s->moments == MOMENTS_AUTO ? n.moments : (enum moments)(s->moments - 1);
+    n.gradient = s->gradient == GRADIENT_AUTO ? n.gradient : s->gradient == GRADIENT_FP32 ? F32 : BF16;
+    return n;
 }
 
 static void base_plan(const struct setup *s, int64_t sequence, bool reproducible, struct plan *p)
 {
     *p = (struct plan){ .sequence = sequence,
-                        .head_chunk = head_chunk(&s->model),
+                        .numbers = numbers_of(s, 0),
+                        .head_chunk = head_chunk(s),
                         .reproducible = reproducible,
-                        .tile = reproducible ? 8 : 1 };
+                        .tile = plan_tile(s->backend, reproducible) };
     memcpy(p->model, s->model.fingerprint, sizeof p->model);
     cluster_signature(&s->cluster, p->cluster);
 }
@@ -94,8 +157,17 @@ bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequ
                         "sequences of %lld tokens, but max_position_embeddings of the model is %lld",
                         (long long)sequence, (long long)s->model.max_positions);
     base_plan(s, sequence, l->reproducible, &base);
-    return search_plan(&base, l, s->model.experts, sequence * s->model.experts_per_token, measure, &copy, out,
-                       e);
+    for (int way = 0;; way++) {
+        struct err why = { 0 };
+        base.numbers = numbers_of(s, way);
+        if (search_plan(&base, l, s->model.experts, sequence * s->model.experts_per_token, measure, &copy,
+                        out, &why))
+            return true;
+        if (why.code == EXIT_MEMORY && s->backend == CUDA && way + 1 < WAYS)
+            continue; /* the next way needs less */
+        *e = why;
+        return false;
+    }
 }
 
 void setup_small_plan(const struct setup *s, int64_t batch, int64_t sequence, struct plan *p)
@@ -112,7 +184,7 @@ void engine_build(const struct setup *s, const struct plan *p, bool training, bo
     *x = (struct engine){ 0 };
     x->graph = build_graph(s, s->arena, p, logits, &x->values);
     sched_lower(s->arena, x->graph, p, comm_rank(), training, o, &x->program);
-    exec_new(s->arena, &x->program, &x->exec);
+    exec_new(s->arena, &x->program, s->device, &x->exec);
 }
 
 static void stored_dtypes(const struct setup *s, const struct engine *x, const struct ckpt *c,

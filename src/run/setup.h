@@ -1,6 +1,7 @@
 /* setup.h - from a model directory to something that runs: configuration, graph, plan, program, weights. */
 #pragma once
 #include "ckpt/ckpt.h"
+#include "config/config.h"
 #include "model/deepseek_v2.h"
 #include "plan/search.h"
 #include "run/exec.h"
@@ -10,6 +11,9 @@ struct setup {
     struct model_config model;
     bool compat_nnscaler;
     struct cluster cluster;
+    const struct device *device; /* NULL: only described, not opened */
+    enum backend backend;
+    int master, moments, gradient; /* as the options say: those of config.h */
 };
 /* A model, lowered and with memory, on this rank. */
 struct engine {
@@ -18,7 +22,9 @@ struct engine {
     struct program program;
     struct exec exec;
 };
-bool setup_open(struct arena *a, const char *model_id, bool compat_nnscaler, struct setup *s, struct err *e);
+/* The model that the options name, and the device. `describe` opens no device: for plans of other machines. */
+bool setup_open(struct arena *a, const struct config *c, struct setup *s, struct err *e);
+bool setup_describe(struct arena *a, const struct config *c, struct setup *s, struct err *e);
 /* The machines of `ranks` ranks: a description (NULL = this machine shared by all of them). */
 bool setup_cluster(struct setup *s, const char *path, int ranks, int threads, struct err *e);
 /* The plan for given limits (search.h); `fixed`: a plan to check and measure instead of searching. */

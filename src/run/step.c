@@ -18,11 +18,28 @@ void step_new(struct arena *a, struct engine *x, struct batches *b, int64_t most
         s->n_experts = v->shape[v->n_dims - 1];
     }
     s->load = ARENA_NEW(a, int64_t, x->values.n_moe * s->n_experts + 1);
+    const int64_t n = p->micro_batch * p->sequence;
+    s->tokens = ARENA_NEW(a, int32_t, n);
+    s->labels = ARENA_NEW(a, int32_t, n);
+    s->token_nll = ARENA_NEW(a, float, n);
+    s->weight = ARENA_NEW(a, float, n);
+    s->aux_of = ARENA_NEW(a, float, p->micro_batch);
+    s->loads = ARENA_NEW(a, int32_t, p->micro_batch * s->n_experts + 1);
 }
 
-static void *value_at(const struct stepper *s, value v)
+/* `bytes` of a value that the host reads after the last instruction. */
+static void get_value(const struct stepper *s, value v, void *to, int64_t bytes)
 {
-    return exec_at(&s->engine->exec, s->engine->program.value[v]);
+    exec_get(&s->engine->exec, to, s->engine->program.value[v], bytes);
+}
+
+/* The tokens and labels of the micro-batch go to the device. */
+static void put_batch(struct stepper *s)
+{
+    const struct engine *x = s->engine;
+    const int64_t bytes = x->program.plan.micro_batch * x->program.plan.sequence * (int64_t)sizeof(int32_t);
+    exec_put(&s->engine->exec, x->program.value[x->values.tokens], s->tokens, bytes);
+    exec_put(&s->engine->exec, x->program.value[x->values.labels], s->labels, bytes);
 }
 
 /* d loss / d nll of each token and d loss / d aux of each sequence: means over the whole step. */
@@ -30,11 +47,14 @@ static void set_loss_weights(struct stepper *s, int64_t n_targets, int64_t n_seq
 {
     const struct program *p = &s->engine->program;
     const int64_t B = p->plan.micro_batch, S = p->plan.sequence;
-    float *nll = exec_at(&s->engine->exec, p->nll_weight), *aux = exec_at(&s->engine->exec, p->aux_weight);
+    struct exec *x = &s->engine->exec;
     for (int64_t i = 0; i < B * S; i++)
-        nll[i] = (float)(1.0 / (double)n_targets);
-    for (int64_t i = 0; aux && i < B; i++)
-        aux[i] = s->slot[i] < 0 ? 0 : (float)(1.0 / (double)n_sequences);
+        s->weight[i] = (float)(1.0 / (double)n_targets);
+    exec_put(x, p->nll_weight, s->weight, B * S * (int64_t)sizeof(float));
+    for (int64_t i = 0; i < B; i++)
+        s->aux_of[i] = s->slot[i] < 0 ? 0 : (float)(1.0 / (double)n_sequences);
+    if (p->aux_weight.buffer >= 0)
+        exec_put(x, p->aux_weight, s->aux_of, B * (int64_t)sizeof(float));
 }
 
 static double sum_sequence(const float *nll, int64_t n)
@@ -45,22 +65,31 @@ static double sum_sequence(const float *nll, int64_t n)
     return sum;
 }
 
-static void collect(struct stepper *s)
+/* Loads and auxiliary losses of one MoE layer. */
+static void collect_layer(struct stepper *s, int k)
 {
     const struct plan *p = &s->engine->program.plan;
     const struct model_values *v = &s->engine->values;
-    const float *nll = value_at(s, v->nll);
+    get_value(s, v->load[k], s->loads, p->micro_batch * s->n_experts * (int64_t)sizeof(int32_t));
+    get_value(s, v->aux[k], s->aux_of, p->micro_batch * (int64_t)sizeof(float));
     for (int64_t i = 0; i < p->micro_batch; i++) {
         if (s->slot[i] < 0)
             continue;
-        s->nll[s->slot[i]] = sum_sequence(nll + i * p->sequence, p->sequence);
-        for (int k = 0; k < v->n_moe; k++) {
-            const int32_t *load = (const int32_t *)value_at(s, v->load[k]) + i * s->n_experts;
-            s->aux[s->slot[i]] += ((const float *)value_at(s, v->aux[k]))[i];
-            for (int64_t e = 0; e < s->n_experts; e++)
-                s->load[k * s->n_experts + e] += load[e];
-        }
+        s->aux[s->slot[i]] += s->aux_of[i];
+        for (int64_t e = 0; e < s->n_experts; e++)
+            s->load[k * s->n_experts + e] += s->loads[i * s->n_experts + e];
     }
+}
+
+static void collect(struct stepper *s)
+{
+    const struct plan *p = &s->engine->program.plan;
+    get_value(s, s->engine->values.nll, s->token_nll, p->micro_batch * p->sequence * (int64_t)sizeof(float));
+    for (int64_t i = 0; i < p->micro_batch; i++)
+        if (s->slot[i] >= 0)
+            s->nll[s->slot[i]] = sum_sequence(s->token_nll + i * p->sequence, p->sequence);
+    for (int k = 0; k < s->engine->values.n_moe; k++)
+        collect_layer(s, k);
 }
 
 static void clear_sums(struct stepper *s)
@@ -94,8 +123,8 @@ struct step_result step_gradients(struct stepper *s, int64_t epoch, int64_t firs
     struct step_result r = { .n_targets = targets, .n_tokens = n * p->sequence };
     clear_sums(s);
     for (int64_t micro = 0; micro < p->accumulation; micro++) {
-        batches_fill(s->batches, p, epoch, first, n, micro, comm_rank(),
-                     value_at(s, s->engine->values.tokens), value_at(s, s->engine->values.labels), s->slot);
+        batches_fill(s->batches, p, epoch, first, n, micro, comm_rank(), s->tokens, s->labels, s->slot);
+        put_batch(s);
         set_loss_weights(s, targets > 0 ? targets : 1, n);
         exec_run(&s->engine->exec, LIST_MICRO);
         collect(s);
@@ -128,9 +157,8 @@ double step_evaluate(struct stepper *s, int64_t begin, int64_t end, int64_t *n_t
     CHECK(end - begin <= s->n_slots, "%lld sequences to evaluate", (long long)(end - begin));
     clear_sums(s);
     for (int64_t block = 0; block < blocks; block++) {
-        batches_fill_eval(s->batches, p, begin, end, block, comm_rank(),
-                          value_at(s, s->engine->values.tokens), value_at(s, s->engine->values.labels),
-                          s->slot);
+        batches_fill_eval(s->batches, p, begin, end, block, comm_rank(), s->tokens, s->labels, s->slot);
+        put_batch(s);
         exec_run(&s->engine->exec, LIST_EVAL);
         collect(s);
     }

@@ -122,7 +122,7 @@ static bool split_data(struct run *r, struct err *e)
 static bool open_inputs(struct run *r, struct err *e)
 {
     const struct config *c = r->config;
-    if (!setup_open(r->arena, c->model_id, c->compat_nnscaler, &r->setup, e) ||
+    if (!setup_open(r->arena, c, &r->setup, e) ||
         !setup_cluster(&r->setup, c->cluster, comm_local_ranks(), pool_threads(), e) ||
         !dataset_open(r->arena, c->dataset_path, comm_rank() != 0, &r->data, e) || !split_data(r, e))
         return false;

@@ -3,23 +3,40 @@
 #include "base/hash.h"
 #include "base/pool.h"
 #include "base/rng.h"
+#include "run/states.h"
 #include <string.h>
 
-static float *at(const struct exec *x, const struct ref *flats, int param, int64_t element)
+/* Element `element` of the full parameter in a flat space of dtype t. */
+static struct ref ref_of(const struct exec *x, const struct ref *flats, int param, int64_t element,
+                         enum dtype t)
 {
     const struct place *p = &x->program->layout.place[param];
     CHECK(element >= p->begin && element <= p->end, "parameter %d, element %lld", param, (long long)element);
-    return (float *)exec_at(x, flats[p->flat]) + p->at + element - p->begin;
+    struct ref r = flats[p->flat];
+    r.at_bytes += (p->at + element - p->begin) * (int64_t)num_dtype_bytes(t);
+    return r;
 }
 
-float *weights_at(const struct exec *x, int param, int64_t element)
+static struct ref weight_ref(const struct exec *x, int param, int64_t element)
 {
-    return at(x, x->program->weights, param, element);
+    return ref_of(x, x->program->weights, param, element, plan_float(&x->program->plan));
 }
 
-float *weights_gradient_at(const struct exec *x, int param, int64_t element)
+void weights_gradient(const struct exec *x, int param, int64_t element, int64_t n, float *out)
 {
-    return at(x, x->program->gradients, param, element);
+    const enum dtype t = x->program->plan.numbers.gradient;
+    exec_get_floats(x, out, ref_of(x, x->program->gradients, param, element, t), t, n);
+}
+
+/* Elements [*begin, *end) of the full parameter whose optimizer states this rank owns. */
+static bool owned(const struct exec *x, int param, int64_t *begin, int64_t *end)
+{
+    const struct place *p = &x->program->layout.place[param];
+    if (!x->program->state)
+        return false;
+    *begin = p->begin + x->program->state[param].begin - p->at;
+    *end = p->begin + x->program->state[param].end - p->at;
+    return *begin < *end;
 }
 
 struct init_job {
@@ -53,35 +70,93 @@ static void init_task(void *context, int64_t task)
         j->out[i] = initial(j, stream, j->first + i);
 }
 
-void weights_init(struct exec *x, int64_t seed)
+static void init_range(const struct param *p, int64_t seed, int64_t begin, int64_t end, float *out)
 {
+    for (int k = 0; k < p->n_pieces; k++) {
+        const struct piece *s = &p->piece[k];
+        const int64_t stop = s->offset + s->n_elements, from = s->offset > begin ? s->offset : begin,
+                      to = stop < end ? stop : end;
+        if (from >= to)
+            continue;
+        struct init_job j = { p, s, seed, s->at + from - s->offset, to - from, out + from - begin };
+        pool_run((j.n + INIT_BLOCK - 1) / INIT_BLOCK, init_task, &j);
+    }
+}
+
+/* The exact weights of elements [begin, begin + n), which lie inside [p->begin, p->end): rounded for the kernels,
+ * and whole for the master where this rank owns it. */
+static void put_weights(struct exec *x, int param, int64_t begin, int64_t n, const float *from)
+{
+    int64_t first, last;
+    exec_put_floats(x, weight_ref(x, param, begin), plan_float(&x->program->plan), from, n);
+    if (owned(x, param, &first, &last)) {
+        const int64_t a = begin > first ? begin : first, b = begin + n < last ? begin + n : last;
+        if (a < b)
+            states_put_master(x, param, a - first, b - a, from + a - begin);
+    }
+}
+
+typedef bool make_weights(void *context, int param, int64_t begin, int64_t end, float *out, struct err *e);
+enum { PIECE = 1 << 26 }; /* elements that pass through the host at once */
+
+/* Every weight of this rank, made in pieces. */
+static bool fill_weights(struct exec *x, make_weights *make, void *context, struct err *e)
+{
+    bool ok = true;
     const struct param_list *list = &x->program->graph->params;
-    for (int i = 0; i < list->n; i++) {
-        const struct param *p = &list->item[i];
-        const struct place *place = &x->program->layout.place[i];
-        for (int k = 0; k < p->n_pieces; k++) {
-            const struct piece *s = &p->piece[k];
-            const int64_t begin = s->offset > place->begin ? s->offset : place->begin;
-            const int64_t stop = s->offset + s->n_elements, end = stop < place->end ? stop : place->end;
-            if (begin >= end)
-                continue;
-            struct init_job j = {
-                p, s, seed, s->at + begin - s->offset, end - begin, weights_at(x, i, begin)
-            };
-            pool_run((j.n + INIT_BLOCK - 1) / INIT_BLOCK, init_task, &j);
+    float *room = NULL;
+    for (int i = 0; i < list->n && ok; i++) {
+        const struct place *p = &x->program->layout.place[i];
+        for (int64_t at = p->begin; at < p->end && ok; at += PIECE) {
+            const int64_t end = at + PIECE < p->end ? at + PIECE : p->end;
+            room = room ? room : arena_slab((size_t)PIECE * sizeof *room);
+            ok = make(context, i, at, end, room, e);
+            if (ok)
+                put_weights(x, i, at, end - at, room);
         }
     }
+    arena_slab_free(room);
+    return ok;
+}
+
+struct init_source {
+    const struct param_list *list;
+    int64_t seed;
+};
+
+static bool make_random(void *context, int param, int64_t begin, int64_t end, float *out, struct err *e)
+{
+    const struct init_source *s = context;
+    (void)e;
+    init_range(&s->list->item[param], s->seed, begin, end, out);
+    return true;
+}
+
+void weights_init(struct exec *x, int64_t seed)
+{
+    struct init_source s = { &x->program->graph->params, seed };
+    struct err e = { 0 };
+    fill_weights(x, make_random, &s, &e);
+}
+
+struct file_source {
+    const struct param_list *list;
+    const struct ckpt *c;
+    bool exact; /* the master where there is one */
+};
+
+static bool make_stored(void *context, int param, int64_t begin, int64_t end, float *out, struct err *e)
+{
+    const struct file_source *s = context;
+    const struct param *p = &s->list->item[param];
+    return s->exact ? ckpt_read_state(s->c, p, begin, end, out, NULL, NULL, e)
+                    : ckpt_read_weight(s->c, p, begin, end, out, e);
 }
 
 bool weights_load(struct exec *x, const struct ckpt *c, struct err *e)
 {
-    const struct param_list *list = &x->program->graph->params;
-    for (int i = 0; i < list->n; i++) {
-        const struct place *p = &x->program->layout.place[i];
-        if (!ckpt_read_weight(c, &list->item[i], p->begin, p->end, weights_at(x, i, p->begin), e))
-            return false;
-    }
-    return true;
+    struct file_source s = { &x->program->graph->params, c, false };
+    return fill_weights(x, make_stored, &s, e);
 }
 
 /* The part of parameter i that lies in flat range [begin, end): elements of the parameter. */
@@ -97,40 +172,31 @@ static bool overlap(const struct layout *l, int i, int flat, int64_t begin, int6
     return *first < *last;
 }
 
-static float *moment_at(const struct exec *x, const struct ref *moments, int param, int64_t element)
+static bool load_moments(struct exec *x, const struct ckpt *c, int i, struct err *e)
 {
-    const struct place *p = &x->program->layout.place[param];
-    const struct flat *f = &x->program->layout.flat[p->flat];
-    int64_t begin, end;
-    layout_coarse(f, f->index, &begin, &end);
-    return (float *)exec_at(x, moments[p->flat]) + p->at + element - p->begin - begin;
-}
-
-static bool load_owned(struct exec *x, const struct ckpt *c, int i, struct err *e)
-{
-    const struct layout *l = &x->program->layout;
-    const struct flat *f = &l->flat[l->place[i].flat];
-    int64_t begin, end, first, last;
-    layout_coarse(f, f->index, &begin, &end);
-    if (!overlap(l, i, l->place[i].flat, begin, end, &first, &last))
+    const struct param *p = &x->program->graph->params.item[i];
+    int64_t first, last;
+    if (!owned(x, i, &first, &last))
         return true;
-    return ckpt_read_state(c, &x->program->graph->params.item[i], first, last, weights_at(x, i, first),
-                           moment_at(x, x->program->exp_avg, i, first),
-                           moment_at(x, x->program->exp_avg_sq, i, first), e);
+    const int64_t n = last - first;
+    float *room = arena_slab((size_t)(3 * n) * sizeof *room);
+    const bool ok = ckpt_read_state(c, p, first, last, room, room + n, room + 2 * n, e);
+    if (ok) {
+        states_put_moment(x, x->program->state[i].exp_avg, n, room + n, true);
+        states_put_moment(x, x->program->state[i].exp_avg_sq, n, room + 2 * n, false);
+    }
+    arena_slab_free(room);
+    return ok;
 }
 
 /* Weights are read in full precision: every rank needs the exact values of all that it holds. */
 bool weights_load_state(struct exec *x, const struct ckpt *c, struct err *e)
 {
-    const struct param_list *list = &x->program->graph->params;
-    for (int i = 0; i < list->n; i++) {
-        const struct place *p = &x->program->layout.place[i];
-        float *w = weights_at(x, i, p->begin);
-        if (!ckpt_read_state(c, &list->item[i], p->begin, p->end, w, NULL, NULL, e) ||
-            !load_owned(x, c, i, e))
-            return false;
-    }
-    return true;
+    struct file_source s = { &x->program->graph->params, c, true };
+    bool ok = fill_weights(x, make_stored, &s, e);
+    for (int i = 0; i < s.list->n && ok; i++)
+        ok = load_moments(x, c, i, e);
+    return ok;
 }
 
 struct ckpt_holding *weights_holdings(struct arena *a, const struct graph *g, const struct plan *p)
@@ -153,6 +219,17 @@ struct ckpt_holding *weights_holdings(struct arena *a, const struct graph *g, co
     return h;
 }
 
+/* The CPU's numbers where they lie; copies of another device's. */
+static const float *weight_floats(struct arena *a, const struct exec *x, int param, int64_t begin, int64_t n)
+{
+    const struct ref r = weight_ref(x, param, begin);
+    if (x->device->backend == CPU)
+        return exec_at(x, r);
+    float *out = ARENA_NEW(a, float, n + 1);
+    exec_get_floats(x, out, r, plan_float(&x->program->plan), n);
+    return out;
+}
+
 void weights_pointers(struct arena *a, const struct exec *x, const struct ckpt_holding *h,
                       struct weights_pointers *out)
 {
@@ -161,12 +238,18 @@ void weights_pointers(struct arena *a, const struct exec *x, const struct ckpt_h
     out->exp_avg_sq = ARENA_NEW(a, const float *, h->n_states + 1);
     out->state_weight = ARENA_NEW(a, const float *, h->n_states + 1);
     for (int i = 0; i < h->n_weights; i++)
-        out->weight[i] = weights_at(x, h->weights[i].param, h->weights[i].begin);
+        out->weight[i] = weight_floats(a, x, h->weights[i].param, h->weights[i].begin,
+                                       h->weights[i].end - h->weights[i].begin);
     for (int i = 0; i < h->n_states; i++) {
         const struct ckpt_range *s = &h->states[i];
-        out->exp_avg[i] = moment_at(x, x->program->exp_avg, s->param, s->begin);
-        out->exp_avg_sq[i] = moment_at(x, x->program->exp_avg_sq, s->param, s->begin);
-        out->state_weight[i] = weights_at(x, s->param, s->begin);
+        const struct state *own = &x->program->state[s->param];
+        int64_t first, last;
+        CHECK(owned(x, s->param, &first, &last) && s->begin >= first && s->end <= last, "parameter %d",
+              s->param);
+        const int64_t at = s->begin - first, n = s->end - s->begin;
+        out->exp_avg[i] = states_moment(a, x, own->exp_avg, last - first, at, n, true);
+        out->exp_avg_sq[i] = states_moment(a, x, own->exp_avg_sq, last - first, at, n, false);
+        out->state_weight[i] = states_master(a, x, s->param, at, n);
     }
 }
 

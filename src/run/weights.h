@@ -6,12 +6,12 @@
 void weights_init(struct exec *x, int64_t seed);
 bool weights_load(struct exec *x, const struct ckpt *c, struct err *e);
 bool weights_load_state(struct exec *x, const struct ckpt *c, struct err *e); /* weights and moments */
-/* Elements [begin, end) of a parameter that this rank holds. */
-float *weights_at(const struct exec *x, int param, int64_t element);
-float *weights_gradient_at(const struct exec *x, int param, int64_t element);
+/* n elements of the gradient of a parameter, from `element` of the full parameter on. */
+void weights_gradient(const struct exec *x, int param, int64_t element, int64_t n, float *out);
 /* Holdings of all ranks under a plan; states are the fine ranges, so that they are disjoint. */
 struct ckpt_holding *weights_holdings(struct arena *a, const struct graph *g, const struct plan *p);
-/* Pointers of this rank in the order of its holding: weights, then moments and master of its states. */
+/* Host copies of this rank's numbers (on the CPU: the numbers themselves), in the order of its holding: weights,
+ * then moments and master of its states. What was copied lives in the arena. */
 struct weights_pointers {
     const float **weight, **exp_avg, **exp_avg_sq, **state_weight;
 };

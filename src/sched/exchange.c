@@ -48,7 +48,7 @@ static void exchange(struct lower *l, enum list_kind which, enum instr_kind kind
     i->ref[1] = inner;
     i->ref[2] = l->round_end;
     i->ref[3] = l->counts;
-    i->row_elements = l->p->buffers[inner.buffer].bytes / p->row_capacity / (int64_t)sizeof(float);
+    i->row_bytes = l->p->buffers[inner.buffer].bytes / p->row_capacity;
     i->ref[4] =
         (struct ref){ lower_buffer(l, "exchange staging", MEM_EXCHANGE, l->p->buffers[inner.buffer].bytes),
                       0 };
@@ -60,7 +60,9 @@ static struct ref outer_ref(struct lower *l, int node, int arg, bool grad)
     struct ref *at = grad ? &l->p->grad[v] : &l->p->value[v];
     if (at->buffer < 0) { /* leaves the region: its outer size is the rows of this rank */
         const struct value_info *info = &l->p->graph->values[v];
-        const int64_t row = graph_elements(info) / info->shape[0] * (int64_t)num_dtype_bytes(info->dtype);
+        const int64_t row =
+            graph_elements(info) / info->shape[0] *
+            (int64_t)num_dtype_bytes(info->model_float ? plan_float(&l->p->plan) : info->dtype);
         *at = (struct ref){
             lower_buffer(l, info->name, MEM_ACTIVATIONS, lower_local_rows(l, info->shape[0]) * row), 0
         };

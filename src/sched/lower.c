@@ -62,6 +62,12 @@ int64_t lower_local_rows(const struct lower *l, int64_t rows)
     return rows / p->n_ranks + pad;
 }
 
+struct ref lower_at(struct ref r, int64_t element, enum dtype t)
+{
+    r.at_bytes += element * (int64_t)num_dtype_bytes(t);
+    return r;
+}
+
 static int rows_letter_of(const struct anno *a, int letter)
 {
     for (int j = 0; j < a->n_args; j++)
@@ -127,6 +133,11 @@ static void local_sizes(const struct lower *l, int node, int64_t *dim, double *a
             attr[n->anno->letter_attr[i]] = (double)dim[i];
 }
 
+static enum dtype value_dtype(const struct lower *l, const struct value_info *v)
+{
+    return v->model_float ? plan_float(&l->p->plan) : v->dtype;
+}
+
 static int64_t value_bytes(const struct lower *l, int node, int arg)
 {
     int64_t dim[OP_DIMS];
@@ -134,15 +145,13 @@ static int64_t value_bytes(const struct lower *l, int node, int arg)
     const struct node *n = &l->p->graph->nodes[node];
     local_sizes(l, node, dim, attr);
     return anno_elements(n->anno, arg, dim) *
-           (int64_t)num_dtype_bytes(l->p->graph->values[n->arg[arg]].dtype);
+           (int64_t)num_dtype_bytes(value_dtype(l, &l->p->graph->values[n->arg[arg]]));
 }
 
-static struct ref param_ref(const struct lower *l, const struct ref *flats, int param)
+static struct ref param_ref(const struct lower *l, const struct ref *flats, int param, enum dtype t)
 {
     const struct place *at = &l->p->layout.place[param];
-    struct ref r = flats[at->flat];
-    r.at_bytes += at->at * (int64_t)sizeof(float);
-    return r;
+    return lower_at(flats[at->flat], at->at, t);
 }
 
 /* Inputs and constants are made once; their local size follows from the first reader. */
@@ -163,7 +172,7 @@ struct ref lower_value(struct lower *l, int node, int arg, bool inside)
     const value v = g->nodes[node].arg[arg];
     const struct value_info *info = &g->values[v];
     if (info->kind == VALUE_PARAM)
-        return param_ref(l, l->p->weights, info->param);
+        return param_ref(l, l->p->weights, info->param, plan_float(&l->p->plan));
     if (info->kind != VALUE_ACT)
         return fixed_value(l, node, arg);
     struct ref *at = inside ? &l->inner[v] : &l->p->value[v];
@@ -181,7 +190,8 @@ struct ref lower_grad(struct lower *l, int node, int arg, bool inside)
     const struct value_info *info = &g->values[v];
     if (info->kind == VALUE_PARAM) {
         const bool in_parts = l->n_parts > 1 && l->p->layout.place[info->param].flat == EXPERT;
-        return in_parts ? l->parts[info->param] : param_ref(l, l->p->gradients, info->param);
+        return in_parts ? l->parts[info->param]
+                        : param_ref(l, l->p->gradients, info->param, l->p->plan.numbers.gradient);
     }
     struct ref *at = inside ? &l->inner_grad[v] : &l->p->grad[v];
     if (at->buffer < 0)
@@ -206,8 +216,9 @@ static void set_work(struct lower *l, struct instr *i)
     struct call c = { 0 };
     memcpy(c.dim, i->dim, sizeof c.dim);
     memcpy(c.attr, i->attr, sizeof c.attr);
-    if (i->op->work[CPU])
-        i->op->work[CPU](&c, bytes);
+    const enum backend backend = l->p->plan.numbers.backend;
+    if (i->op->work[backend])
+        i->op->work[backend](&c, bytes);
     if (bytes[i->backward])
         i->work = (struct ref){ lower_buffer(l, i->name, MEM_WORK, (int64_t)bytes[i->backward]), 0 };
 }
@@ -243,6 +254,8 @@ void lower_backward_op(struct lower *l, const struct back *b, bool inside)
             i->arg[j] = inside ? region_arg(l, b->node, j) : lower_value(l, b->node, j, false);
         if (wanted)
             i->grad[j] = lower_grad(l, b->node, j, inside);
+        if (g->values[g->nodes[b->node].arg[j]].kind == VALUE_PARAM && l->p->plan.numbers.gradient == F32)
+            i->wide |= 1u << j;
     }
 }
 
@@ -313,25 +326,57 @@ static struct ref *no_refs(struct arena *a, int n)
     return r;
 }
 
+static struct ref flat_buffer(struct lower *l, const char *name, enum memory_class class, int64_t bytes)
+{
+    return (struct ref){ lower_persistent(l, name, class, bytes), 0 };
+}
+
 static void make_flats(struct lower *l, bool training)
 {
-    static const char *const names[FLATS][4] = {
-        { "dense weights", "dense gradients", "dense exp_avg", "dense exp_avg_sq" },
-        { "expert weights", "expert gradients", "expert exp_avg", "expert exp_avg_sq" }
-    };
+    static const char *const names[FLATS][2] = { { "dense weights", "dense gradients" },
+                                                 { "expert weights", "expert gradients" } };
     struct program *p = l->p;
     for (int i = 0; i < FLATS; i++) {
-        const struct flat *f = &p->layout.flat[i];
-        int64_t begin, end;
-        layout_coarse(f, f->index, &begin, &end);
-        const int64_t bytes = f->n_elements * (int64_t)sizeof(float),
-                      owned = (end - begin) * (int64_t)sizeof(float);
-        p->weights[i] = (struct ref){ lower_persistent(l, names[i][0], MEM_WEIGHTS, bytes), 0 };
-        if (!training)
-            continue;
-        p->gradients[i] = (struct ref){ lower_persistent(l, names[i][1], MEM_GRADIENTS, bytes), 0 };
-        p->exp_avg[i] = (struct ref){ lower_persistent(l, names[i][2], MEM_OPTIMIZER, owned), 0 };
-        p->exp_avg_sq[i] = (struct ref){ lower_persistent(l, names[i][3], MEM_OPTIMIZER, owned), 0 };
+        const int64_t n = p->layout.flat[i].n_elements;
+        p->weights[i] =
+            flat_buffer(l, names[i][0], MEM_WEIGHTS, n * (int64_t)num_dtype_bytes(plan_float(&p->plan)));
+        if (training)
+            p->gradients[i] = flat_buffer(l, names[i][1], MEM_GRADIENTS,
+                                          n * (int64_t)num_dtype_bytes(p->plan.numbers.gradient));
+    }
+}
+
+/* One buffer for each kind of state of all parameters of a flat space; every part begins at a multiple of 64. */
+static void make_states(struct lower *l)
+{
+    static const char *const names[FLATS][3] = { { "dense exp_avg", "dense exp_avg_sq", "dense master" },
+                                                 { "expert exp_avg", "expert exp_avg_sq", "expert master" } };
+    struct program *p = l->p;
+    int64_t moments[FLATS] = { 0 }, masters[FLATS] = { 0 };
+    p->state = ARENA_NEW(l->arena, struct state, p->graph->params.n);
+    for (int i = 0; i < p->graph->params.n; i++) {
+        const struct place *at = &p->layout.place[i];
+        const struct flat *f = &p->layout.flat[at->flat];
+        struct state *s = &p->state[i];
+        layout_coarse(f, f->index, &s->begin, &s->end);
+        s->begin = at->at > s->begin ? at->at : s->begin;
+        s->end = at->at + at->end - at->begin < s->end ? at->at + at->end - at->begin : s->end;
+        s->end = s->end > s->begin ? s->end : s->begin;
+        s->exp_avg.at_bytes = s->exp_avg_sq.at_bytes = moments[at->flat];
+        s->low.at_bytes = masters[at->flat];
+        moments[at->flat] += (plan_moment_bytes(&p->plan, s->end - s->begin) + 63) / 64 * 64;
+        masters[at->flat] += (plan_master_bytes(&p->plan, s->end - s->begin) + 63) / 64 * 64;
+    }
+    for (int k = 0; k < FLATS; k++) {
+        const int exp_avg = flat_buffer(l, names[k][0], MEM_OPTIMIZER, moments[k]).buffer,
+                  exp_avg_sq = flat_buffer(l, names[k][1], MEM_OPTIMIZER, moments[k]).buffer,
+                  low = flat_buffer(l, names[k][2], MEM_OPTIMIZER, masters[k]).buffer;
+        for (int i = 0; i < p->graph->params.n; i++)
+            if (p->layout.place[i].flat == k) {
+                p->state[i].exp_avg.buffer = exp_avg;
+                p->state[i].exp_avg_sq.buffer = exp_avg_sq;
+                p->state[i].low.buffer = low;
+            }
     }
 }
 
@@ -344,7 +389,8 @@ static void make_parts(struct lower *l)
         if (at->flat == EXPERT)
             l->parts[i] =
                 (struct ref){ lower_persistent(l, params->item[i].name, MEM_GRADIENTS,
-                                               (at->end - at->begin) * l->n_parts * (int64_t)sizeof(float)),
+                                               (at->end - at->begin) * l->n_parts *
+                                                   (int64_t)num_dtype_bytes(l->p->plan.numbers.gradient)),
                               0 };
     }
 }
@@ -368,12 +414,13 @@ static void make_persistent(struct lower *l, bool training)
 {
     struct program *p = l->p;
     for (int i = 0; i < FLATS; i++)
-        p->weights[i] = p->gradients[i] = p->exp_avg[i] = p->exp_avg_sq[i] = NOWHERE;
+        p->weights[i] = p->gradients[i] = NOWHERE;
     p->control = p->chunk_sums = p->nll_weight = p->aux_weight = NOWHERE;
     make_flats(l, training);
     make_kept(l);
     if (!training)
         return;
+    make_states(l);
     if (l->n_parts > 1)
         make_parts(l);
     make_roots(l);

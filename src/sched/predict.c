@@ -24,8 +24,8 @@ static double exchange_us(const struct program *p, const struct instr *in, const
 {
     const int ep = p->plan.expert_parallel;
     const double rows = (double)p->plan.row_capacity / 1.5;
-    const double copy = 1e6 * 2 * rows * (double)in->row_elements * 4 / c->memory_bytes_per_s;
-    return copy + link_us(rows * (double)in->row_elements * 4 * (ep - 1) / ep, ep - 1, c);
+    const double copy = 1e6 * 2 * rows * (double)in->row_bytes / c->memory_bytes_per_s;
+    return copy + link_us(rows * (double)in->row_bytes * (ep - 1) / ep, ep - 1, c);
 }
 
 /* Bytes that one member moves: everything it holds once out and once in, in the worst of the collectives. */

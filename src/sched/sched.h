@@ -34,9 +34,9 @@ struct instr {
     const struct op *op;
     bool backward;
     int node, flat, n_parts;
-    int64_t n, row_elements; /* elements or bytes as the kind says; floats per exchanged row */
+    int64_t n, row_bytes; /* elements or bytes as the kind says; bytes of an exchanged row */
     struct ref arg[OP_ARGS], grad[OP_ARGS], work, ref[5];
-    uint32_t add;
+    uint32_t add, wide;
     int64_t dim[OP_DIMS];
     double attr[OP_ATTRS];
 };
@@ -44,6 +44,11 @@ enum list_kind { LIST_MICRO, LIST_UPDATE, LIST_EVAL, LISTS };
 struct list {
     int n, capacity;
     struct instr *item;
+};
+/* The optimizer states of a parameter that this rank owns: elements [begin, end) of its flat space; empty = none. */
+struct state {
+    int64_t begin, end;
+    struct ref exp_avg, exp_avg_sq, low; /* low: what the master has beside the weight */
 };
 struct program {
     const struct graph *graph;
@@ -54,8 +59,8 @@ struct program {
     struct list list[LISTS];
     struct plan_memory memory;
     struct ref *value, *grad; /* by graph value: where it lies (persistent ones and those the host reads) */
-    struct ref weights[FLATS], gradients[FLATS], exp_avg[FLATS],
-        exp_avg_sq[FLATS];                                  /* flat spaces; moments: coarse range only */
+    struct ref weights[FLATS], gradients[FLATS];            /* flat spaces */
+    struct state *state;                                    /* by parameter */
     struct ref control, chunk_sums, nll_weight, aux_weight; /* control: lr, scale, 1-beta1^t, 1-beta2^t */
     int64_t batch;                                          /* sequences of a micro-batch of this rank */
     int64_t rows_sent;                                      /* token copies of this rank in a micro-batch */

@@ -7,12 +7,6 @@
 
 enum { STAGING_ELEMENTS = 1 << 18 }; /* per member of the group */
 
-static struct ref at_element(struct ref r, int64_t element)
-{
-    r.at_bytes += element * (int64_t)sizeof(float);
-    return r;
-}
-
 static void reduce_flat(struct lower *l, int which)
 {
     struct program *p = l->p;
@@ -27,9 +21,10 @@ static void reduce_flat(struct lower *l, int which)
     i->flat = which;
     i->ref[0] = p->gradients[which];
     i->n = most < STAGING_ELEMENTS ? most : STAGING_ELEMENTS;
-    i->ref[1] = (struct ref){
-        lower_buffer(l, "reduce staging", MEM_EXCHANGE, i->n * f->n_ranks * (int64_t)sizeof(float)), 0
-    };
+    i->ref[1] =
+        (struct ref){ lower_buffer(l, "reduce staging", MEM_EXCHANGE,
+                                   i->n * f->n_ranks * (int64_t)num_dtype_bytes(p->plan.numbers.gradient)),
+                      0 };
     if (f->n_ranks / f->n_shards > 1) {
         i = lower_emit(l, LIST_UPDATE, RUN_MIRROR, name);
         i->flat = which;
@@ -48,7 +43,7 @@ static void sum_parts(struct lower *l)
         i->n_parts = l->n_parts;
         i->n = at->end - at->begin;
         i->ref[0] = l->parts[k];
-        i->ref[1] = at_element(p->gradients[EXPERT], at->at);
+        i->ref[1] = lower_at(p->gradients[EXPERT], at->at, p->plan.numbers.gradient);
     }
 }
 
@@ -77,7 +72,8 @@ static void norm_sums(struct lower *l)
             run++;
         i = lower_emit(l, LIST_UPDATE, RUN_OP, "gradient norm");
         i->op = &op_sqsum;
-        i->arg[0] = at_element(p->gradients[c->flat], c->at);
+        i->arg[0] = lower_at(p->gradients[c->flat], c->at, p->plan.numbers.gradient);
+        i->wide = p->plan.numbers.gradient == F32;
         i->arg[1] = p->chunk_sums;
         i->arg[1].at_bytes += c->id * (int64_t)sizeof(double);
         i->dim[0] = run;
@@ -94,22 +90,17 @@ static void update_param(struct lower *l, int param, const struct adamw *o)
 {
     const struct program *p = l->p;
     const struct place *at = &p->layout.place[param];
-    const struct flat *f = &p->layout.flat[at->flat];
-    int64_t begin, end;
-    layout_coarse(f, f->index, &begin, &end);
-    const int64_t first = at->at > begin ? at->at : begin, length = at->end - at->begin;
-    const int64_t last = at->at + length < end ? at->at + length : end;
-    if (first >= last)
+    const struct state *s = &p->state[param];
+    if (s->begin >= s->end)
         return;
     struct instr *i = lower_emit(l, LIST_UPDATE, RUN_OP, p->graph->params.item[param].name);
     i->op = &op_adamw;
-    const struct ref w = at_element(p->weights[at->flat], first),
-                     m = at_element(p->exp_avg[at->flat], first - begin),
-                     v = at_element(p->exp_avg_sq[at->flat], first - begin);
-    const struct ref arg[8] = { w, m, v, at_element(p->gradients[at->flat], first), p->control, w, m, v };
+    const struct ref w = lower_at(p->weights[at->flat], s->begin, plan_float(&p->plan));
+    const struct ref g = lower_at(p->gradients[at->flat], s->begin, p->plan.numbers.gradient);
+    const struct ref arg[8] = { w, s->exp_avg, s->exp_avg_sq, g, p->control, w, s->exp_avg, s->exp_avg_sq };
     for (int k = 0; k < 8; k++)
         i->arg[k] = arg[k];
-    i->dim[0] = last - first;
+    i->dim[0] = s->end - s->begin;
     i->dim[1] = 4;
     i->attr[0] = o->beta1;
     i->attr[1] = o->beta2;
@@ -144,7 +135,7 @@ void lower_update(struct lower *l, const struct adamw *o)
             in->flat = i;
             in->ref[0] = p->weights[i];
         }
-        clear(l, p->gradients[i], f->n_elements * (int64_t)sizeof(float), "gradients");
+        clear(l, p->gradients[i], p->buffers[p->gradients[i].buffer].bytes, "gradients");
     }
     for (int i = 0; l->n_parts > 1 && i < p->graph->params.n; i++)
         if (l->parts[i].buffer >= 0)
