@@ -21,7 +21,7 @@ CUDA   ?= $(if $(NVCC),$(patsubst %/bin/nvcc,%,$(realpath $(NVCC))))
 CUDAINC := $(firstword $(dir $(wildcard $(addsuffix /cudnn.h,$(CUDA)/include /usr/include))))
 CU     := $(if $(SAN),,$(if $(and $(CUDA),$(CUDAINC)),$(sort $(wildcard src/*/*.cu))))
 NVFLAGS := -std=c++17 -O3 -I. -Isrc -I$(OUT) -I$(CUDAINC) -MD -MP -gencode arch=compute_90a,code=sm_90a \
-           -Xcompiler -Wall,-Wextra,-fvisibility=hidden,-fno-exceptions,-fno-rtti,-Wno-pedantic -Werror all-warnings
+           -Xcompiler -Wall,-Wextra,-fvisibility=hidden,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics,-Wno-pedantic -Werror all-warnings
 LDLIBS += $(if $(CU),-L$(CUDA)/lib64 -lcudart_static -ldl -lrt)
 SRC    := $(sort $(wildcard src/*/*.c))
 OBJ    := $(SRC:%=$(OUT)/%.o) $(CU:%=$(OUT)/%.o)

@@ -50,10 +50,8 @@ static inline unsigned blocks_for(int64_t n, int64_t each)
 }
 
 enum { VEC = 8 }; /* bfloat16 numbers in 16 bytes */
-/* p must be 16-byte aligned. */
-__device__ static inline void load8(float x[VEC], const bf16 *p)
+__device__ static inline void unpack8(float x[VEC], uint4 raw)
 {
-    const uint4 raw = *(const uint4 *)p;
     const uint32_t w[4] = { raw.x, raw.y, raw.z, raw.w };
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -61,7 +59,7 @@ __device__ static inline void load8(float x[VEC], const bf16 *p)
         x[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
     }
 }
-__device__ static inline void store8(bf16 *p, const float x[VEC])
+__device__ static inline uint4 pack8(const float x[VEC])
 {
     uint32_t w[4];
 #pragma unroll
@@ -69,7 +67,16 @@ __device__ static inline void store8(bf16 *p, const float x[VEC])
         const __nv_bfloat162 pair = __floats2bfloat162_rn(x[2 * i], x[2 * i + 1]);
         w[i] = *(const uint32_t *)&pair;
     }
-    *(uint4 *)p = make_uint4(w[0], w[1], w[2], w[3]);
+    return make_uint4(w[0], w[1], w[2], w[3]);
+}
+/* Of these, p must be 16-byte aligned. */
+__device__ static inline void load8(float x[VEC], const bf16 *p)
+{
+    unpack8(x, *(const uint4 *)p);
+}
+__device__ static inline void store8(bf16 *p, const float x[VEC])
+{
+    *(uint4 *)p = pack8(x);
 }
 /* One element of a gradient that is float32 (wide) or bfloat16. */
 __device__ static inline float grad_load(const void *p, bool wide, int64_t i)
@@ -87,6 +94,31 @@ __device__ static inline void grad_store(void *p, bool wide, int64_t i, float x)
 __device__ static inline void grad_put(void *p, bool wide, bool add, int64_t i, float x)
 {
     grad_store(p, wide, i, add ? grad_load(p, wide, i) + x : x);
+}
+/* The same for eight elements from i on, a multiple of 8; p is 16-byte aligned. */
+__device__ static inline void grad_put8(void *p, bool wide, bool add, int64_t i, const float x[VEC])
+{
+    float y[VEC] = { 0, 0, 0, 0, 0, 0, 0, 0 };
+    float4 *at = (float4 *)((float *)p + i);
+    if (add && wide) {
+        const float4 a = at[0], b = at[1];
+        y[0] = a.x, y[1] = a.y, y[2] = a.z, y[3] = a.w, y[4] = b.x, y[5] = b.y, y[6] = b.z, y[7] = b.w;
+    } else if (add) {
+        load8(y, (const bf16 *)p + i);
+    }
+#pragma unroll
+    for (int j = 0; j < VEC; j++)
+        y[j] += x[j];
+    if (wide)
+        at[0] = make_float4(y[0], y[1], y[2], y[3]), at[1] = make_float4(y[4], y[5], y[6], y[7]);
+    else
+        store8((bf16 *)p + i, y);
+}
+/* The n elements of grad[arg] before anything flows into them: zero, unless they are added to or not wanted. */
+static inline void grad_clear(const struct call *c, int arg, int64_t n)
+{
+    if (c->grad[arg] && !adds(c, arg))
+        CUDA_DO(cudaMemsetAsync(c->grad[arg], 0, (size_t)n * (is_wide(c, arg) ? 4 : 2), stream_of(c)));
 }
 
 /* Butterfly: every lane gets the same bits. */
