@@ -64,4 +64,9 @@ const struct op op_add = {
     .cases =
         (const struct op_case[]){
             { .dim = { 1, 1 } }, { .dim = { 7, 9 } }, { .dim = { 300, 57 } }, { .dim = { 0 } } },
+    .cuda_cases = (const struct op_case[]){ { .dim = { 1, 8 } },
+                                            { .dim = { 7, 72 } },
+                                            { .dim = { 300, 56 } },
+                                            { .dim = { 33, 2048 } },
+                                            { .dim = { 0 } } },
 };

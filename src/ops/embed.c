@@ -80,4 +80,10 @@ const struct op op_embed = {
                                        { .dim = { 37, 11, 70 } },
                                        { .dim = { 300, 50, 130 } },
                                        { .dim = { 0 } } },
+    .cuda_cases = (const struct op_case[]){ { .dim = { 1, 1, 8 } },
+                                            { .dim = { 37, 11, 72 } },
+                                            { .dim = { 2500, 30, 520 } },
+                                            { .dim = { 100, 1, 2048 } },
+                                            { .dim = { 300, 102400, 8 } },
+                                            { .dim = { 0 } } },
 };

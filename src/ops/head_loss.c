@@ -100,9 +100,13 @@ static void bwd(const struct call *c)
     }
 }
 
+/* Weights of 1/sqrt(d): the logits are about 1, as of a model. */
 static void fill(const struct call *c, uint64_t seed)
 {
     int32_t *label = c->arg[LABEL];
+    float *w = c->arg[W];
+    for (int64_t i = 0; i < c->dim[V] * c->dim[D]; i++)
+        w[i] /= sqrtf((float)c->dim[D]);
     for (int64_t t = 0; t < c->dim[N]; t++)
         label[t] = t % 5 == 3 ? -1 : (int32_t)fill_below(c->dim[V], seed, t);
 }
@@ -133,4 +137,11 @@ const struct op op_head_loss = {
                                        { { 70, 33, 300, 128 }, { 128 } },
                                        { { 70, 33, 300, 40 }, { 40 } },
                                        { .dim = { 0 } } },
+    .cuda_cases = (const struct op_case[]){ { { 1, 8, 8, 1 }, { 1 } },
+                                            { { 13, 16, 40, 13 }, { 13 } },
+                                            { { 13, 16, 40, 5 }, { 5 } },
+                                            { { 70, 40, 304, 128 }, { 128 } },
+                                            { { 71, 40, 304, 40 }, { 40 } },
+                                            { { 3, 8, 102400, 2 }, { 2 } },
+                                            { .dim = { 0 } } },
 };

@@ -84,4 +84,9 @@ const struct op op_swiglu = {
     .cases =
         (const struct op_case[]){
             { .dim = { 1, 1 } }, { .dim = { 5, 13 } }, { .dim = { 300, 70 } }, { .dim = { 0 } } },
+    .cuda_cases = (const struct op_case[]){ { .dim = { 1, 8 } },
+                                            { .dim = { 5, 104 } },
+                                            { .dim = { 299, 72 } },
+                                            { .dim = { 3, 10944 } },
+                                            { .dim = { 0 } } },
 };

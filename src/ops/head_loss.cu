@@ -1,0 +1,166 @@
+/* head_loss.cu - logits of a chunk by cuBLASLt, then one pass over them: forward reads them once with a running
+ * maximum, backward turns them into their gradient in place. Everything follows from the bfloat16 logits as
+ * they are stored, so that the softmax sums to 1. */
+#include "cuda/gemm.cuh"
+enum { X, W, LABEL, NLL, LSE, LOGITS, N = 0, D, V, C };
+enum {
+    THREADS = 512, /* of a row in forward, at most */
+    EACH = 4,      /* vectors of 8 logits in flight per thread */
+    BWD_THREADS = 256
+};
+
+struct running { /* of the logits seen: largest, sum of exp(logit - largest) */
+    float top, sum;
+};
+
+/* A NaN is passed over by the maximum and shows up in the sum. */
+__device__ static inline void run_on(struct running *r, uint4 raw)
+{
+    float x[VEC], top = r->top, sum = 0;
+    unpack8(x, raw);
+#pragma unroll
+    for (int j = 0; j < VEC; j++)
+        top = fmaxf(top, x[j]);
+#pragma unroll
+    for (int j = 0; j < VEC; j++)
+        sum += __expf(x[j] - top);
+    r->sum = r->sum * __expf(r->top - top) + sum;
+    r->top = top;
+}
+
+/* One block per row of v logits. */
+__global__ static void __launch_bounds__(THREADS)
+    loss_row(float *nll, float *lse, const bf16 *logits, const int32_t *label, int64_t v)
+{
+    __shared__ float room[33];
+    const bf16 *row = logits + blockIdx.x * v;
+    const int64_t n = v / VEC, step = blockDim.x;
+    struct running r = { -INFINITY, 0 };
+    int64_t i = threadIdx.x;
+    for (; i + (EACH - 1) * step < n; i += EACH * step) {
+        uint4 raw[EACH];
+#pragma unroll
+        for (int k = 0; k < EACH; k++)
+            raw[k] = ((const uint4 *)row)[i + k * step];
+#pragma unroll
+        for (int k = 0; k < EACH; k++)
+            run_on(&r, raw[k]);
+    }
+    for (; i < n; i += step)
+        run_on(&r, ((const uint4 *)row)[i]);
+    const float top = block_max(r.top, room);
+    const float sum = block_sum(r.sum == 0 ? 0 : r.sum * __expf(r.top - top), room);
+    if (threadIdx.x != 0)
+        return;
+    const int32_t at = label[blockIdx.x];
+    if (at >= v)
+        __trap(); /* a mistake of ours: readers of data check */
+    lse[blockIdx.x] = top + logf(sum);
+    nll[blockIdx.x] = at < 0 ? 0 : top + logf(sum) - __bfloat162float(row[at]);
+}
+
+/* logits = dnll (softmax - label); `parts` blocks per row of n vectors. */
+__global__ static void __launch_bounds__(BWD_THREADS)
+    dlogits_part(bf16 *logits, const float *dnll, const float *lse, const int32_t *label, int64_t n,
+                 unsigned parts)
+{
+    const unsigned row = blockIdx.x / parts;
+    const int64_t first = (int64_t)(blockIdx.x % parts) * (BWD_THREADS * EACH) + threadIdx.x;
+    const int32_t at = label[row];
+    const float scale = at < 0 ? 0 : dnll[row], shift = lse[row];
+    uint4 *to = (uint4 *)logits + row * n, raw[EACH];
+#pragma unroll
+    for (int k = 0; k < EACH; k++)
+        if (at >= 0 && first + k * BWD_THREADS < n)
+            raw[k] = to[first + k * BWD_THREADS];
+#pragma unroll
+    for (int k = 0; k < EACH; k++) {
+        const int64_t i = first + k * BWD_THREADS;
+        float x[VEC] = {};
+        if (i >= n)
+            return;
+        if (at >= 0) {
+            unpack8(x, raw[k]);
+#pragma unroll
+            for (int j = 0; j < VEC; j++)
+                x[j] = scale * (__expf(x[j] - shift) - (i * VEC + j == at ? 1.f : 0.f));
+        }
+        to[i] = pack8(x);
+    }
+}
+
+struct rows {
+    int64_t from, n;
+};
+
+static struct rows rows_of(const struct call *c, int64_t chunk)
+{
+    const int64_t from = chunk * c->dim[C], left = c->dim[N] - from;
+    return (struct rows){ from, left < c->dim[C] ? left : c->dim[C] };
+}
+
+static void make_logits(const struct call *c, struct rows r)
+{
+    const int64_t d = c->dim[D], v = c->dim[V];
+    cuda_gemm(stream_of(c), NO, TR, r.n, v, d, (const bf16 *)c->arg[X] + r.from * d, d,
+              (const bf16 *)c->arg[W], d, 0, c->arg[LOGITS], false, v, c->work);
+}
+
+static void make_dlogits(const struct call *c, struct rows r)
+{
+    const int64_t n = c->dim[V] / VEC, parts = cut_parts(n, BWD_THREADS * EACH);
+    dlogits_part<<<blocks_for(r.n * parts, 1), BWD_THREADS, 0, stream_of(c)>>>(
+        (bf16 *)c->arg[LOGITS], (const float *)c->grad[NLL] + r.from, (const float *)c->arg[LSE] + r.from,
+        (const int32_t *)c->arg[LABEL] + r.from, n, (unsigned)parts);
+    LAUNCHED();
+}
+
+extern "C" void head_loss_fwd_cuda(const struct call *c)
+{
+    const int64_t v = c->dim[V], team = round_up(v / VEC, 32);
+    for (int64_t i = 0; i < cut_parts(c->dim[N], c->dim[C]); i++) {
+        const struct rows r = rows_of(c, i);
+        make_logits(c, r);
+        loss_row<<<blocks_for(r.n, 1), (unsigned)(team < THREADS ? team : (int64_t)THREADS), 0,
+                   stream_of(c)>>>((float *)c->arg[NLL] + r.from, (float *)c->arg[LSE] + r.from,
+                                   (const bf16 *)c->arg[LOGITS], (const int32_t *)c->arg[LABEL] + r.from, v);
+        LAUNCHED();
+    }
+}
+
+/* dx = dlogits w, dw = dlogits^T x */
+static void multiply(const struct call *c, struct rows r, bool first)
+{
+    const int64_t d = c->dim[D], v = c->dim[V];
+    const bf16 *x = (const bf16 *)c->arg[X] + r.from * d, *dlogits = (const bf16 *)c->arg[LOGITS];
+    char *dx = (char *)c->grad[X] + r.from * d * (is_wide(c, X) ? 4 : 2);
+    if (c->grad[X])
+        cuda_gemm(stream_of(c), NO, NO, r.n, d, v, dlogits, v, (const bf16 *)c->arg[W], d, adds(c, X), dx,
+                  is_wide(c, X), d, c->work);
+    if (c->grad[W])
+        cuda_gemm(stream_of(c), TR, NO, v, d, r.n, dlogits, v, x, d, !first || adds(c, W), c->grad[W],
+                  is_wide(c, W), d, c->work);
+}
+
+extern "C" void head_loss_bwd_cuda(const struct call *c)
+{
+    const int64_t chunks = cut_parts(c->dim[N], c->dim[C]);
+    if (!c->grad[NLL]) {
+        grad_clear(c, X, c->dim[N] * c->dim[D]);
+        grad_clear(c, W, c->dim[V] * c->dim[D]);
+        return;
+    }
+    for (int64_t i = 0; i < chunks; i++) {
+        const struct rows r = rows_of(c, i);
+        if (chunks > 1)
+            make_logits(c, r);
+        make_dlogits(c, r);
+        multiply(c, r, i == 0);
+    }
+}
+
+extern "C" void head_loss_work_cuda(const struct call *c, size_t bytes[2])
+{
+    (void)c;
+    bytes[0] = bytes[1] = GEMM_WORK;
+}
