@@ -62,9 +62,15 @@ $(OUT)/libmoec.a: $(LIBOBJ)
 build/fuzz/%_fuzz: $(OUT)/tests/fuzz/%_fuzz.c.o $(OUT)/libmoec.a
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -fsanitize=fuzzer $^ $(LDLIBS) -o $@
+# Programs that measure single kernels on a device; not part of the tests.
+PROBES := $(if $(CU),$(patsubst %.cu,$(OUT)/%,$(wildcard tests/probe/*_probe.cu)))
+probe: $(PROBES)
+$(OUT)/tests/probe/grouped_probe: $(OUT)/tests/probe/grouped_probe.cu.o \
+                                  $(filter-out %/grouped_hopper.cu.o,$(LIBOBJ))
+	$(CC) $(CFLAGS) $^ $(LDLIBS) -o $@
 clean:
 	rm -rf build moec
 FORCE:
-.PHONY: tests check fuzz clean FORCE
+.PHONY: tests check fuzz probe clean FORCE
 .SECONDARY:
 -include $(shell test -d $(OUT) && find $(OUT) -name '*.d')

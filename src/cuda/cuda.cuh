@@ -20,6 +20,9 @@ typedef __nv_bfloat16 bf16;
 /* After every <<<...>>>. */
 #define LAUNCHED() CUDA_DO(cudaGetLastError())
 
+extern "C" bool
+cuda_portable(void); /* the device is no Hopper: kernels of compute capability 9.0 do not run */
+
 static inline cudaStream_t stream_of(const struct call *c)
 {
     return (cudaStream_t)c->stream;

@@ -104,3 +104,11 @@ extern "C" const char *device_cuda_description(void)
 {
     return description;
 }
+
+extern "C" bool cuda_portable(void)
+{
+    int device = 0, major = 0;
+    CUDA_DO(cudaGetDevice(&device));
+    CUDA_DO(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    return major != 9;
+}

@@ -65,11 +65,13 @@ static void bwd(const struct call *c)
             *dgate += dy[j] * h[j] / (1 + exp(-h[j])) * h[f + j];
         for (int64_t l = 0; l < d; l++)
             dx[l] = 0;
-        for (int64_t j = 0; j < 2 * f; j++)
+        for (int64_t j = 0; j < 2 * f; j++) {
+            const double dhj = dh(c, i, j);
             for (int64_t l = 0; l < d; l++) {
-                dx[l] += dh(c, i, j) * w[j * d + l];
-                dw[part * weights + w0 + j * d + l] += dh(c, i, j) * x[l];
+                dx[l] += dhj * w[j * d + l];
+                dw[part * weights + w0 + j * d + l] += dhj * x[l];
             }
+        }
     }
 }
 

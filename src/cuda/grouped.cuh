@@ -1,0 +1,45 @@
+/* grouped.cuh - products of the rows of each expert with that expert's matrix; bfloat16 in, float32 sums, the same
+ * bits on every run. How many rows an expert has is known on the device only: nothing is copied and nobody waits.
+ *
+ * The rows of expert e are those from edge(e) up to edge(e + 1), with edge(0) = 0 and edge(e + 1) the end of its last
+ * segment, rounded up to the tile (op.h: rows between segments are zero and belong to the expert before them). So
+ * segments of several sources are no case of their own.
+ *
+ * Two paths, chosen by sizes and device alone: compute capability 9.0 with tiles of a multiple of 128 rows
+ * (grouped_hopper.cu), and a plain one for everything else (grouped.cu). Widths are multiples of 8. */
+#pragma once
+#include "cuda/gemm.cuh"
+struct groups {
+    const int32_t *end; /* [experts][sources], device memory */
+    int64_t n_experts, n_sources, tile;
+    int64_t n_rows; /* there is memory for so many; a multiple of tile */
+};
+__host__ __device__ static inline int64_t groups_edge(const struct groups *g, int64_t expert)
+{
+    return expert == 0 ? 0 : round_up(g->end[expert * g->n_sources - 1], g->tile);
+}
+
+/* h[r, 2f] = x[r, d] w[e][2f, d]^T; y[r, f] = swiglu(gate half of h, up half, weight[r]) */
+void grouped_up(cudaStream_t stream, const struct groups *g, int64_t d, int64_t f, const bf16 *x,
+                const float *weight, const bf16 *w, bf16 *h, bf16 *y);
+/* out[r, n] (+)= in[r, k] op(w[e]): NO with w[e][k, n], TR with w[e][n, k] */
+void grouped_rows(cudaStream_t stream, const struct groups *g, enum trans tw, int64_t n, int64_t k,
+                  const bf16 *in, const bf16 *w, bool add, bf16 *out);
+/* dw[e][m, n] (+)= dy[r, m]^T x[r, n], summed over the rows of e; zeros where there is none. */
+void grouped_gradient(cudaStream_t stream, const struct groups *g, int64_t m, int64_t n, const bf16 *dy,
+                      const bf16 *x, bool add, void *dw, bool wide);
+
+/* The value of y from the rounded halves of h: the backward pass computes it again and finds the same bits. */
+__device__ static inline float swiglu(float gate, float up, float weight)
+{
+    return weight * (gate * __fdividef(1, 1 + __expf(-gate))) * up;
+}
+
+/* The path of compute capability 9.0, for grouped.cu alone. */
+bool grouped_hopper_takes(const struct groups *g);
+void grouped_hopper_up(cudaStream_t stream, const struct groups *g, int64_t d, int64_t f, const bf16 *x,
+                       const float *weight, const bf16 *w, bf16 *h, bf16 *y);
+void grouped_hopper_rows(cudaStream_t stream, const struct groups *g, enum trans tw, int64_t n, int64_t k,
+                         const bf16 *in, const bf16 *w, bool add, bf16 *out);
+void grouped_hopper_gradient(cudaStream_t stream, const struct groups *g, int64_t m, int64_t n,
+                             const bf16 *dy, const bf16 *x, bool add, void *dw, bool wide);

@@ -1,0 +1,166 @@
+/* hopper.cuh - the instructions of compute capability 9.0 that CUDA C has no words for: barriers in shared memory
+ * that count bytes, copies of boxes of a tensor, products of a warpgroup. Addresses named `uint32_t` are those of
+ * shared memory (shared_address()). PTX ISA: "mbarrier", "cp.async.bulk.tensor", "wgmma". */
+#pragma once
+#include "cuda/cuda.cuh"
+#include <cuda.h>
+#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+enum { HOPPER_CODE = 1 }; /* the code being compiled may use these instructions */
+#else
+enum { HOPPER_CODE = 0 };
+#endif
+
+__device__ static inline uint32_t shared_address(const void *p)
+{
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
+
+/* -- barriers: 8 bytes; a phase ends when `count` arrivals and all the bytes that were announced have come -- */
+__device__ static inline void barrier_init(uint32_t barrier, uint32_t count)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
+}
+/* Makes barrier_init() visible to copies and to the cluster. */
+__device__ static inline void barrier_init_done(void)
+{
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async;" ::: "memory");
+}
+__device__ static inline void barrier_arrive(uint32_t barrier)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+/* Arrives and announces bytes that copies will bring. */
+__device__ static inline void barrier_arrive_bytes(uint32_t barrier, uint32_t bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+                 : "memory");
+}
+__device__ static inline bool barrier_try(uint32_t barrier, uint32_t parity)
+{
+    uint32_t done;
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+                 "selp.u32 %0, 1, 0, p;\n"
+                 "}\n"
+                 : "=r"(done)
+                 : "r"(barrier), "r"(parity)
+                 : "memory");
+    return done != 0;
+}
+#ifdef BARRIER_LIMIT_NS
+/* For the probe: a wait that takes too long ends the kernel instead of hanging the device. */
+__device__ static inline void barrier_wait(uint32_t barrier, uint32_t parity)
+{
+    uint64_t begin = 0, now;
+    while (!barrier_try(barrier, parity)) {
+        asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+        begin = begin ? begin : now;
+        if (now - begin > (uint64_t)(BARRIER_LIMIT_NS))
+            __trap();
+    }
+}
+#else
+/* For the end of the phase with this parity: the first has 0. Returns at once when it is over; waiting for parity
+ * 1 before anything came also does. */
+__device__ static inline void barrier_wait(uint32_t barrier, uint32_t parity)
+{
+    while (!barrier_try(barrier, parity))
+        ;
+}
+#endif
+
+/* -- boxes of a tensor (cuda_tensor_map()); coordinates in elements, first that of the dense dimension -- */
+/* Global to shared; the bytes arrive at `barrier`. Elements outside the tensor become 0 and count too. */
+__device__ static inline void box_load(uint32_t to, const CUtensorMap *from, int c0, int c1, int c2,
+                                       uint32_t barrier)
+{
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 " [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
+                 "l"(from), "r"(c0), "r"(c1), "r"(c2), "r"(barrier)
+                 : "memory");
+}
+__device__ static inline void box_prefetch_map(const CUtensorMap *map)
+{
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+/* -- registers per thread of this warpgroup -- */
+template <int REGISTERS> __device__ static inline void registers_more(void)
+{
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+}
+template <int REGISTERS> __device__ static inline void registers_fewer(void)
+{
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+}
+
+/* -- products of a warpgroup --
+ * An operand lies in shared memory with the 128-byte swizzle, in boxes of 64 elements (128 bytes, one line) that
+ * begin at multiples of 1024 bytes:
+ *   contraction-major  a line is one row (column of B) and 64 steps of the contraction; 16 steps are 32 bytes
+ *   the other way      a line is one step of the contraction and 64 rows; boxes of 64 rows follow each other in
+ *                      `box` bytes; 16 steps are 2048 bytes
+ * The descriptor can be advanced by adding bytes / 16. */
+__device__ static inline uint64_t operand(uint32_t address, uint32_t box)
+{
+    const uint64_t eight_lines = 1024, swizzle_128 = 1;
+    return (uint64_t)((address & 0x3ffff) >> 4) | (uint64_t)(box >> 4) << 16 | eight_lines >> 4 << 32 |
+           swizzle_128 << 62;
+}
+__device__ static inline void product_begin(void)
+{
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+__device__ static inline void product_commit(void)
+{
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+/* Until at most PENDING of the committed groups are unfinished. */
+template <int PENDING> __device__ static inline void product_wait(void)
+{
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+/* Keeps the compiler from moving reads of d before the wait. */
+template <int N> __device__ static inline void product_settle(float (&d)[N])
+{
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        asm volatile("" : "+f"(d[i])::"memory");
+}
+#define D4(i)  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define D16(i) D4(i), D4(i + 4), D4(i + 8), D4(i + 12)
+#define D64(i) D16(i), D16(i + 16), D16(i + 32), D16(i + 48)
+/* d = a b, or += (keep), 64 x 256 x 16 over the warpgroup. Thread t has rows 16 (t / 32) + t % 32 / 4 and that + 8;
+ * d[4j], d[4j + 1] are columns 8j + 2 (t % 4) and the next one of the first row, d[4j + 2], d[4j + 3] of the second.
+ * A_OTHER, B_OTHER: not contraction-major. */
+template <int A_OTHER, int B_OTHER>
+__device__ static inline void product_256(float (&d)[128], uint64_t a, uint64_t b, bool keep)
+{
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "setp.ne.b32 p, %130, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+        "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+        "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
+        "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
+        "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+        "}, %128, %129, p, 1, 1, %131, %132;\n"
+        "}\n"
+        : D64(0), D64(64)
+        : "l"(a), "l"(b), "r"((int)keep), "n"(A_OTHER), "n"(B_OTHER));
+}
+#undef D64
+#undef D16
+#undef D4
+
+/* Host: a bfloat16 or float32 tensor of n[0] dense elements, n[1] lines `line` elements apart and n[2] planes `plane`
+ * elements apart, cut into boxes of box[0] x box[1] x 1; box[0] is 128 bytes and lies swizzled in shared memory. */
+CUtensorMap cuda_tensor_map(const void *at, bool wide, int64_t n0, int64_t n1, int64_t n2, int64_t line,
+                            int64_t plane, int box0, int box1);

@@ -1,0 +1,378 @@
+/* grouped_probe.cu - speed and results of the grouped products (cuda/grouped.cuh) at the sizes of DeepSeek-V2-Lite, each
+ * in a process of its own: a kernel that hangs or dies ends its own line only. `make probe` builds it.
+ *   grouped_probe [WORD]   those whose name has WORD
+ * A line: name, rows, the median of 30 runs in ms, TFLOP/s, and the largest error of a few hundred elements against a
+ * float64 sum, in units of what the product's rounding may cost (FAIL above 1). "dense" is one cuBLASLt product of the
+ * same number of operations. */
+#define BARRIER_LIMIT_NS 3000000000
+#include "src/cuda/grouped_hopper.cu"
+#include "src/cuda/library.cuh"
+extern "C" {
+#include "device/device.h"
+}
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+enum {
+    N_EXPERTS = 64,
+    WIDTH = 2048,
+    HIDDEN = 1408,
+    TILE = 128,
+    WARM = 10,
+    RUNS = 30,
+    SAMPLES = 300,
+    LIMIT_S = 20
+};
+enum product { DENSE, UP_FWD, DOWN_FWD, UP_DX, DOWN_DY, UP_DW, DOWN_DW, PRODUCTS };
+static const char *const product_names[PRODUCTS] = { "dense",   "up_fwd", "down_fwd", "up_dx",
+                                                     "down_dy", "up_dw",  "down_dw" };
+struct variant {
+    enum product product;
+    int64_t rows; /* that hold data; DENSE: of one matrix */
+    bool skewed, wide, add;
+};
+static const struct variant variants[] = {
+    { DENSE, 49152, false, false, false },    { DENSE, 98304, false, false, false },
+    { UP_FWD, 49152, false, false, false },   { UP_FWD, 98304, false, false, false },
+    { UP_FWD, 49152, true, false, false },    { DOWN_FWD, 49152, false, false, false },
+    { DOWN_FWD, 98304, false, false, false }, { DOWN_FWD, 49152, true, false, false },
+    { UP_DX, 49152, false, false, false },    { UP_DX, 98304, false, false, false },
+    { UP_DX, 49152, true, false, true },      { DOWN_DY, 49152, false, false, false },
+    { DOWN_DY, 98304, false, false, false },  { DOWN_DY, 49152, true, false, true },
+    { UP_DW, 49152, false, false, false },    { UP_DW, 98304, false, false, false },
+    { UP_DW, 49152, false, false, true },     { UP_DW, 98304, false, false, true },
+    { UP_DW, 49152, false, true, false },     { UP_DW, 98304, false, true, false },
+    { UP_DW, 49152, false, true, true },      { UP_DW, 98304, false, true, true },
+    { UP_DW, 49152, true, true, true },       { DOWN_DW, 49152, false, false, false },
+    { DOWN_DW, 98304, false, false, false },  { DOWN_DW, 49152, false, true, true },
+    { DOWN_DW, 98304, false, true, true },    { DOWN_DW, 49152, true, false, true },
+};
+
+/* -- data -- */
+__device__ static inline float normal(uint64_t seed, uint64_t i)
+{
+    uint64_t x = (seed << 40) + i;
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+    x ^= x >> 31;
+    const float u = ((uint32_t)x >> 8) * 0x1p-24f + 0x1p-25f, v = (uint32_t)(x >> 40) * 0x1p-24f;
+    return sqrtf(-2 * logf(u)) * cospif(2 * v);
+}
+/* Rows of padding (behind end[e], up to the tile) get zeros; `end` NULL: there are none. */
+__global__ static void fill_kernel(bf16 *p, int64_t n, int64_t width, float scale, const int32_t *end,
+                                   uint64_t seed)
+{
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n;
+         i += (int64_t)gridDim.x * blockDim.x) {
+        bool zero = false;
+        for (int e = 0; end && e < N_EXPERTS; e++)
+            zero |= i / width >= end[e] && i / width < round_up(end[e], TILE);
+        p[i] = __float2bfloat16_rn(zero ? 0 : scale * normal(seed, (uint64_t)i));
+    }
+}
+__global__ static void fill_floats_kernel(float *p, int64_t n, const int32_t *end, uint64_t seed)
+{
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n;
+         i += (int64_t)gridDim.x * blockDim.x) {
+        bool zero = false;
+        for (int e = 0; end && e < N_EXPERTS; e++)
+            zero |= i >= end[e] && i < round_up(end[e], TILE);
+        p[i] = zero ? 0 : normal(seed, (uint64_t)i);
+    }
+}
+__global__ static void gather_kernel(float *to, const void *from, bool wide, int64_t first, int64_t step,
+                                     int64_t n)
+{
+    for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
+        to[i] = grad_load(from, wide, first + i * step);
+}
+
+static void *allocate(int64_t bytes)
+{
+    void *p = NULL;
+    CUDA_DO(cudaMalloc(&p, (size_t)bytes));
+    return p;
+}
+static bf16 *normals(int64_t rows, int64_t width, float scale, const int32_t *end, uint64_t seed)
+{
+    bf16 *p = (bf16 *)allocate(rows * width * 2);
+    fill_kernel<<<2048, 256>>>(p, rows * width, width, scale, end, seed);
+    LAUNCHED();
+    return p;
+}
+/* n elements, `step` apart, on the host. */
+static const float *take(const void *from, bool wide, int64_t first, int64_t step, int64_t n, int slot)
+{
+    enum { MOST = 1 << 17 };
+    static float *device, *host[4];
+    CHECK(n <= MOST, "%lld elements", (long long)n);
+    device = device ? device : (float *)allocate(MOST * 4);
+    host[slot] = host[slot] ? host[slot] : (float *)malloc(MOST * 4);
+    gather_kernel<<<1, 1024>>>(device, from, wide, first, step, n);
+    LAUNCHED();
+    CUDA_DO(cudaMemcpy(host[slot], device, (size_t)n * 4, cudaMemcpyDeviceToHost));
+    return host[slot];
+}
+
+/* -- one variant -- */
+struct data {
+    struct variant v;
+    struct groups g;
+    int32_t ends[N_EXPERTS];
+    bf16 *a, *b, *out, *y; /* out: also the gradient, float32 when wide */
+    float *weight;
+    bf16 *before;                  /* a copy of out, where the product adds */
+    int64_t m, n, k, out_elements; /* of one expert's product: m is 0 where it is its rows */
+};
+
+static void set_ends(struct data *t)
+{
+    int64_t at = 0;
+    for (int e = 0; e < N_EXPERTS; e++) {
+        /* Skewed: from none at all to about four times the mean, never whole tiles. */
+        const int64_t mean = t->v.rows / N_EXPERTS,
+                      n = t->v.skewed ? e % 4 * (e % 7) * mean / 4 - e % 4 : mean;
+        t->ends[e] = (int32_t)(at + (n > 0 ? n : 0));
+        at = round_up(t->ends[e], TILE);
+    }
+    t->g.n_rows = at;
+    t->g.n_experts = N_EXPERTS;
+    t->g.n_sources = 1;
+    t->g.tile = TILE;
+    t->g.end = (int32_t *)allocate(sizeof t->ends);
+    CUDA_DO(cudaMemcpy((void *)t->g.end, t->ends, sizeof t->ends, cudaMemcpyHostToDevice));
+}
+
+static void set_data(struct data *t)
+{
+    const enum product p = t->v.product;
+    const int64_t d = WIDTH, f = HIDDEN;
+    set_ends(t);
+    const int64_t r = t->g.n_rows;
+    if (p == DENSE || p == UP_FWD)
+        t->n = 2 * f, t->k = d;
+    else if (p == DOWN_FWD)
+        t->n = d, t->k = f;
+    else if (p == UP_DX)
+        t->n = d, t->k = 2 * f;
+    else if (p == DOWN_DY)
+        t->n = f, t->k = d;
+    else
+        t->m = p == UP_DW ? 2 * f : d, t->n = p == UP_DW ? d : f;
+    t->a = normals(r, t->m ? t->m : t->k, 1, t->g.end, 1);
+    t->b = t->m ? normals(r, t->n, 1, t->g.end, 2) : normals(N_EXPERTS, t->n * t->k, 0.02f, NULL, 2);
+    t->out_elements = t->m ? N_EXPERTS * t->m * t->n : r * t->n;
+    t->out = normals(t->out_elements, t->v.wide ? 2 : 1, 1, NULL, 3);
+    if (t->v.wide)
+        fill_floats_kernel<<<2048, 256>>>((float *)t->out, t->out_elements, NULL, 3);
+    if (t->v.add) {
+        const size_t bytes = (size_t)t->out_elements * (t->v.wide ? 4 : 2);
+        t->before = (bf16 *)allocate((int64_t)bytes);
+        CUDA_DO(cudaMemcpy(t->before, t->out, bytes, cudaMemcpyDeviceToDevice));
+    }
+    if (p == UP_FWD) {
+        t->y = normals(r, f, 1, NULL, 4);
+        t->weight = (float *)allocate(r * 4);
+        fill_floats_kernel<<<2048, 256>>>(t->weight, r, t->g.end, 5);
+    }
+    LAUNCHED();
+    CUDA_DO(cudaDeviceSynchronize());
+}
+
+static void run(const struct data *t)
+{
+    static void *work;
+    const bool add = t->v.add;
+    if (t->v.product == DENSE) {
+        work = work ? work : allocate(GEMM_WORK);
+        cuda_gemm(0, NO, TR, t->g.n_rows, t->n, t->k, t->a, t->k, t->b, t->k, 0, t->out, false, t->n, work);
+    } else if (t->v.product == UP_FWD) {
+        grouped_up(0, &t->g, t->k, t->n / 2, t->a, t->weight, t->b, t->out, t->y);
+    } else if (t->m) {
+        grouped_gradient(0, &t->g, t->m, t->n, t->a, t->b, add, t->out, t->v.wide);
+    } else {
+        grouped_rows(0, &t->g, t->v.product == DOWN_FWD ? TR : NO, t->n, t->k, t->a, t->b, add, t->out);
+    }
+}
+
+static double dot64(const float *x, const float *y, int64_t n, double *sum_squares)
+{
+    double sum = 0;
+    *sum_squares = 0;
+    for (int64_t i = 0; i < n; i++) {
+        sum += (double)x[i] * y[i];
+        *sum_squares += (double)x[i] * y[i] * x[i] * y[i];
+    }
+    return sum;
+}
+
+/* |got - want| in units of: 2^-8 of want (rounding to bfloat16, twice when adding), and what float32 sums lose. */
+static double error_of(double got, double want, double old, double sum_squares)
+{
+    const double allowed = 0x1p-8 * (fabs(want) + fabs(want - old)) + 0x1p-16 * sqrt(sum_squares) + 1e-30;
+    return fabs(got - want) / allowed;
+}
+
+static int64_t expert_of(const struct data *t, int64_t row)
+{
+    int64_t e = 0;
+    while (row >= round_up(t->ends[e], TILE))
+        e++;
+    return e;
+}
+
+/* Of element `sample` of the output. */
+static double check_element(const struct data *t, int64_t sample)
+{
+    const int64_t row = sample / t->n, column = sample % t->n, begin_m = t->m ? row / t->m : 0;
+    double old = 0, squares = 0, sum;
+    if (t->m) {
+        const int64_t from = begin_m ? round_up(t->ends[begin_m - 1], TILE) : 0, n = t->ends[begin_m] - from;
+        sum = n <= 0 ? 0
+                     : dot64(take(t->a, false, from * t->m + row % t->m, t->m, n, 0),
+                             take(t->b, false, from * t->n + column, t->n, n, 1), n, &squares);
+    } else {
+        const int64_t w = t->v.product == DENSE ? 0 : expert_of(t, row) * t->n * t->k;
+        const bool other = t->v.product == UP_DX || t->v.product == DOWN_DY;
+        sum = dot64(take(t->a, false, row * t->k, 1, t->k, 0),
+                    take(t->b, false, w + (other ? column : column * t->k), other ? t->n : 1, t->k, 1), t->k,
+                    &squares);
+    }
+    if (t->v.add)
+        old = *take(t->before, t->v.wide, sample, 1, 1, 2);
+    return error_of(*take(t->out, t->v.wide, sample, 1, 1, 3), old + sum, old, squares);
+}
+
+/* y of the forward product, from the h that it wrote: but for the exponential it is the same arithmetic. */
+static double check_y(const struct data *t, int64_t sample)
+{
+    const int64_t f = HIDDEN, row = sample / f, column = sample % f;
+    const double gate = *take(t->out, false, row * 2 * f + column, 1, 1, 0),
+                 up = *take(t->out, false, row * 2 * f + f + column, 1, 1, 1),
+                 weight = *take(t->weight, true, row, 1, 1, 2), want = weight * gate / (1 + exp(-gate)) * up;
+    return fabs(*take(t->y, false, sample, 1, 1, 3) - want) / (0x1p-8 * fabs(want) + 1e-30);
+}
+
+static double check_samples(const struct data *t, int64_t *worst)
+{
+    double most = 0;
+    uint64_t x = 12345;
+    for (int i = 0; i < SAMPLES; i++) {
+        x = x * 6364136223846793005u + 1442695040888963407u;
+        const int64_t n = t->out_elements;
+        /* Also the first and the last element. */
+        const int64_t at = i == 0 ? 0 : i == 1 ? n - 1 : (int64_t)((x >> 11) % (uint64_t)n);
+        double error = check_element(t, at);
+        if (t->v.product == UP_FWD)
+            error = fmax(error, check_y(t, at / 2));
+        if (!(error <= most)) {
+            most = error;
+            *worst = at;
+        }
+    }
+    return most;
+}
+
+static int compare_floats(const void *a, const void *b)
+{
+    const float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+static double median_ms(const struct data *t)
+{
+    static float ms[RUNS];
+    cudaEvent_t begin, end;
+    CUDA_DO(cudaEventCreate(&begin));
+    CUDA_DO(cudaEventCreate(&end));
+    for (int i = -WARM; i < RUNS; i++) {
+        CUDA_DO(cudaEventRecord(begin, 0));
+        run(t);
+        CUDA_DO(cudaEventRecord(end, 0));
+        CUDA_DO(cudaEventSynchronize(end));
+        if (i >= 0)
+            CUDA_DO(cudaEventElapsedTime(&ms[i], begin, end));
+    }
+    qsort(ms, RUNS, sizeof *ms, compare_floats);
+    return ms[RUNS / 2];
+}
+
+static int probe(const struct variant *v)
+{
+    static struct data t;
+    struct err e = { 0, "" };
+    int64_t worst = 0;
+    alarm(LIMIT_S);
+    if (!device_cuda_open(0, &e))
+        die_err(&e);
+    t.v = *v;
+    set_data(&t);
+    run(&t);
+    CUDA_DO(cudaDeviceSynchronize());
+    const double error = check_samples(&t, &worst), ms = median_ms(&t);
+    int64_t rows = 0;
+    for (int i = 0; i < N_EXPERTS; i++)
+        rows += t.ends[i] - (i ? round_up(t.ends[i - 1], TILE) : 0);
+    const double flops = 2.0 * (double)rows * (double)t.n * (double)(t.m ? t.m : t.k);
+    printf("%8.3f ms %7.1f TFLOP/s  error %.3f", ms, flops / ms / 1e9, error);
+    if (!(error <= 1))
+        printf(" FAIL at row %lld column %lld", (long long)(worst / t.n), (long long)(worst % t.n));
+    printf("\n");
+    return error <= 1 ? 0 : 1;
+}
+
+/* -- the schedule, on the host: every cell of a grid once -- */
+static bool plan_covers(int rows, int columns)
+{
+    static unsigned char seen[1 << 16];
+    memset(seen, 0, sizeof seen);
+    for (int u = 0; u < plan_cells(rows, columns); u++) {
+        const struct cell c = plan_cell(u, rows, columns);
+        if (c.row < 0 || c.row >= rows || c.column < 0 || c.column >= columns ||
+            seen[c.row * columns + c.column]++)
+            return false;
+    }
+    return plan_cells(rows, columns) == rows * columns;
+}
+
+static int check_plan(void)
+{
+    for (int rows = 0; rows < 70; rows++)
+        for (int columns = 1; columns < 24; columns++)
+            if (!plan_covers(rows, columns)) {
+                printf("the plan of %d x %d tiles does not cover each once\n", rows, columns);
+                return 1;
+            }
+    printf("plan: every tile once\n");
+    return 0;
+}
+
+int main(int n_arguments, char **arguments)
+{
+    int failed = check_plan();
+    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
+        const struct variant *v = &variants[i];
+        char name[64];
+        int status = 0;
+        snprintf(name, sizeof name, "%s%s%s%s", product_names[v->product], v->wide ? "_wide" : "",
+                 v->add ? "_add" : "", v->skewed ? "_skewed" : "");
+        if (n_arguments > 1 && !strstr(name, arguments[1]))
+            continue;
+        printf("%-24s %6lld ", name, (long long)v->rows);
+        fflush(stdout);
+        const pid_t child = fork();
+        if (child == 0)
+            exit(probe(v));
+        waitpid(child, &status, 0);
+        if (WIFSIGNALED(status))
+            printf("ended by signal %d (%s)\n", WTERMSIG(status),
+                   WTERMSIG(status) == SIGALRM ? "too slow" : "died");
+        failed += status != 0;
+        fflush(stdout);
+    }
+    printf("%d failed\n", failed);
+    return failed != 0;
+}
