@@ -137,6 +137,8 @@ void exec_new(struct arena *a, struct program *p, const struct device *d, struct
 
 void exec_free(struct exec *x)
 {
+    if (!x->device)
+        return; /* never made */
     x->device->release(x->slab);
     for (int i = 0; i < 2; i++)
         arena_slab_free(x->staging[i]);

@@ -79,7 +79,11 @@ static bool write_text(const char *path, const struct str *s, struct err *e)
 static bool write_description(struct run *r, struct err *e)
 {
     struct str s = str_new(r->arena, 64u << 20);
-    config_json(&s, r->config);
+    struct config chosen = *r->config; /* with what the plan chose, so that the file repeats the run */
+    chosen.micro_batch_size = r->plan.micro_batch * r->plan.unit_ranks;
+    chosen.global_batch_size = r->plan.global_batch;
+    chosen.expert_parallel = r->plan.expert_parallel;
+    config_json(&s, &chosen);
     if (!write_text(arena_printf(r->arena, "%s/options.json", r->directory), &s, e))
         return false;
     str_clear(&s);

@@ -37,8 +37,10 @@ static bool begin(struct arena *a, const struct config *c, bool open, struct set
                          .master = c->master,
                          .moments = c->moments,
                          .gradient = c->gradient_dtype };
+    if (!choose_device(c, open, s, e))
+        return false;
     s->model_dir = ckpt_find_model(a, c->model_id, e);
-    return s->model_dir && model_config_read(s->model_dir, &s->model, e) && choose_device(c, open, s, e) &&
+    return s->model_dir && model_config_read(s->model_dir, &s->model, e) &&
            setup_cluster(s, NULL, comm_local_ranks(), pool_threads(), e);
 }
 

@@ -105,7 +105,7 @@ plan() { # NAME CODE PATTERN SED
     sed "$4" plan.json >bad-plan.json
     refused "plan: $1" "$2" "$3" $on_data data --plan bad-plan.json
 }
-plan "another version" 3 'bad-plan.json:[0-9]+.*version' 's/"version": 1/"version": 7/'
+plan "another version" 3 'bad-plan.json:[0-9]+.*version' 's/"version": [0-9]*/"version": 77/'
 plan "wrong type" 3 'bad-plan.json:[0-9]+' 's/"micro_batch": \([0-9]*\)/"micro_batch": "\1"/'
 plan "absurd" '[37]' 'bad-plan.json' 's/"micro_batch": \([0-9]*\)/"micro_batch": 99999999999/'
 plan "of another number of ranks" '[37]' 'bad-plan.json' 's/"runtime_ngpus": 1/"runtime_ngpus": 2/; s/"plan_ngpus": 1/"plan_ngpus": 2/'
