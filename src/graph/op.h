@@ -50,6 +50,8 @@ struct op {
     void (*cost)(const struct call *c, double flops[2], double bytes[2]);
     void (*work[BACKENDS])(const struct call *c, size_t bytes[2]);
     kernel *fwd[BACKENDS], *bwd[BACKENDS];
+    kernel *again
+        [BACKENDS]; /* writes the outputs that are not saved, from saved arguments alone; NULL = as fwd */
     void (*fill)(const struct call *c, uint64_t seed);
     const struct op_case *cases; /* sizes for test, bench and profile; a case with dim[0] = 0 ends the list */
     const struct op_case *cuda_cases; /* sizes that the CUDA kernels take, where not all are; else NULL */

@@ -39,6 +39,24 @@ static void fwd_panel(void *context, int64_t task)
         silu_times(y + i * f, h + i * width, ((const float *)c->arg[GATE])[i], f);
 }
 
+static void again_rows(void *context, int64_t task)
+{
+    const struct call *c = context;
+    const int64_t f = c->dim[F];
+    const struct segments g = segments_of(c);
+    const struct run r = segments_panel(&g, task);
+    for (int64_t i = r.from; i < r.to; i++)
+        silu_times((float *)c->arg[Y] + i * f, (const float *)c->arg[HID] + i * 2 * f,
+                   ((const float *)c->arg[GATE])[i], f);
+}
+
+/* y from h, without the product */
+static void again(const struct call *c)
+{
+    const struct segments g = segments_of(c);
+    pool_run(segments_panels(&g), again_rows, (void *)c);
+}
+
 static struct state state_of(const struct call *c)
 {
     struct state s = { .c = c, .g = segments_of(c) };
@@ -170,6 +188,7 @@ const struct op op_expert_up = {
     .cost = cost,
     .work = { [CPU] = work, [CUDA] = expert_up_work_cuda },
     .fwd = { [CPU] = fwd, [CUDA] = expert_up_fwd_cuda },
+    .again = { [CPU] = again, [CUDA] = expert_up_again_cuda },
     .bwd = { [CPU] = bwd, [CUDA] = expert_up_bwd_cuda },
     .fill = fill,
     .cases = (const struct op_case[]){ { { 1, 1, 1, 1, 2, 1 }, { 1, 1 } },

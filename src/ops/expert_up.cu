@@ -82,6 +82,34 @@ extern "C" void expert_up_bwd_cuda(const struct call *c)
                          is_wide(c, W));
 }
 
+/* y[r, f] from h[r, 2f] and weight[r] */
+__global__ static void __launch_bounds__(WARP *BLOCK_ROWS)
+    swiglu_kernel(struct groups g, int64_t f, const bf16 *h, const float *weight, bf16 *y)
+{
+    const int64_t row = (int64_t)blockIdx.x * BLOCK_ROWS + threadIdx.x / WARP;
+    if (row >= groups_edge(&g, g.n_experts))
+        return;
+    const float w = weight[row];
+#pragma unroll 2
+    for (int64_t i = threadIdx.x % WARP * VEC; i < f; i += WARP * VEC) {
+        float gate[VEC], up[VEC];
+        load8(gate, h + row * 2 * f + i);
+        load8(up, h + row * 2 * f + f + i);
+#pragma unroll
+        for (int j = 0; j < VEC; j++)
+            gate[j] = swiglu(gate[j], up[j], w);
+        store8(y + row * f + i, gate);
+    }
+}
+
+extern "C" void expert_up_again_cuda(const struct call *c)
+{
+    const struct groups g = groups_of(c);
+    swiglu_kernel<<<blocks_for(g.n_rows, BLOCK_ROWS), WARP * BLOCK_ROWS, 0, stream_of(c)>>>(
+        g, c->dim[F], (const bf16 *)c->arg[HID], (const float *)c->arg[GATE], (bf16 *)c->arg[Y]);
+    LAUNCHED();
+}
+
 extern "C" void expert_up_work_cuda(const struct call *c, size_t bytes[2])
 {
     bytes[0] = 0;

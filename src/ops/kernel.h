@@ -9,6 +9,7 @@
 #define CUDA_KERNELS(name)                                                                                   \
     void name##_fwd_cuda(const struct call *c) __attribute__((weak));                                        \
     void name##_bwd_cuda(const struct call *c) __attribute__((weak));                                        \
+    void name##_again_cuda(const struct call *c) __attribute__((weak));                                      \
     void name##_work_cuda(const struct call *c, size_t bytes[2]) __attribute__((weak))
 struct span {
     int64_t from, to;

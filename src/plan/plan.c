@@ -128,10 +128,11 @@ static void add_decisions(const struct plan *p, struct str *s)
              "\"accumulation\": %lld,\n",
              (long long)p->sequence, (long long)p->global_batch, (long long)p->micro_batch,
              (long long)p->accumulation);
-    str_addf(
-        s, "  \"row_capacity\": %lld,\n  \"tile\": %lld,\n  \"head_chunk\": %lld,\n  \"reproducible\": %s,\n",
-        (long long)p->row_capacity, (long long)p->tile, (long long)p->head_chunk,
-        p->reproducible ? "true" : "false");
+    str_addf(s,
+             "  \"row_capacity\": %lld,\n  \"tile\": %lld,\n  \"head_chunk\": %lld,\n  \"recompute\": %d,\n  "
+             "\"reproducible\": %s,\n",
+             (long long)p->row_capacity, (long long)p->tile, (long long)p->head_chunk, p->recompute,
+             p->reproducible ? "true" : "false");
 }
 
 void plan_hash(const struct plan *p, char hash[17])
@@ -253,7 +254,7 @@ static bool read_plan(const struct json *j, struct plan *p, struct err *e)
 {
     const jval r = json_root(j);
     const int64_t top = 1 << 24;
-    int64_t version;
+    int64_t version, recompute;
     char hash[17], stored[17];
     if (json_type(r) != JSON_OBJECT)
         return json_err(j, r, "", e, "expected an object");
@@ -274,8 +275,10 @@ static bool read_plan(const struct json *j, struct plan *p, struct err *e)
         !json_want_int(j, r, "row_capacity", 0, INT32_MAX, &p->row_capacity, e) ||
         !json_want_int(j, r, "tile", 1, 1024, &p->tile, e) ||
         !json_want_int(j, r, "head_chunk", 1, INT32_MAX, &p->head_chunk, e) ||
+        !json_want_int(j, r, "recompute", 0, 1 << 20, &recompute, e) ||
         !json_want_bool(j, r, "reproducible", &p->reproducible, e) || !read_memory(j, p, e))
         return false;
+    p->recompute = (int)recompute;
     plan_hash(p, hash);
     return strcmp(hash, stored) == 0 ||
            json_err(j, r, "hash", e, "the plan was changed by hand: it is %s, the text says %s", hash,

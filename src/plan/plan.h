@@ -34,6 +34,7 @@ struct
     int zero;                          /* -1 = choose, 0 = off, 1 = on */
     int64_t global_batch, micro_batch; /* sequences: of a step over all ranks; of a scale unit at a time */
     int64_t row_capacity, memory_bytes;
+    int recompute; /* -1 = as little as fits */
     bool reproducible;
 };
 /* How the states of training are stored. On the CPU: float32 all, master NONE (the weights are their own). On
@@ -55,8 +56,10 @@ struct plan {
         accumulation; /* sequences per step; per rank and micro-batch; micro-batches */
     int64_t sequence;
     int64_t row_capacity; /* rows that a rank receives in one round (expert_parallel > 1) */
-    int64_t tile;       /* segments of rows begin at its multiples: 1; 8 in reproducible mode; 128 on CUDA */
-    int64_t head_chunk; /* rows of logits alive at a time */
+    int64_t tile;        /* segments of rows begin at its multiples: 1; 8 in reproducible mode; 128 on CUDA */
+    int recompute;       /* kinds of nodes whose values backward computes again (sched/stash.h) */
+    int recompute_kinds; /* how many there are; found by measuring, not a decision */
+    int64_t head_chunk;  /* rows of logits alive at a time */
     bool reproducible;
     char model[17], cluster[17]; /* signatures */
     struct plan_memory memory;

@@ -36,12 +36,33 @@ struct space {
     struct search_result *out;
 };
 
+/* The least recomputation that fits, by bisection: more of it is taken never to need more memory. */
+static bool measure_until_it_fits(const struct space *s, struct plan *p, struct err *e)
+{
+    p->recompute = s->l->recompute < 0 ? 0 : s->l->recompute;
+    if (!s->measure(s->context, p, e) || p->memory.peak_bytes <= s->l->memory_bytes || s->l->recompute >= 0)
+        return e->code == 0;
+    int too_large = 0, most = p->recompute_kinds;
+    while (most - too_large > 1) {
+        const int middle = (too_large + most) / 2;
+        p->recompute = middle;
+        if (!s->measure(s->context, p, e))
+            return false;
+        if (p->memory.peak_bytes <= s->l->memory_bytes)
+            most = middle;
+        else
+            too_large = middle;
+    }
+    p->recompute = most;
+    return s->measure(s->context, p, e);
+}
+
 static bool try(const struct space *s, struct plan p, struct err *e)
 {
     p.row_capacity = default_rows(&p, s->l, s->token_copies, s->experts);
     if (!plan_check(&p, NULL, e))
         return false;
-    if (!s->measure(s->context, &p, e))
+    if (!measure_until_it_fits(s, &p, e))
         return false;
     if (s->out->n_candidates++ == 0 || p.memory.peak_bytes < s->out->smallest.memory.peak_bytes)
         s->out->smallest = p;

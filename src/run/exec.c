@@ -61,12 +61,16 @@ void exec_put_floats(struct exec *x, struct ref r, enum dtype t, const float *fr
     arena_slab_free(raw);
 }
 
-static void check_kernel(const struct exec *x, const struct instr *in)
+static kernel *kernel_of(const struct exec *x, const struct instr *in)
 {
     const enum backend b = x->device->backend;
-    CHECK(in->kind != RUN_OP || (in->backward ? in->op->bwd[b] : in->op->fwd[b]),
-          "%s has no %s kernel for %s%s", in->name, x->device->name, in->op->name,
-          in->backward ? " (backward)" : "");
+    return in->backward ? in->op->bwd[b] : in->again ? in->op->again[b] : in->op->fwd[b];
+}
+
+static void check_kernel(const struct exec *x, const struct instr *in)
+{
+    CHECK(in->kind != RUN_OP || kernel_of(x, in), "%s has no %s kernel for %s%s", in->name, x->device->name,
+          in->op->name, in->backward ? " (backward)" : "");
 }
 
 static void bind_list(struct arena *a, struct exec *x, enum list_kind which)
@@ -168,7 +172,7 @@ static bool run_one(struct exec *x, enum list_kind which, int index, const struc
     const struct call *c = &x->calls[which][index];
     switch (in->kind) {
     case RUN_OP:
-        (in->backward ? in->op->bwd : in->op->fwd)[x->device->backend](c);
+        kernel_of(x, in)(c);
         return true;
     case RUN_ZERO:
         x->device->zero(exec_at(x, in->ref[0]), (size_t)in->n);

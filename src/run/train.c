@@ -37,6 +37,7 @@ bool train_limits(const struct config *c, struct plan_limits *l, struct err *e)
                             : c->micro_batch_size * c->grad_accumulation_steps * (ranks / unit),
         .micro_batch = micro,
         .row_capacity = c->row_capacity,
+        .recompute = (int)c->recompute,
         .memory_bytes = (int64_t)(c->mem_constraint * 1e9),
         .reproducible = c->reproducible,
     };

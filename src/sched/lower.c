@@ -242,10 +242,44 @@ void lower_forward_op(struct lower *l, enum list_kind which, int node, bool insi
         i->arg[j] = inside ? region_arg(l, node, j) : lower_value(l, node, j, false);
 }
 
+static void compute_again(struct lower *l, int node);
+
+/* A dropped value gets a new place, in which backward finds it. */
+void lower_want_again(struct lower *l, value v)
+{
+    if (!l->stash.dropped[v] || l->present[v])
+        return;
+    l->present[v] = true;
+    l->p->value[v] = NOWHERE;
+    compute_again(l, l->p->graph->values[v].node);
+}
+
+/* Forward of a node once more, or its kernel `again` where it has one. */
+static void compute_again(struct lower *l, int node)
+{
+    const struct node *n = &l->p->graph->nodes[node];
+    const bool again = n->op->again[l->p->plan.numbers.backend] != NULL;
+    for (int j = 0; j < n->anno->n_args; j++)
+        if (again ? (n->anno->saved >> j & 1) : j < n->anno->n_inputs)
+            lower_want_again(l, n->arg[j]);
+    lower_forward_op(l, LIST_MICRO, node, false);
+    struct list *list = &l->p->list[LIST_MICRO];
+    struct instr *i = &list->item[list->n - 1];
+    i->again = again;
+    for (int j = 0; again && j < n->anno->n_inputs; j++)
+        if (!(n->anno->saved >> j & 1))
+            i->arg[j] = NOWHERE;
+    for (int j = n->anno->n_inputs; j < n->anno->n_args; j++)
+        l->present[n->arg[j]] = true;
+}
+
 void lower_backward_op(struct lower *l, const struct back *b, bool inside)
 {
     const struct graph *g = l->p->graph;
     const struct anno *a = g->nodes[b->node].anno;
+    for (int j = 0; j < a->n_args && !inside; j++)
+        if (a->saved >> j & 1)
+            lower_want_again(l, g->nodes[b->node].arg[j]);
     struct instr *i = emit_op(l, LIST_MICRO, b->node, true);
     i->add = b->add;
     for (int j = 0; j < a->n_args; j++) {
@@ -443,6 +477,7 @@ void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan
                        .inner_grad = no_refs(a, g->n_values),
                        .kept = no_refs(a, g->n_values),
                        .parts = no_refs(a, g->params.n),
+                       .present = ARENA_NEW(a, bool, g->n_values),
                        .node_counts = no_refs(a, g->n_nodes),
                        .n_parts = plan->reproducible ? plan->expert_parallel : 1 };
     layout_make(a, g, plan, rank, &p->layout);
@@ -450,6 +485,8 @@ void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan
     for (int i = 0; i < g->n_nodes; i++)
         if (l.split[i].expert >= 0 && g->nodes[i].dim[l.split[i].expert] > l.most_experts)
             l.most_experts = g->nodes[i].dim[l.split[i].expert];
+    stash_make(a, g, plan, l.split, &l.stash);
+    p->recompute_kinds = l.stash.n_kinds;
     make_persistent(&l, training);
     use_kept(&l);
     if (training) {

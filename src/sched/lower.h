@@ -1,6 +1,7 @@
 /* lower.h - inside sched/: the state of one lowering. */
 #pragma once
 #include "sched/sched.h"
+#include "sched/stash.h"
 struct lower {
     struct arena *arena;
     struct program *p;
@@ -8,7 +9,9 @@ struct lower {
     struct ref *inner, *inner_grad; /* by value: copies inside the current exchange region */
     struct ref *kept;               /* by value */
     struct ref *parts;              /* by parameter: gradients apart by sender */
-    struct ref *node_counts;        /* by first node of a region: the counts that backward reuses */
+    struct stash stash;
+    bool *present;           /* by value: dropped, and computed again by now */
+    struct ref *node_counts; /* by first node of a region: the counts that backward reuses */
     struct ref round_end, counts;
     int n_parts;
     int64_t most_experts;
@@ -34,5 +37,7 @@ struct ref lower_value(struct lower *l, int node, int arg, bool inside);
 struct ref lower_grad(struct lower *l, int node, int arg, bool inside);
 void lower_forward_op(struct lower *l, enum list_kind which, int node, bool inside);
 void lower_backward_op(struct lower *l, const struct back *b, bool inside);
+void lower_want_again(struct lower *l,
+                      value v); /* before backward reads v: computes it again if it was dropped */
 /* Rows of the token copies of this rank, with the padding that whole tiles need. */
 int64_t lower_local_rows(const struct lower *l, int64_t rows);

@@ -32,7 +32,7 @@ struct instr {
     enum instr_kind kind;
     const char *name;
     const struct op *op;
-    bool backward;
+    bool backward, again; /* again: the kernel of that name instead of fwd */
     int node, flat, n_parts;
     int64_t n, row_bytes; /* elements or bytes as the kind says; bytes of an exchanged row */
     struct ref arg[OP_ARGS], grad[OP_ARGS], work, ref[5];
@@ -63,6 +63,7 @@ struct program {
     struct state *state;                                    /* by parameter */
     struct ref control, chunk_sums, nll_weight, aux_weight; /* control: lr, scale, 1-beta1^t, 1-beta2^t */
     int64_t batch;                                          /* sequences of a micro-batch of this rank */
+    int recompute_kinds;                                    /* stash.h */
     int64_t rows_sent;                                      /* token copies of this rank in a micro-batch */
 };
 struct adamw {

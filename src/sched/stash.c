@@ -1,0 +1,166 @@
+/* stash.c - see stash.h. A node can be dropped when what its forward reads is there in backward anyway, or is
+ * dropped too; then only its own outputs leave memory. */
+#include "sched/stash.h"
+#include <ctype.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct kind {
+    const char *name;      /* of its first node */
+    double seconds, bytes; /* to compute again, by a rough machine; that leave memory */
+    bool possible;
+};
+struct state {
+    const struct graph *g;
+    bool *saved;   /* by value: some backward step reads it */
+    bool *dropped; /* by value */
+    int *kind_of;  /* by node; -1 = never dropped */
+    struct kind *kind;
+    int n_kinds;
+};
+
+/* Equal but for digits? */
+static bool same_kind(const char *x, const char *y)
+{
+    for (;; x++, y++) {
+        while (isdigit((unsigned char)*x))
+            x++;
+        while (isdigit((unsigned char)*y))
+            y++;
+        if (*x != *y)
+            return false;
+        if (*x == 0)
+            return true;
+    }
+}
+
+static void mark_saved(struct state *s)
+{
+    for (int i = 0; i < s->g->n_backs; i++) {
+        const struct node *n = &s->g->nodes[s->g->backs[i].node];
+        for (int j = 0; j < n->anno->n_args; j++)
+            if (n->anno->saved >> j & 1)
+                s->saved[n->arg[j]] = true;
+    }
+}
+
+/* An output that backward reads, of a node that has another way to make it or saves nothing of its own. */
+static bool leaves(const struct state *s, const struct node *n, int arg)
+{
+    const bool again = n->op->again[CPU] != NULL;
+    return arg >= n->anno->n_inputs && s->saved[n->arg[arg]] && !(again && (n->anno->saved >> arg & 1));
+}
+
+static bool read_again(const struct node *n, int arg)
+{
+    return n->op->again[CPU] ? (n->anno->saved >> arg & 1) != 0 : arg < n->anno->n_inputs;
+}
+
+/* Are all values that computing n again reads there in backward, given what is dropped so far? */
+static bool has_sources(const struct state *s, const struct node *n)
+{
+    for (int j = 0; j < n->anno->n_args; j++) {
+        const value v = n->arg[j];
+        if (read_again(n, j) && s->g->values[v].kind == VALUE_ACT && !s->saved[v] && !s->dropped[v])
+            return false;
+    }
+    return true;
+}
+
+static double value_bytes(const struct value_info *v)
+{
+    return (double)graph_elements(v) * (v->model_float ? 2 : 4);
+}
+
+static double seconds_of(const struct node *n)
+{
+    double flops[2] = { 0 }, bytes[2] = { 0 };
+    struct call c = { 0 };
+    memcpy(c.dim, n->dim, sizeof c.dim);
+    memcpy(c.attr, n->attr, sizeof c.attr);
+    n->op->cost(&c, flops, bytes);
+    const double memory = bytes[0] / 2 / 3.5e12, compute = flops[0] / 600e12;
+    return !n->op->again[CPU] && compute > memory ? compute : memory;
+}
+
+static void add_kind(struct state *s, int node)
+{
+    const struct node *n = &s->g->nodes[node];
+    int k = 0;
+    double bytes = 0;
+    for (int j = 0; j < n->anno->n_args; j++)
+        bytes += leaves(s, n, j) ? value_bytes(&s->g->values[n->arg[j]]) : 0;
+    if (bytes == 0)
+        return;
+    while (k < s->n_kinds && !same_kind(s->kind[k].name, n->name))
+        k++;
+    if (k == s->n_kinds)
+        s->kind[s->n_kinds++] = (struct kind){ .name = n->name };
+    s->kind[k].seconds += seconds_of(n);
+    s->kind[k].bytes += bytes;
+    s->kind_of[node] = k;
+}
+
+static bool kind_has_sources(const struct state *s, int kind)
+{
+    for (int i = 0; i < s->g->n_nodes; i++)
+        if (s->kind_of[i] == kind && !has_sources(s, &s->g->nodes[i]))
+            return false;
+    return true;
+}
+
+static void drop(struct state *s, int kind)
+{
+    for (int i = 0; i < s->g->n_nodes; i++) {
+        const struct node *n = &s->g->nodes[i];
+        for (int j = 0; s->kind_of[i] == kind && j < n->anno->n_args; j++)
+            if (leaves(s, n, j))
+                s->dropped[n->arg[j]] = true;
+    }
+}
+
+/* The cheapest kind per byte whose sources are there; -1 when none is left. */
+static int cheapest(const struct state *s, const bool *done)
+{
+    int best = -1;
+    for (int k = 0; k < s->n_kinds; k++) {
+        const struct kind *x = &s->kind[k];
+        if (!done[k] && (best < 0 || x->seconds * s->kind[best].bytes < s->kind[best].seconds * x->bytes) &&
+            kind_has_sources(s, k))
+            best = k;
+    }
+    return best;
+}
+
+/* Values that the host reads stay where they are. */
+static void keep_roots(struct state *s)
+{
+    for (int i = 0; i < s->g->n_kept; i++)
+        s->saved[s->g->kept[i]] = false;
+}
+
+void stash_make(struct arena *a, const struct graph *g, const struct plan *p, const struct node_split *split,
+                struct stash *out)
+{
+    struct state s = { .g = g,
+                       .saved = ARENA_NEW(a, bool, g->n_values),
+                       .dropped = ARENA_NEW(a, bool, g->n_values),
+                       .kind_of = ARENA_NEW(a, int, g->n_nodes),
+                       .kind = ARENA_NEW(a, struct kind, g->n_nodes) };
+    mark_saved(&s);
+    keep_roots(&s);
+    for (int i = 0; i < g->n_nodes; i++) {
+        s.kind_of[i] = -1;
+        if (split[i].expert < 0 || p->expert_parallel == 1)
+            add_kind(&s, i);
+    }
+    bool *done = ARENA_NEW(a, bool, s.n_kinds + 1), *wanted = ARENA_NEW(a, bool, g->n_values);
+    for (int k = cheapest(&s, done), n = 0; k >= 0; k = cheapest(&s, done), n++) {
+        if (n == p->recompute)
+            memcpy(wanted, s.dropped, (size_t)g->n_values * sizeof *wanted);
+        done[k] = true;
+        drop(&s, k);
+        out->n_kinds = n + 1;
+    }
+    out->dropped = p->recompute < out->n_kinds ? wanted : s.dropped;
+}
