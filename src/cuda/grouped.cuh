@@ -5,6 +5,8 @@
  * segment, rounded up to the tile (op.h: rows between segments are zero and belong to the expert before them). So
  * segments of several sources are no case of their own.
  *
+ * Where a bfloat16 output is added to, the product may be rounded to bfloat16 first.
+ *
  * Two paths, chosen by sizes and device alone: compute capability 9.0 with tiles of a multiple of 128 rows
  * (grouped_hopper.cu), and a plain one for everything else (grouped.cu). Widths are multiples of 8. */
 #pragma once

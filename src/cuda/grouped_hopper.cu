@@ -17,6 +17,7 @@ enum { MOST_EXPERTS = 256 };
 
 struct shared {
     unsigned char stage[STAGES][STAGE_BYTES]; /* A, then B; at a multiple of 1024 bytes */
+    unsigned char out[2][2][BOX_BYTES];       /* two buffers of each multiplying warpgroup */
     uint64_t full[STAGES], empty[STAGES];
     int32_t edge[MOST_EXPERTS + 1]; /* rows of expert e: [edge[e], edge[e + 1]) */
     int32_t end[MOST_EXPERTS];      /* of the last segment of e: behind it, up to the edge, rows are zero */
@@ -26,8 +27,6 @@ struct job {
     int m, n,
         k; /* rows of a matrix (gradient), columns of the output (of y: UP), contraction (not gradient) */
     bool add;
-    void *out;
-    bf16 *y;             /* UP */
     const float *weight; /* UP */
 };
 struct tile {
@@ -150,34 +149,72 @@ __device__ static void multiply(float (&d)[128], int steps, int half, struct sha
         release(s, *step - 1);
 }
 
-__device__ static inline void put_pair(bf16 *p, bool add, float x, float y)
+/* -- output: slices of 64 rows x 128 bytes go through one of two buffers of the warpgroup to the copy engine -- */
+struct writer {
+    uint32_t buffer, other; /* the one to fill next */
+    int id;                 /* of the barrier of this warpgroup */
+};
+
+__device__ static inline bool is_leader(void)
 {
-    __nv_bfloat162 *pair = (__nv_bfloat162 *)p;
-    const float2 old = add ? __bfloat1622float2(*pair) : make_float2(0, 0);
-    *pair = __floats2bfloat162_rn(old.x + x, old.y + y);
-}
-__device__ static inline void put_pair(float *p, bool add, float x, float y)
-{
-    float2 *pair = (float2 *)p;
-    const float2 old = add ? *pair : make_float2(0, 0);
-    *pair = make_float2(old.x + x, old.y + y);
+    return threadIdx.x % WARPGROUP == 0;
 }
 
-/* The 64 x 256 of a warpgroup whose first element is `out`; `rows` and `columns` of it exist. */
-template <typename number>
-__device__ static void put_tile(const float (&d)[128], number *out, int64_t line, int rows, int columns,
-                                bool add)
+/* Until the buffer may be filled. */
+__device__ static inline void slice_begin(const struct writer *w)
 {
-    const int row = threadIdx.x / WARP % 4 * 16 + threadIdx.x % WARP / 4, column = threadIdx.x % 4 * 2;
-    out += row * line + column;
+    if (is_leader())
+        box_store_wait<1>();
+    warpgroup_sync(w->id);
+}
+
+__device__ static inline void slice_end(struct writer *w, const CUtensorMap *to, bool add, int column,
+                                        int row, int plane)
+{
+    const uint32_t filled = w->buffer;
+    shared_written();
+    warpgroup_sync(w->id);
+    if (is_leader()) {
+        if (add)
+            box_add(to, column, row, plane, filled);
+        else
+            box_store(to, column, row, plane, filled);
+        box_store_commit();
+    }
+    w->buffer = w->other;
+    w->other = filled;
+}
+
+__device__ static inline uint32_t packed(float low, float high)
+{
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *(const uint32_t *)&pair;
+}
+
+/* 64 columns as bfloat16: d[FIRST] and the 31 behind it. */
+template <int FIRST, int N>
+__device__ static inline void fill_slice(const struct writer *w, const float (&d)[N])
+{
+    const int lane = threadIdx.x % WARP, line = threadIdx.x % WARPGROUP / WARP * 16 + lane % 16;
 #pragma unroll
-    for (int i = 0; i < 32; i++) {
-        if (column + 8 * i >= columns)
-            break;
-        if (row < rows)
-            put_pair(out + 8 * i, add, d[4 * i], d[4 * i + 1]);
-        if (row + 8 < rows)
-            put_pair(out + 8 * line + 8 * i, add, d[4 * i + 2], d[4 * i + 3]);
+    for (int i = 0; i < 8; i += 2) {
+        const float *x = &d[FIRST + 4 * i];
+        shared_put_matrices(w->buffer + line * 128 + ((i + lane / 16) ^ line % 8) * 16, packed(x[0], x[1]),
+                            packed(x[2], x[3]), packed(x[4], x[5]), packed(x[6], x[7]));
+    }
+}
+
+/* 32 columns as float32: d[FIRST] and the 15 behind it. */
+template <int FIRST, int N>
+__device__ static inline void fill_wide_slice(const struct writer *w, const float (&d)[N])
+{
+    const int lane = threadIdx.x % WARP, line = threadIdx.x % WARPGROUP / WARP * 16 + lane / 4;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const float *x = &d[FIRST + 4 * i];
+        const uint32_t at = w->buffer + line * 128 + ((2 * i + lane % 4 / 2) ^ line % 8) * 16 + lane % 2 * 8;
+        shared_put_floats(at, x[0], x[1]);
+        shared_put_floats(at + 8 * 128, x[2], x[3]);
     }
 }
 
@@ -186,54 +223,83 @@ __device__ static inline float rounded(float x)
     return __bfloat162float(__float2bfloat16_rn(x));
 }
 
-/* h and y of 64 rows x 128 columns. */
-__device__ static void put_up(const float (&d)[128], const struct job *j, int first_row, int first_column)
+/* 64 columns of y: from d[FIRST] and the same columns of the other half of h, rounded as h is. */
+template <int FIRST>
+__device__ static inline void fill_y_slice(const struct writer *w, const float (&d)[128],
+                                           const float weight[2])
 {
-    const int64_t row = first_row + threadIdx.x / WARP % 4 * 16 + threadIdx.x % WARP / 4;
-    const int column = first_column + threadIdx.x % 4 * 2;
-    bf16 *h = (bf16 *)j->out + row * 2 * j->n + column, *y = j->y + row * j->n + column;
-    const float weight[2] = { j->weight[row], j->weight[row + 8] };
+    float y[32];
 #pragma unroll
-    for (int i = 0; i < 16; i++) {
-        if (column + 8 * i >= j->n)
-            break;
-#pragma unroll
-        for (int k = 0; k < 2; k++) {
-            const float gate[2] = { rounded(d[4 * i + 2 * k]), rounded(d[4 * i + 2 * k + 1]) };
-            const float up[2] = { rounded(d[64 + 4 * i + 2 * k]), rounded(d[64 + 4 * i + 2 * k + 1]) };
-            put_pair(h + 8 * k * 2 * j->n + 8 * i, false, gate[0], gate[1]);
-            put_pair(h + 8 * k * 2 * j->n + j->n + 8 * i, false, up[0], up[1]);
-            put_pair(y + 8 * k * j->n + 8 * i, false, swiglu(gate[0], up[0], weight[k]),
-                     swiglu(gate[1], up[1], weight[k]));
+    for (int i = 0; i < 32; i++)
+        y[i] = swiglu(rounded(d[FIRST + i]), rounded(d[64 + FIRST + i]), weight[i / 2 % 2]);
+    fill_slice<0>(w, y);
+}
+
+struct outputs {
+    const CUtensorMap
+        *out;             /* UP: h, its halves are planes; else the rows, or a plane per expert (gradient) */
+    const CUtensorMap *y; /* UP */
+};
+
+template <int SLICE>
+__device__ static inline void put_up(struct writer *w, const float (&d)[128], const struct outputs *o,
+                                     int row, int column, const float weight[2])
+{
+    slice_begin(w);
+    fill_slice<32 * SLICE>(w, d);
+    slice_end(w, o->out, false, column + 64 * SLICE, row, 0);
+    slice_begin(w);
+    fill_slice<64 + 32 * SLICE>(w, d);
+    slice_end(w, o->out, false, column + 64 * SLICE, row, 1);
+    slice_begin(w);
+    fill_y_slice<32 * SLICE>(w, d, weight);
+    slice_end(w, o->y, false, column + 64 * SLICE, row, 0);
+}
+
+/* All slices from SLICE on that have columns below `columns`. */
+template <enum form FORM, int SLICE>
+__device__ static inline void put(struct writer *w, const float (&d)[128], const struct outputs *o,
+                                  const struct job *j, int row, int column, int plane, const float weight[2])
+{
+    constexpr int each = FORM == GRADIENT_WIDE ? 32 : 64, n_slices = (FORM == UP ? 128 : 256) / each;
+    if constexpr (SLICE < n_slices) {
+        if (column + each * SLICE >= j->n)
+            return;
+        if constexpr (FORM == UP) {
+            put_up<SLICE>(w, d, o, row, column, weight);
+        } else {
+            slice_begin(w);
+            if constexpr (FORM == GRADIENT_WIDE)
+                fill_wide_slice<16 * SLICE>(w, d);
+            else
+                fill_slice<32 * SLICE>(w, d);
+            slice_end(w, o->out, j->add, column + each * SLICE, row, plane);
         }
+        put<FORM, SLICE + 1>(w, d, o, j, row, column, plane, weight);
     }
 }
 
 template <enum form FORM>
-__device__ static void put(const float (&d)[128], const struct job *j, const struct tile *t, int half)
-{
-    const int row = t->row + 64 * half;
-    const int64_t at = ((is_gradient(FORM) ? (int64_t)t->expert * j->m : 0) + row) * j->n + t->column;
-    const int rows = is_gradient(FORM) ? j->m - row : 64;
-    if (FORM == UP)
-        put_up(d, j, row, t->column);
-    else if (FORM == GRADIENT_WIDE)
-        put_tile(d, (float *)j->out + at, j->n, rows, j->n - t->column, j->add);
-    else
-        put_tile(d, (bf16 *)j->out + at, j->n, rows, j->n - t->column, j->add);
-}
-
-template <enum form FORM> __device__ static void multiply_all(const struct job *j, struct shared *s)
+__device__ static void multiply_all(const struct job *j, struct shared *s, const struct outputs *o)
 {
     const int half = threadIdx.x / WARPGROUP - 1; /* which 64 rows of the tile */
+    const int line = threadIdx.x % WARPGROUP / WARP * 16 + threadIdx.x % WARP / 4;
+    struct writer writer = { shared_address(s->out[half][0]), shared_address(s->out[half][1]), 1 + half };
     struct walk w = { (int)blockIdx.x, 0, 0 };
     struct tile t;
     uint32_t step = 0;
-    float d[128];
+    float d[128], weight[2] = { 0, 0 };
     while (walk_next<FORM>(&w, j, s, &t)) {
+        const int row = t.row + 64 * half;
+        if (FORM == UP) {
+            weight[0] = j->weight[row + line];
+            weight[1] = j->weight[row + line + 8];
+        }
         multiply<FORM>(d, t.steps, half, s, &step);
-        put<FORM>(d, j, &t, half);
+        put<FORM, 0>(&writer, d, o, j, row, t.column, is_gradient(FORM) ? t.expert : 0, weight);
     }
+    if (is_leader())
+        box_store_wait<0>();
 }
 
 __device__ static void begin(const struct job *j, struct shared *s)
@@ -256,6 +322,7 @@ __device__ static void begin(const struct job *j, struct shared *s)
 template <enum form FORM>
 __global__ static void __launch_bounds__(THREADS, 1)
     grouped_kernel(const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap b,
+                   const __grid_constant__ CUtensorMap out, const __grid_constant__ CUtensorMap y,
                    const __grid_constant__ struct job j)
 {
     extern __shared__ __align__(1024) unsigned char memory[];
@@ -267,11 +334,13 @@ __global__ static void __launch_bounds__(THREADS, 1)
             if (threadIdx.x == 0) {
                 box_prefetch_map(&a);
                 box_prefetch_map(&b);
+                box_prefetch_map(&out);
                 load_all<FORM>(&a, &b, &j, s);
             }
         } else {
+            const struct outputs o = { &out, &y };
             registers_more<232>();
-            multiply_all<FORM>(&j, s);
+            multiply_all<FORM>(&j, s, &o);
         }
     }
 }
@@ -312,15 +381,19 @@ static int multiprocessors(void)
     return n;
 }
 
-template <enum form FORM>
-static void launch(cudaStream_t stream, const CUtensorMap *a, const CUtensorMap *b, const struct job *j)
+struct maps {
+    CUtensorMap a, b, out, y; /* y: UP */
+};
+
+template <enum form FORM> static void launch(cudaStream_t stream, const struct maps *m, const struct job *j)
 {
     static bool ready;
     if (!ready)
         CUDA_DO(cudaFuncSetAttribute(grouped_kernel<FORM>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                      (int)sizeof(struct shared)));
     ready = true;
-    grouped_kernel<FORM><<<(unsigned)multiprocessors(), THREADS, sizeof(struct shared), stream>>>(*a, *b, *j);
+    grouped_kernel<FORM><<<(unsigned)multiprocessors(), THREADS, sizeof(struct shared), stream>>>(
+        m->a, m->b, m->out, m->y, *j);
     LAUNCHED();
 }
 
@@ -330,41 +403,56 @@ bool grouped_hopper_takes(const struct groups *g)
            g->n_rows <= INT32_MAX - TILE_ROWS;
 }
 
+static struct maps maps_of(CUtensorMap a, CUtensorMap b, CUtensorMap out)
+{
+    const struct maps m = { a, b, out, out };
+    return m;
+}
+
 /* x[n_rows, width] in boxes of 64 x 64 */
 static CUtensorMap rows_map(const struct groups *g, const bf16 *x, int64_t width)
 {
     return cuda_tensor_map(x, false, width, g->n_rows, 1, width, width * g->n_rows, 64, 64);
 }
 
+/* w[e][m, n] in boxes of `lines` x 64 */
+static CUtensorMap matrix_map(const bf16 *w, int64_t e, int64_t m, int64_t n, int lines)
+{
+    return cuda_tensor_map(w, false, n, m, e, n, n * m, 64, lines);
+}
+
 void grouped_hopper_up(cudaStream_t stream, const struct groups *g, int64_t d, int64_t f, const bf16 *x,
                        const float *weight, const bf16 *w, bf16 *h, bf16 *y)
 {
-    const CUtensorMap a = rows_map(g, x, d),
-                      b = cuda_tensor_map(w, false, d, f, 2 * g->n_experts, d, f * d, 64, 128);
-    const struct job j = { *g, 0, (int)f, (int)d, false, h, y, weight };
-    launch<UP>(stream, &a, &b, &j);
+    const struct maps m = { rows_map(g, x, d), matrix_map(w, 2 * g->n_experts, f, d, 128),
+                            cuda_tensor_map(h, false, f, g->n_rows, 2, 2 * f, f, 64, 64), rows_map(g, y, f) };
+    const struct job j = { *g, 0, (int)f, (int)d, false, weight };
+    launch<UP>(stream, &m, &j);
 }
 
 void grouped_hopper_rows(cudaStream_t stream, const struct groups *g, enum trans tw, int64_t n, int64_t k,
                          const bf16 *in, const bf16 *w, bool add, bf16 *out)
 {
-    const CUtensorMap a = rows_map(g, in, k),
-                      b = tw == TR ? cuda_tensor_map(w, false, k, n, g->n_experts, k, n * k, 64, 128)
-                                   : cuda_tensor_map(w, false, n, k, g->n_experts, n, n * k, 64, 64);
-    const struct job j = { *g, 0, (int)n, (int)k, add, out, NULL, NULL };
+    const int64_t e = g->n_experts;
+    const struct maps m =
+        maps_of(rows_map(g, in, k), tw == TR ? matrix_map(w, e, n, k, 128) : matrix_map(w, e, k, n, 64),
+                rows_map(g, out, n));
+    const struct job j = { *g, 0, (int)n, (int)k, add, NULL };
     if (tw == TR)
-        launch<ROWS_TR>(stream, &a, &b, &j);
+        launch<ROWS_TR>(stream, &m, &j);
     else
-        launch<ROWS_NO>(stream, &a, &b, &j);
+        launch<ROWS_NO>(stream, &m, &j);
 }
 
 void grouped_hopper_gradient(cudaStream_t stream, const struct groups *g, int64_t m, int64_t n,
                              const bf16 *dy, const bf16 *x, bool add, void *dw, bool wide)
 {
-    const CUtensorMap a = rows_map(g, dy, m), b = rows_map(g, x, n);
-    const struct job j = { *g, (int)m, (int)n, 0, add, dw, NULL, NULL };
+    const struct maps maps =
+        maps_of(rows_map(g, dy, m), rows_map(g, x, n),
+                cuda_tensor_map(dw, wide, n, m, g->n_experts, n, n * m, wide ? 32 : 64, 64));
+    const struct job j = { *g, (int)m, (int)n, 0, add, NULL };
     if (wide)
-        launch<GRADIENT_WIDE>(stream, &a, &b, &j);
+        launch<GRADIENT_WIDE>(stream, &maps, &j);
     else
-        launch<GRADIENT>(stream, &a, &b, &j);
+        launch<GRADIENT>(stream, &maps, &j);
 }

@@ -81,9 +81,59 @@ __device__ static inline void box_load(uint32_t to, const CUtensorMap *from, int
                  "l"(from), "r"(c0), "r"(c1), "r"(c2), "r"(barrier)
                  : "memory");
 }
+/* Shared to global, or added to what is there, in the tensor's number type; elements outside the tensor are left out.
+ * By one thread: store, commit, and wait before the shared memory is written again or the block ends. */
+__device__ static inline void box_store(const CUtensorMap *to, int c0, int c1, int c2, uint32_t from)
+{
+    asm volatile(
+        "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3}], [%4];" ::"l"(to),
+        "r"(c0), "r"(c1), "r"(c2), "r"(from)
+        : "memory");
+}
+__device__ static inline void box_add(const CUtensorMap *to, int c0, int c1, int c2, uint32_t from)
+{
+    asm volatile(
+        "cp.reduce.async.bulk.tensor.3d.global.shared::cta.add.tile.bulk_group [%0, {%1, %2, %3}], [%4];" ::
+            "l"(to),
+        "r"(c0), "r"(c1), "r"(c2), "r"(from)
+        : "memory");
+}
+__device__ static inline void box_store_commit(void)
+{
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+/* Until at most PENDING of this thread's committed stores still read shared memory. */
+template <int PENDING> __device__ static inline void box_store_wait(void)
+{
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
+}
+/* By each thread that wrote shared memory, before the barrier behind which a box is stored. */
+__device__ static inline void shared_written(void)
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+/* Four 8 x 8 matrices of bfloat16: lane 8i + k gives the address of row k of the i-th, 16 bytes; each lane holds two
+ * elements of each, as in product_256(). */
+__device__ static inline void shared_put_matrices(uint32_t row, uint32_t m0, uint32_t m1, uint32_t m2,
+                                                  uint32_t m3)
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(m0),
+                 "r"(m1), "r"(m2), "r"(m3)
+                 : "memory");
+}
+__device__ static inline void shared_put_floats(uint32_t at, float x, float y)
+{
+    asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at), "f"(x), "f"(y) : "memory");
+}
 __device__ static inline void box_prefetch_map(const CUtensorMap *map)
 {
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+/* A barrier of the 128 threads of a warpgroup; `id` from 1 to 15, another one for each. */
+__device__ static inline void warpgroup_sync(int id)
+{
+    asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");
 }
 
 /* -- registers per thread of this warpgroup -- */
