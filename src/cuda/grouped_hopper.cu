@@ -2,7 +2,8 @@
  * walks over the tiles of all experts, each block the same list, taking every gridDim.x-th. A tile is 128 x 256 of the
  * output; its contraction goes in steps of 64 through a ring of four stages in shared memory. Warpgroup 0 loads: one
  * thread asks for boxes (TMA) and the ring's barriers count their bytes. Warpgroups 1 and 2 multiply: 64 x 256 each,
- * in 128 registers per thread.
+ * in 128 registers per thread. Two blocks make a cluster: their tiles share the rows or the matrix, each block loads half
+ * of what is shared, for both, and a stage is free when the warps of both blocks have read it.
  *   UP        128 columns of the gate half and the same 128 of the up half: a thread holds both of one column
  *   ROWS_TR   w as stored: contraction-major
  *   ROWS_NO   w[k, n]: the other way
@@ -14,6 +15,10 @@ enum form { UP, ROWS_TR, ROWS_NO, GRADIENT, GRADIENT_WIDE };
 enum { LOADERS = 128, MULTIPLIERS = 256, THREADS = LOADERS + MULTIPLIERS, WARPGROUP = 128, WARP = 32 };
 enum { STAGES = 4, A_BYTES = 16384, B_BYTES = 32768, STAGE_BYTES = A_BYTES + B_BYTES, BOX_BYTES = 8192 };
 enum { MOST_EXPERTS = 256 };
+#ifndef GROUPED_CLUSTER
+#define GROUPED_CLUSTER 2
+#endif
+enum { CLUSTER = GROUPED_CLUSTER }; /* blocks: 1 or 2 */
 
 struct shared {
     unsigned char stage[STAGES][STAGE_BYTES]; /* A, then B; at a multiple of 1024 bytes */
@@ -31,16 +36,24 @@ struct job {
 };
 struct tile {
     int expert, row, column; /* of the output: rows of all experts, or of one matrix (gradient) */
-    int from, steps;         /* of the contraction: first element, number of steps of TILE_DEPTH */
+    int from, steps; /* of the contraction: first element, number of steps of TILE_DEPTH, at least 1 */
+    bool same_rows;  /* the pair shares A; else B */
 };
 /* Where a thread is in the list. */
 struct walk {
     int unit, first_unit, expert; /* next unit; the first one of expert */
+    int rank;                     /* which block of the cluster */
 };
 
 __host__ __device__ static constexpr bool is_gradient(enum form form)
 {
     return form >= GRADIENT;
+}
+
+__device__ static struct walk walk_begin(void)
+{
+    const struct walk w = { (int)blockIdx.x / CLUSTER, 0, 0, CLUSTER > 1 ? (int)cluster_rank() : 0 };
+    return w;
 }
 
 template <enum form FORM>
@@ -53,46 +66,61 @@ __device__ static bool walk_next(struct walk *w, const struct job *j, const stru
             return false;
         rows = is_gradient(FORM) ? (int)cut_parts(j->m, TILE_ROWS)
                                  : (s->edge[w->expert + 1] - s->edge[w->expert]) / TILE_ROWS;
-        units = plan_cells(rows, columns);
+        units = plan_units(rows, columns, CLUSTER);
         if (w->unit < w->first_unit + units)
             break;
     }
-    const struct cell c = plan_cell(w->unit - w->first_unit, rows, columns);
+    const struct cell c = plan_unit(w->unit - w->first_unit, rows, columns, CLUSTER, w->rank);
     const int edge = s->edge[w->expert], end = s->end[w->expert];
     t->expert = w->expert;
     t->row = c.row * TILE_ROWS + (is_gradient(FORM) ? 0 : edge);
     t->column = c.column * (FORM == UP ? TILE_COLUMNS / 2 : TILE_COLUMNS);
     t->from = is_gradient(FORM) ? edge : 0;
-    t->steps = (int)cut_parts(is_gradient(FORM) ? (end > edge ? end - edge : 0) : j->k, TILE_DEPTH);
-    w->unit += (int)gridDim.x;
+    t->steps = (int)cut_parts(is_gradient(FORM) ? end - edge : j->k, TILE_DEPTH);
+    if (t->steps <= 0) { /* no rows: a step behind the last row, which loads zeros */
+        t->from = (int)j->g.n_rows;
+        t->steps = 1;
+    }
+    t->same_rows = c.same_row;
+    w->unit += (int)gridDim.x / CLUSTER;
     return true;
+}
+
+/* Box i of an operand: of one that both blocks need, every other one is loaded by this block, for both. */
+__device__ static inline void load_box(uint32_t to, const CUtensorMap *from, int c0, int c1, int c2,
+                                       uint32_t barrier, bool shared, int i, int rank)
+{
+    if (!shared)
+        box_load(to, from, c0, c1, c2, barrier);
+    else if (i % CLUSTER == rank)
+        box_load_both(to, from, c0, c1, c2, barrier);
 }
 
 /* One step of one tile into one stage. */
 template <enum form FORM>
-__device__ static void load_step(const CUtensorMap *a, const CUtensorMap *b, const struct tile *t, int depth,
-                                 uint32_t stage, uint32_t barrier)
+__device__ static void load_step(const CUtensorMap *a, const CUtensorMap *b, const struct tile *t, int rank,
+                                 int depth, uint32_t stage, uint32_t barrier)
 {
+    const bool share_a = CLUSTER > 1 && t->same_rows, share_b = CLUSTER > 1 && !t->same_rows;
+    const int e = t->expert, column = t->column;
     barrier_arrive_bytes(barrier, STAGE_BYTES);
 #pragma unroll
-    for (int i = 0; i < 2; i++)
-        if (is_gradient(FORM))
-            box_load(stage + i * BOX_BYTES, a, t->row + 64 * i, depth, 0, barrier);
-        else
-            box_load(stage + i * BOX_BYTES, a, depth, t->row + 64 * i, 0, barrier);
+    for (int i = 0; i < 2; i++) {
+        const int row = t->row + 64 * i;
+        load_box(stage + i * BOX_BYTES, a, is_gradient(FORM) ? row : depth, is_gradient(FORM) ? depth : row,
+                 0, barrier, share_a, i, rank);
+    }
     stage += A_BYTES;
     if (FORM == UP || FORM == ROWS_TR) {
 #pragma unroll
         for (int i = 0; i < 2; i++)
-            if (FORM == UP)
-                box_load(stage + 2 * i * BOX_BYTES, b, depth, t->column, 2 * t->expert + i, barrier);
-            else
-                box_load(stage + 2 * i * BOX_BYTES, b, depth, t->column + 128 * i, t->expert, barrier);
+            load_box(stage + 2 * i * BOX_BYTES, b, depth, FORM == UP ? column : column + 128 * i,
+                     FORM == UP ? 2 * e + i : e, barrier, share_b, i, rank);
     } else {
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            box_load(stage + i * BOX_BYTES, b, t->column + 64 * i, depth, FORM == ROWS_NO ? t->expert : 0,
-                     barrier);
+            load_box(stage + i * BOX_BYTES, b, column + 64 * i, depth, FORM == ROWS_NO ? e : 0, barrier,
+                     share_b, i, rank);
     }
 }
 
@@ -100,23 +128,27 @@ template <enum form FORM>
 __device__ static void load_all(const CUtensorMap *a, const CUtensorMap *b, const struct job *j,
                                 struct shared *s)
 {
-    struct walk w = { (int)blockIdx.x, 0, 0 };
+    struct walk w = walk_begin();
     struct tile t;
     uint32_t step = 0; /* of all tiles: stage step % STAGES, for the step / STAGES-th time */
     while (walk_next<FORM>(&w, j, s, &t))
         for (int i = 0; i < t.steps; i++, step++) {
             const uint32_t at = step % STAGES;
             barrier_wait(shared_address(&s->empty[at]), (step / STAGES & 1) ^ 1);
-            load_step<FORM>(a, b, &t, t.from + i * TILE_DEPTH, shared_address(s->stage[at]),
+            load_step<FORM>(a, b, &t, w.rank, t.from + i * TILE_DEPTH, shared_address(s->stage[at]),
                             shared_address(&s->full[at]));
         }
 }
 
-/* Says that this warp has read a stage. */
+/* Says that this warp has read a stage: to every block that loads into it. */
 __device__ static void release(struct shared *s, uint32_t step)
 {
-    if (threadIdx.x % WARP == 0)
-        barrier_arrive(shared_address(&s->empty[step % STAGES]));
+    const uint32_t barrier = shared_address(&s->empty[step % STAGES]);
+    const int lane = threadIdx.x % WARP;
+    if (CLUSTER > 1 && lane < CLUSTER)
+        barrier_arrive_at(barrier, lane);
+    else if (CLUSTER == 1 && lane == 0)
+        barrier_arrive(barrier);
 }
 
 /* d = the product of one tile; `step` as in load_all(). */
@@ -124,20 +156,16 @@ template <enum form FORM>
 __device__ static void multiply(float (&d)[128], int steps, int half, struct shared *s, uint32_t *step)
 {
     constexpr int a_other = is_gradient(FORM), b_other = is_gradient(FORM) || FORM == ROWS_NO;
-    constexpr uint32_t a_each = (a_other ? 2048 : 32) >> 4, b_each = (b_other ? 2048 : 32) >> 4;
-    if (steps == 0)
-#pragma unroll
-        for (int i = 0; i < 128; i++)
-            d[i] = 0;
+    constexpr uint32_t a_each = a_other ? 2048 : 32, b_each = b_other ? 2048 : 32; /* bytes of 16 steps */
     for (int i = 0; i < steps; i++, (*step)++) {
         const uint32_t at = *step % STAGES, stage = shared_address(s->stage[at]);
-        const uint64_t a = operand(stage + half * BOX_BYTES, BOX_BYTES),
-                       b = operand(stage + A_BYTES, BOX_BYTES);
+        const uint32_t a = stage + half * BOX_BYTES, b = stage + A_BYTES;
         barrier_wait(shared_address(&s->full[at]), *step / STAGES & 1);
         product_begin();
 #pragma unroll
         for (int k = 0; k < TILE_DEPTH / 16; k++)
-            product_256<a_other, b_other>(d, a + k * a_each, b + k * b_each, i > 0 || k > 0);
+            product_256<a_other, b_other>(d, operand(a, BOX_BYTES, k * a_each),
+                                          operand(b, BOX_BYTES, k * b_each), i > 0 || k > 0);
         product_commit();
         product_wait<1>();
         if (i > 0)
@@ -145,8 +173,7 @@ __device__ static void multiply(float (&d)[128], int steps, int half, struct sha
     }
     product_wait<0>();
     product_settle(d);
-    if (steps > 0)
-        release(s, *step - 1);
+    release(s, *step - 1);
 }
 
 /* -- output: slices of 64 rows x 128 bytes go through one of two buffers of the warpgroup to the copy engine -- */
@@ -285,7 +312,7 @@ __device__ static void multiply_all(const struct job *j, struct shared *s, const
     const int half = threadIdx.x / WARPGROUP - 1; /* which 64 rows of the tile */
     const int line = threadIdx.x % WARPGROUP / WARP * 16 + threadIdx.x % WARP / 4;
     struct writer writer = { shared_address(s->out[half][0]), shared_address(s->out[half][1]), 1 + half };
-    struct walk w = { (int)blockIdx.x, 0, 0 };
+    struct walk w = walk_begin();
     struct tile t;
     uint32_t step = 0;
     float d[128], weight[2] = { 0, 0 };
@@ -302,6 +329,15 @@ __device__ static void multiply_all(const struct job *j, struct shared *s, const
         box_store_wait<0>();
 }
 
+/* Of all threads that use the barriers of this block. */
+__device__ static void block_sync(void)
+{
+    if (CLUSTER > 1)
+        cluster_sync();
+    else
+        __syncthreads();
+}
+
 __device__ static void begin(const struct job *j, struct shared *s)
 {
     for (int e = threadIdx.x; e <= j->g.n_experts; e += THREADS) {
@@ -312,11 +348,11 @@ __device__ static void begin(const struct job *j, struct shared *s)
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
             barrier_init(shared_address(&s->full[i]), 1);
-            barrier_init(shared_address(&s->empty[i]), MULTIPLIERS / WARP);
+            barrier_init(shared_address(&s->empty[i]), CLUSTER * MULTIPLIERS / WARP);
         }
         barrier_init_done();
     }
-    __syncthreads();
+    block_sync();
 }
 
 template <enum form FORM>
@@ -342,6 +378,7 @@ __global__ static void __launch_bounds__(THREADS, 1)
             registers_more<232>();
             multiply_all<FORM>(&j, s, &o);
         }
+        block_sync(); /* the other block may still arrive at barriers of this one */
     }
 }
 
@@ -385,16 +422,29 @@ struct maps {
     CUtensorMap a, b, out, y; /* y: UP */
 };
 
+/* As many clusters as there is room for at once. */
 template <enum form FORM> static void launch(cudaStream_t stream, const struct maps *m, const struct job *j)
 {
-    static bool ready;
-    if (!ready)
+    static int n_clusters;
+    cudaLaunchAttribute size;
+    cudaLaunchConfig_t config = {};
+    size.id = cudaLaunchAttributeClusterDimension;
+    size.val.clusterDim.x = CLUSTER;
+    size.val.clusterDim.y = size.val.clusterDim.z = 1;
+    config.gridDim = dim3((unsigned)(multiprocessors() / CLUSTER * CLUSTER));
+    config.blockDim = dim3(THREADS);
+    config.dynamicSmemBytes = sizeof(struct shared);
+    config.stream = stream;
+    config.attrs = &size;
+    config.numAttrs = 1;
+    if (n_clusters == 0) {
         CUDA_DO(cudaFuncSetAttribute(grouped_kernel<FORM>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                      (int)sizeof(struct shared)));
-    ready = true;
-    grouped_kernel<FORM><<<(unsigned)multiprocessors(), THREADS, sizeof(struct shared), stream>>>(
-        m->a, m->b, m->out, m->y, *j);
-    LAUNCHED();
+        CUDA_DO(cudaOccupancyMaxActiveClusters(&n_clusters, grouped_kernel<FORM>, &config));
+        CHECK(n_clusters > 0, "no room for a cluster of %d blocks", (int)CLUSTER);
+    }
+    config.gridDim = dim3((unsigned)(n_clusters * CLUSTER));
+    CUDA_DO(cudaLaunchKernelEx(&config, grouped_kernel<FORM>, m->a, m->b, m->out, m->y, *j));
 }
 
 bool grouped_hopper_takes(const struct groups *g)

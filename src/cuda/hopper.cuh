@@ -36,6 +36,31 @@ __device__ static inline void barrier_arrive_bytes(uint32_t barrier, uint32_t by
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                  : "memory");
 }
+/* At the barrier with the same offset in the shared memory of block `rank` of the cluster. Orders nothing that was
+ * written: with .release.cluster it would be a fence of the whole device. */
+__device__ static inline void barrier_arrive_at(uint32_t barrier, uint32_t rank)
+{
+    asm volatile("{\n"
+                 ".reg .b32 there;\n"
+                 "mapa.shared::cluster.u32 there, %0, %1;\n"
+                 "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
+                 "}\n" ::"r"(barrier),
+                 "r"(rank)
+                 : "memory");
+}
+__device__ static inline uint32_t cluster_rank(void)
+{
+    uint32_t rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+/* All threads of all blocks of the cluster; their shared memory written before is visible behind it. */
+__device__ static inline void cluster_sync(void)
+{
+    asm volatile("barrier.cluster.arrive.release;\n"
+                 "barrier.cluster.wait.acquire;" ::
+                     : "memory");
+}
 __device__ static inline bool barrier_try(uint32_t barrier, uint32_t parity)
 {
     uint32_t done;
@@ -80,6 +105,16 @@ __device__ static inline void box_load(uint32_t to, const CUtensorMap *from, int
                  " [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
                  "l"(from), "r"(c0), "r"(c1), "r"(c2), "r"(barrier)
                  : "memory");
+}
+/* To the same place in both blocks of a pair; the bytes arrive at the barrier of each. */
+__device__ static inline void box_load_both(uint32_t to, const CUtensorMap *from, int c0, int c1, int c2,
+                                            uint32_t barrier)
+{
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
+        " [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(to),
+        "l"(from), "r"(c0), "r"(c1), "r"(c2), "r"(barrier), "h"((uint16_t)3)
+        : "memory");
 }
 /* Shared to global, or added to what is there, in the tensor's number type; elements outside the tensor are left out.
  * By one thread: store, commit, and wait before the shared memory is written again or the block ends. */
@@ -152,12 +187,11 @@ template <int REGISTERS> __device__ static inline void registers_fewer(void)
  *   contraction-major  a line is one row (column of B) and 64 steps of the contraction; 16 steps are 32 bytes
  *   the other way      a line is one step of the contraction and 64 rows; boxes of 64 rows follow each other in
  *                      `box` bytes; 16 steps are 2048 bytes
- * The descriptor can be advanced by adding bytes / 16. */
-__device__ static inline uint64_t operand(uint32_t address, uint32_t box)
+ * `advance`: the bytes of the steps before. */
+__device__ static inline uint64_t operand(uint32_t address, uint32_t box, uint32_t advance)
 {
-    const uint64_t eight_lines = 1024, swizzle_128 = 1;
-    return (uint64_t)((address & 0x3ffff) >> 4) | (uint64_t)(box >> 4) << 16 | eight_lines >> 4 << 32 |
-           swizzle_128 << 62;
+    const uint32_t eight_lines = 1024, swizzle_128 = 1, high = eight_lines >> 4 | swizzle_128 << 30;
+    return (uint64_t)high << 32 | ((address >> 4) + (advance >> 4) + (box >> 4 << 16));
 }
 __device__ static inline void product_begin(void)
 {

@@ -325,27 +325,37 @@ static int probe(const struct variant *v)
 }
 
 /* -- the schedule, on the host: every cell of a grid once -- */
-static bool plan_covers(int rows, int columns)
+static bool plan_covers(int rows, int columns, int members)
 {
     static unsigned char seen[1 << 16];
+    int n = 0;
     memset(seen, 0, sizeof seen);
-    for (int u = 0; u < plan_cells(rows, columns); u++) {
-        const struct cell c = plan_cell(u, rows, columns);
-        if (c.row < 0 || c.row >= rows || c.column < 0 || c.column >= columns ||
-            seen[c.row * columns + c.column]++)
-            return false;
-    }
-    return plan_cells(rows, columns) == rows * columns;
+    for (int u = 0; u < plan_units(rows, columns, members); u++)
+        for (int rank = 0; rank < members; rank++) {
+            const struct cell c = plan_unit(u, rows, columns, members, rank);
+            const struct cell first = plan_unit(u, rows, columns, members, 0);
+            if (c.row < 0 || c.row >= rows || c.column < 0 || c.same_row != first.same_row ||
+                (members > 1 && (c.same_row ? c.row != first.row : c.column != first.column)))
+                return false;
+            if (c.column == columns && c.same_row && rank)
+                continue;
+            if (c.column >= columns || seen[c.row * columns + c.column]++)
+                return false;
+            n++;
+        }
+    return n == rows * columns;
 }
 
 static int check_plan(void)
 {
     for (int rows = 0; rows < 70; rows++)
         for (int columns = 1; columns < 24; columns++)
-            if (!plan_covers(rows, columns)) {
-                printf("the plan of %d x %d tiles does not cover each once\n", rows, columns);
-                return 1;
-            }
+            for (int members = 1; members <= 2; members++)
+                if (!plan_covers(rows, columns, members)) {
+                    printf("the plan of %d x %d tiles for %d blocks does not cover each once\n", rows,
+                           columns, members);
+                    return 1;
+                }
     printf("plan: every tile once\n");
     return 0;
 }
