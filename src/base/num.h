@@ -3,6 +3,9 @@
 #include <stddef.h>
 #include <stdint.h>
 enum dtype { F32, BF16, F16, F64, I32, I64, U16, U8, DTYPES };
+/* How the optimizer's states are stored beside bfloat16 weights (ops/adamw.h says exactly what they are). */
+enum master { MASTER_NONE, MASTER_SPLIT, MASTER_FLOAT, MASTERS };
+enum moments { MOMENTS_FLOAT, MOMENTS_BF16, MOMENTS_BYTE, MOMENT_FORMS };
 size_t num_dtype_bytes(enum dtype t);
 const char *num_dtype_name(enum dtype t); /* "F32": the names of safetensors */
 int num_dtype_from(const char *name);     /* -1 when unknown */

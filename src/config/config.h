@@ -8,8 +8,7 @@
 /* The words of CHOICE options, in the order of config.def. */
 enum { INIT_AUTO, INIT_RANDOM, INIT_PRETRAINED };
 enum { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
-enum { MASTER_AUTO, MASTER_IS_NONE, MASTER_IS_SPLIT, MASTER_IS_FP32 };
-enum { MOMENTS_AUTO, MOMENTS_FP32, MOMENTS_BF16, MOMENTS_8BIT };
+/* master, moments: 0 = auto, then 1 + the enums of base/num.h */
 enum { GRADIENT_AUTO, GRADIENT_FP32, GRADIENT_BF16 };
 enum { RUN_MODE_RUN, RUN_MODE_COMPILE };
 enum { ZERO_AUTO, ZERO_OFF, ZERO_ON };

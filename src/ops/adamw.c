@@ -1,13 +1,16 @@
 /* adamw.c - AdamW (arXiv 1711.05101) with the order of operations of torch.optim.AdamW. control holds the
- * learning rate, the factor for gradients (1 / clipping), 1 - beta1^t and 1 - beta2^t. Outputs may be the
- * inputs of the same name. */
+ * learning rate, the factor for gradients (1 / clipping), 1 - beta1^t, 1 - beta2^t, the step t and the seed.
+ * Outputs may be the inputs of the same name. `low` is used on CUDA alone (adamw.h); bit 3 of c->wide says there
+ * that g is float32. */
+#include "ops/adamw.h"
+#include "base/err.h"
 #include "base/pool.h"
 #include "graph/op.h"
 #include "ops/fill.h"
 #include "ops/kernel.h"
 #include "ops/vector.h"
-enum { P, M, V, G, CONTROL, P2, M2, V2, X = 0, C };
-enum { A_BETA1, A_BETA2, A_EPS, A_DECAY };
+enum { P, M, V, G, CONTROL, LOW, P2, M2, V2, LOW2, X = 0, C };
+enum { A_BETA1, A_BETA2, A_EPS, A_DECAY, A_MASTER, A_MOMENTS };
 enum { EACH = 16384, BLOCK = 512 }; /* elements of a task, of a step of it */
 struct rule {
     float scale, keep1, new1, keep2, new2, eps, shrink, root, step;
@@ -61,6 +64,7 @@ static void fwd_part(void *context, int64_t task)
 
 static void fwd(const struct call *c)
 {
+    CHECK(c->attr[A_MASTER] == 0 && c->attr[A_MOMENTS] == 0, "the CPU's states are float32");
     pool_run(cut_parts(c->dim[X], EACH), fwd_part, (void *)c);
 }
 
@@ -73,6 +77,20 @@ static void fill(const struct call *c, uint64_t seed)
     control[1] = 0.75f;
     control[2] = (float)(1 - pow(c->attr[A_BETA1], 3));
     control[3] = (float)(1 - pow(c->attr[A_BETA2], 3));
+    control[4] = 3;
+    control[5] = (float)(seed % 1000);
+}
+
+int64_t adamw_state_bytes(int moments, int64_t n)
+{
+    if (moments == MOMENTS_BYTE)
+        return adamw_scales_at(n) + cut_parts(n, ADAMW_BLOCK) * (int64_t)sizeof(float);
+    return n * (moments == MOMENTS_BF16 ? 2 : 4);
+}
+
+int64_t adamw_low_bytes(int master, int64_t n)
+{
+    return master == MASTER_NONE ? 0 : n * (master == MASTER_SPLIT ? 2 : 4);
 }
 
 static void cost(const struct call *c, double flops[2], double bytes[2])
@@ -85,14 +103,20 @@ static void cost(const struct call *c, double flops[2], double bytes[2])
 CUDA_KERNELS(adamw);
 const struct op op_adamw = {
     .name = "adamw",
-    .anno = "p: x, m: x, v: x, g: x, control: c^ @f32 -> p2: x, m2: x, v2: x",
-    .attrs = "beta1 beta2 eps decay",
+    .anno = "p: x, m: x, v: x, g: x, control: c^ @f32, low: x -> p2: x, m2: x, v2: x, low2: x",
+    .attrs = "beta1 beta2 eps decay master moments first",
     .cost = cost,
     .work = { [CUDA] = adamw_work_cuda },
     .fwd = { [CPU] = fwd, [CUDA] = adamw_fwd_cuda },
     .fill = fill,
-    .cases = (const struct op_case[]){ { { 1, 4 }, { 0.9, 0.95, 1e-8, 0 } },
-                                       { { 77, 4 }, { 0.9, 0.95, 1e-8, 0.1 } },
-                                       { { 40000, 4 }, { 0.9, 0.999, 0.1, 0.01 } },
+    .cases = (const struct op_case[]){ { { 1, 6 }, { 0.9, 0.95, 1e-8, 0 } },
+                                       { { 77, 6 }, { 0.9, 0.95, 1e-8, 0.1 } },
+                                       { { 40000, 6 }, { 0.9, 0.999, 0.1, 0.01 } },
                                        { .dim = { 0 } } },
+    /* m and v are bfloat16; p is rounded at random, or to nearest from a master. */
+    .cuda_cases = (const struct op_case[]){ { { 1, 6 }, { 0.9, 0.95, 1e-8, 0, 0, 1, 0 } },
+                                            { { 77, 6 }, { 0.9, 0.95, 1e-8, 0.1, 1, 1, 0 } },
+                                            { { 40001, 6 }, { 0.9, 0.999, 0.1, 0.01, 0, 1, 5 } },
+                                            { { 300000, 6 }, { 0.9, 0.95, 1e-8, 0.1, 0, 1, 64 } },
+                                            { .dim = { 0 } } },
 };

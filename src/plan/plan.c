@@ -11,7 +11,7 @@ const char *const plan_class_name[MEM_CLASSES] = { "weights",   "gradients", "op
 
 const char *const plan_backend_name[BACKENDS] = { "cpu", "cuda" };
 const char *const plan_master_name[MASTERS] = { "none", "split", "fp32" };
-const char *const plan_moments_name[MOMENTS] = { "fp32", "bf16", "int8" };
+const char *const plan_moments_name[MOMENT_FORMS] = { "fp32", "bf16", "int8" };
 
 enum dtype plan_float(const struct plan *p)
 {
@@ -27,9 +27,9 @@ int64_t plan_tile(enum backend backend, bool reproducible)
 int64_t plan_moment_bytes(const struct plan *p, int64_t n)
 {
     switch (p->numbers.moments) {
-    case MOMENTS_INT8:
+    case MOMENTS_BYTE:
         return (n + 15) / 16 * 16 + (n + 255) / 256 * 4;
-    case MOMENTS_BFLOAT16:
+    case MOMENTS_BF16:
         return 2 * n;
     default:
         return 4 * n;
@@ -91,8 +91,7 @@ static bool check_numbers(const struct numbers *n, struct err *e)
 {
     if (n->gradient != F32 && n->gradient != BF16)
         return err_set(e, "plan: gradients in %s, expected F32 or BF16", num_dtype_name(n->gradient));
-    if (n->backend == CPU &&
-        (n->master != MASTER_NONE || n->moments != MOMENTS_FLOAT32 || n->gradient != F32))
+    if (n->backend == CPU && (n->master != MASTER_NONE || n->moments != MOMENTS_FLOAT || n->gradient != F32))
         return err_set(e,
                        "plan: on the CPU all numbers are float32: master none, moments and gradients fp32");
     return true;
@@ -224,7 +223,7 @@ static bool read_numbers(const struct json *j, struct numbers *n, struct err *e)
     int backend, master, moments, gradient;
     if (!want_word(j, "device", plan_backend_name, BACKENDS, &backend, e) ||
         !want_word(j, "master", plan_master_name, MASTERS, &master, e) ||
-        !want_word(j, "moments", plan_moments_name, MOMENTS, &moments, e) ||
+        !want_word(j, "moments", plan_moments_name, MOMENT_FORMS, &moments, e) ||
         !want_word(j, "gradients", gradient_name, 2, &gradient, e))
         return false;
     *n = (struct numbers){ (enum backend)backend, (enum master)master, (enum moments)moments,

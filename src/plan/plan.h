@@ -39,8 +39,6 @@ struct
 };
 /* How the states of training are stored. On the CPU: float32 all, master NONE (the weights are their own). On
  * CUDA weights and activations are bfloat16; the values are those of the attributes of adamw. */
-enum master { MASTER_NONE, MASTER_SPLIT, MASTER_FLOAT32, MASTERS };
-enum moments { MOMENTS_FLOAT32, MOMENTS_BFLOAT16, MOMENTS_INT8, MOMENTS };
 struct numbers {
     enum backend backend;
     enum master master;
@@ -48,7 +46,7 @@ struct numbers {
     enum dtype gradient; /* F32 or BF16: in which gradients of weights are summed */
 };
 extern const char *const plan_backend_name[BACKENDS], *const plan_master_name[MASTERS],
-                                                          *const plan_moments_name[MOMENTS];
+                                                          *const plan_moments_name[MOMENT_FORMS];
 struct plan {
     struct numbers numbers;
     int n_ranks, unit_ranks, expert_parallel, zero_ranks;

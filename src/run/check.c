@@ -197,7 +197,7 @@ static bool check_steps(struct check *k, struct err *e)
     if (!safetensors_find(k->reference, "train_loss"))
         return true;
     for (int64_t i = 0; i < k->steps; i++) {
-        k->training.exec.control = (struct step_control){ 1e-3, 0.9, 0.95, 1.0, i + 1 };
+        k->training.exec.control = (struct step_control){ 1e-3, 0.9, 0.95, 1.0, i + 1, 0 };
         const struct step_result r = step_train(&k->stepper, 0, i * k->batch, k->batch);
         loss[i] = r.loss;
         norm[i] = r.grad_norm;

@@ -191,9 +191,12 @@ bool collect_norm(struct exec *x, const struct instr *in)
     }
     x->grad_norm = sqrt(total);
     const double factor = s->clip > 0 ? s->clip / (x->grad_norm + 1e-6) : 1;
-    const float control[4] = { (float)s->lr, (float)(factor < 1 ? factor : 1),
+    const float control[6] = { (float)s->lr,
+                               (float)(factor < 1 ? factor : 1),
                                (float)(1 - pow(s->beta1, (double)s->step)),
-                               (float)(1 - pow(s->beta2, (double)s->step)) };
+                               (float)(1 - pow(s->beta2, (double)s->step)),
+                               (float)s->step,
+                               (float)(s->seed & 0xffffff) /* what a float32 holds */ };
     exec_put(x, in->ref[1], control, sizeof control);
     return x->bad_chunk < 0 && !x->refuse;
 }

@@ -9,6 +9,7 @@ enum time_class { TIME_COMPUTE, TIME_EXCHANGE, TIME_REDUCE, TIME_OPTIMIZER, TIME
 struct step_control {              /* set by the host before LIST_UPDATE */
     double lr, beta1, beta2, clip; /* clip 0 = off */
     int64_t step;                  /* 1-based */
+    int64_t seed;                  /* of random rounding */
 };
 struct exec {
     struct program *program;

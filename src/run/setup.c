@@ -121,9 +121,9 @@ static int64_t head_chunk(const struct setup *s)
 
 /* Ways to store the states, the most exact first; the split master is an exact float32. */
 static const struct numbers ways[] = {
-    { CUDA, MASTER_SPLIT, MOMENTS_FLOAT32, F32 }, { CUDA, MASTER_SPLIT, MOMENTS_BFLOAT16, F32 },
-    { CUDA, MASTER_SPLIT, MOMENTS_INT8, F32 },    { CUDA, MASTER_SPLIT, MOMENTS_INT8, BF16 },
-    { CUDA, MASTER_NONE, MOMENTS_INT8, BF16 },
+    { CUDA, MASTER_SPLIT, MOMENTS_FLOAT, F32 }, { CUDA, MASTER_SPLIT, MOMENTS_BF16, F32 },
+    { CUDA, MASTER_SPLIT, MOMENTS_BYTE, F32 },  { CUDA, MASTER_SPLIT, MOMENTS_BYTE, BF16 },
+    { CUDA, MASTER_NONE, MOMENTS_BYTE, BF16 },
 };
 enum { WAYS = sizeof ways / sizeof *ways };
 
@@ -132,9 +132,9 @@ static struct numbers numbers_of(const struct setup *s, int way)
 {
     struct numbers n = ways[way];
     if (s->backend == CPU)
-        return (struct numbers){ CPU, MASTER_NONE, MOMENTS_FLOAT32, F32 };
-    n.master = s->master == MASTER_AUTO ? n.master : (enum master)(s->master - 1);
-    n.moments = s->moments == MOMENTS_AUTO ? n.moments : (enum moments)(s->moments - 1);
+        return (struct numbers){ CPU, MASTER_NONE, MOMENTS_FLOAT, F32 };
+    n.master = s->master == 0 ? n.master : (enum master)(s->master - 1);
+    n.moments = s->moments == 0 ? n.moments : (enum moments)(s->moments - 1);
     n.gradient = s->gradient == GRADIENT_AUTO ? n.gradient : s->gradient == GRADIENT_FP32 ? F32 : BF16;
     return n;
 }

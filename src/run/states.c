@@ -71,7 +71,7 @@ const float *states_master(struct arena *a, const struct exec *x, int param, int
     float *out = ARENA_NEW(a, float, n + 1);
     if (numbers->master == MASTER_SPLIT)
         get_split(x, param, at, n, out);
-    else if (numbers->master == MASTER_FLOAT32)
+    else if (numbers->master == MASTER_FLOAT)
         exec_get_floats(x, out, own_low(x, param, at), F32, n);
     else
         exec_get_floats(x, out, own_weight(x, param, at), plan_float(&x->program->plan), n);
@@ -83,14 +83,14 @@ void states_put_master(struct exec *x, int param, int64_t at, int64_t n, const f
     const struct numbers *numbers = &x->program->plan.numbers;
     if (numbers->master == MASTER_SPLIT)
         put_split(x, param, at, n, from);
-    else if (numbers->master == MASTER_FLOAT32)
+    else if (numbers->master == MASTER_FLOAT)
         exec_put_floats(x, own_low(x, param, at), F32, from, n);
 }
 
 static enum dtype moment_dtype(const struct exec *x)
 {
-    CHECK(x->program->plan.numbers.moments != MOMENTS_INT8, "8-bit moments on the host are not there yet");
-    return x->program->plan.numbers.moments == MOMENTS_BFLOAT16 ? BF16 : F32;
+    CHECK(x->program->plan.numbers.moments != MOMENTS_BYTE, "8-bit moments on the host are not there yet");
+    return x->program->plan.numbers.moments == MOMENTS_BF16 ? BF16 : F32;
 }
 
 const float *states_moment(struct arena *a, const struct exec *x, struct ref moment, int64_t n_all,

@@ -222,8 +222,8 @@ static bool one_step(struct run *r, struct step_report *report, struct err *e)
     *report = (struct step_report){ .lr = optim_lr(&o, p->step + 1), .eval_loss = -1 };
     memset(x->seconds, 0, sizeof x->seconds);
     x->most_rounds = 0;
-    x->control =
-        (struct step_control){ report->lr, c->betas[0], c->betas[1], c->clip_grad_norm, p->step + 1 };
+    x->control = (struct step_control){ report->lr,        c->betas[0], c->betas[1],
+                                        c->clip_grad_norm, p->step + 1, c->seed };
     report->result = step_train(&r->stepper, p->epoch, p->sample, n);
     if (!report->result.finite)
         return refuse_step(r, &report->result, e);

@@ -458,7 +458,7 @@ static void make_persistent(struct lower *l, bool training)
     if (l->n_parts > 1)
         make_parts(l);
     make_roots(l);
-    p->control = (struct ref){ lower_persistent(l, "control", MEM_OPTIMIZER, 4 * (int64_t)sizeof(float)), 0 };
+    p->control = (struct ref){ lower_persistent(l, "control", MEM_OPTIMIZER, 6 * (int64_t)sizeof(float)), 0 };
     p->chunk_sums = (struct ref){
         lower_persistent(l, "norm sums", MEM_OPTIMIZER, p->layout.n_chunks_total * (int64_t)sizeof(double)), 0
     };

@@ -61,7 +61,7 @@ struct program {
     struct ref *value, *grad; /* by graph value: where it lies (persistent ones and those the host reads) */
     struct ref weights[FLATS], gradients[FLATS];            /* flat spaces */
     struct state *state;                                    /* by parameter */
-    struct ref control, chunk_sums, nll_weight, aux_weight; /* control: lr, scale, 1-beta1^t, 1-beta2^t */
+    struct ref control, chunk_sums, nll_weight, aux_weight; /* control: of op_adamw */
     int64_t batch;                                          /* sequences of a micro-batch of this rank */
     int recompute_kinds;                                    /* stash.h */
     int64_t rows_sent;                                      /* token copies of this rank in a micro-batch */

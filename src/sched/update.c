@@ -86,6 +86,16 @@ static void norm_sums(struct lower *l)
     i->n = y->n_chunks_total;
 }
 
+/* Of the first element of a parameter: the same number for every layout. */
+static int64_t global_index(const struct graph *g, int param)
+{
+    enum { EVEN = 256 };
+    int64_t index = 0;
+    for (int i = 0; i < param; i++)
+        index += (g->params.item[i].n_elements + EVEN - 1) / EVEN * EVEN;
+    return index;
+}
+
 static void update_param(struct lower *l, int param, const struct adamw *o)
 {
     const struct program *p = l->p;
@@ -97,15 +107,21 @@ static void update_param(struct lower *l, int param, const struct adamw *o)
     i->op = &op_adamw;
     const struct ref w = lower_at(p->weights[at->flat], s->begin, plan_float(&p->plan));
     const struct ref g = lower_at(p->gradients[at->flat], s->begin, p->plan.numbers.gradient);
-    const struct ref arg[8] = { w, s->exp_avg, s->exp_avg_sq, g, p->control, w, s->exp_avg, s->exp_avg_sq };
-    for (int k = 0; k < 8; k++)
+    const struct ref low = p->plan.numbers.master == MASTER_NONE ? w : s->low;
+    const struct ref arg[] = { w, s->exp_avg, s->exp_avg_sq, g,  p->control, low,
+                               w, s->exp_avg, s->exp_avg_sq, low };
+    for (int k = 0; k < (int)(sizeof arg / sizeof *arg); k++)
         i->arg[k] = arg[k];
+    i->wide = p->plan.numbers.gradient == F32 ? 1u << 3 : 0;
     i->dim[0] = s->end - s->begin;
-    i->dim[1] = 4;
+    i->dim[1] = 6;
     i->attr[0] = o->beta1;
     i->attr[1] = o->beta2;
     i->attr[2] = o->eps;
     i->attr[3] = p->graph->params.item[param].decay ? o->weight_decay : 0;
+    i->attr[4] = (double)p->plan.numbers.master;
+    i->attr[5] = (double)p->plan.numbers.moments;
+    i->attr[6] = (double)(global_index(p->graph, param) + at->begin + s->begin - at->at);
 }
 
 static void clear(struct lower *l, struct ref r, int64_t bytes, const char *name)

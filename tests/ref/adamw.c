@@ -1,7 +1,7 @@
-/* ref/adamw.c - decoupled weight decay, then Adam with bias correction. */
+/* ref/adamw.c - decoupled weight decay, then Adam with bias correction. low and low2 stay as they are. */
 #include "tests/ref/ref.h"
 #include <math.h>
-enum { P, M, V, G, CONTROL, P2, M2, V2, X = 0 };
+enum { P, M, V, G, CONTROL, LOW, P2, M2, V2, LOW2, X = 0 };
 
 static void fwd(const struct call *c)
 {
