@@ -1,30 +1,13 @@
 /* ops_cuda_test.c - the CUDA kernels of every operator against the float64 reference, from the record alone: fresh
  * random inputs rounded to bfloat16, poisoned outputs, guards behind every buffer, the add and wide bits, unwanted
  * gradients, the same bits again. Skips where there is no CUDA device. */
-#include "device/device.h"
-#include "tests/opcall.h"
+#include "tests/cuda_fixture.h"
 
 struct side { /* a call on the device */
     struct call c;
     struct opcall *t;
     size_t bytes[OP_ARGS], grad_bytes[OP_ARGS], work_bytes;
 };
-
-static bool have_device(void)
-{
-    static int state; /* 0 unknown, 1 yes, 2 no */
-    static struct err e;
-    if (state == 0) {
-        if (!device_cuda_open)
-            err_set(&e, "built without nvcc");
-        state = device_cuda_open && device_cuda_open(0, &e) ? 1 : 2;
-        if (state == 1)
-            printf("  %s\n", device_cuda_description());
-    }
-    if (state == 2)
-        test_skip("%s", e.text);
-    return state == 1;
-}
 
 static bool is_bf16(const struct opcall *t, int arg)
 {
@@ -88,15 +71,6 @@ static void clear_padding(struct opcall *t)
                 memset((float *)t->cpu.grad[i] + r * width, 0, (size_t)width * sizeof(float));
         }
     }
-}
-
-static void *device_buffer(size_t bytes)
-{
-    char guard[GUARD];
-    char *p = device_cuda()->allocate(bytes + GUARD);
-    memset(guard, 0xa5, GUARD);
-    device_cuda()->put(p + bytes, guard, GUARD);
-    return p;
 }
 
 /* n elements of float or int32 on the host -> elements of each bytes on the device */
@@ -179,16 +153,6 @@ static struct side side_new(struct opcall *t, uint32_t wide)
     s.work_bytes = work[0] > work[1] ? work[0] : work[1];
     s.c.work = device_buffer(s.work_bytes);
     return s;
-}
-
-static bool device_guarded(const void *p, size_t bytes)
-{
-    unsigned char guard[GUARD];
-    device_cuda()->get(guard, (const char *)p + bytes, GUARD);
-    for (int i = 0; i < GUARD; i++)
-        if (guard[i] != 0xa5)
-            return false;
-    return true;
 }
 
 static void side_free(struct side *s)
