@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLAB_ALIGN = 64 };
+enum { SLAB_ALIGN = 256 }; /* what libraries ask of a workspace */
 
 static int64_t aligned(int64_t bytes)
 {
