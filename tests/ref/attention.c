@@ -2,6 +2,7 @@
  * k = [k_nope | k_rope], k_rope the same for all heads, kv = [k_nope | v] per head. */
 #include "tests/ref/ref.h"
 #include <math.h>
+#include <stdlib.h>
 enum { QUERY, KV, K_ROPE, O, LSE, B = 0, S, A, Q, C, R, V };
 static int64_t at_q(const struct call *c, int64_t b, int64_t s, int64_t a)
 {
@@ -16,6 +17,12 @@ static int64_t at_kv(const struct call *c, int64_t b, int64_t s, int64_t a)
 static int64_t at_o(const struct call *c, int64_t b, int64_t s, int64_t a)
 {
     return ((b * c->dim[S] + s) * c->dim[A] + a) * c->dim[V];
+}
+
+/* Room for one number per key of query s; freed by the caller. */
+static double *row(int64_t s)
+{
+    return calloc((size_t)s + 1, sizeof(double));
 }
 
 static double score(const struct call *c, int64_t b, int64_t a, int64_t s, int64_t t)
@@ -33,13 +40,15 @@ static double score(const struct call *c, int64_t b, int64_t a, int64_t s, int64
 static void fwd_row(const struct call *c, int64_t b, int64_t a, int64_t s)
 {
     const int64_t nope = c->dim[Q] - c->dim[R];
-    double *o = (double *)c->arg[O] + at_o(c, b, s, a), top = -INFINITY, sum = 0;
-    for (int64_t t = 0; t <= s; t++)
-        top = fmax(top, score(c, b, a, s, t));
+    double *o = (double *)c->arg[O] + at_o(c, b, s, a), *x = row(s), top = -INFINITY, sum = 0;
+    for (int64_t t = 0; t <= s; t++) {
+        x[t] = score(c, b, a, s, t);
+        top = fmax(top, x[t]);
+    }
     for (int64_t i = 0; i < c->dim[V]; i++)
         o[i] = 0;
     for (int64_t t = 0; t <= s; t++) {
-        const double p = exp(score(c, b, a, s, t) - top);
+        const double p = exp(x[t] - top);
         sum += p;
         for (int64_t i = 0; i < c->dim[V]; i++)
             o[i] += p * ((const double *)c->arg[KV])[at_kv(c, b, t, a) + nope + i];
@@ -47,6 +56,7 @@ static void fwd_row(const struct call *c, int64_t b, int64_t a, int64_t s)
     for (int64_t i = 0; i < c->dim[V]; i++)
         o[i] /= sum;
     ((double *)c->arg[LSE])[(b * c->dim[A] + a) * c->dim[S] + s] = top + log(sum);
+    free(x);
 }
 
 static void fwd(const struct call *c)
@@ -81,18 +91,17 @@ static void bwd_row(const struct call *c, int64_t b, int64_t a, int64_t s)
     const int64_t nope = c->dim[Q] - c->dim[R];
     const double lse = ((const double *)c->arg[LSE])[(b * c->dim[A] + a) * c->dim[S] + s];
     const double *d_o = (const double *)c->grad[O] + at_o(c, b, s, a), *v = c->arg[KV];
-    double mean = 0; /* of dp under p */
-    for (int pass = 0; pass < 2; pass++)
-        for (int64_t t = 0; t <= s; t++) {
-            const double p = exp(score(c, b, a, s, t) - lse);
-            double dp = 0;
-            for (int64_t i = 0; i < c->dim[V]; i++)
-                dp += d_o[i] * v[at_kv(c, b, t, a) + nope + i];
-            if (pass == 0)
-                mean += p * dp;
-            else
-                bwd_pair(c, b, a, s, t, p, c->attr[3] * p * (dp - mean));
-        }
+    double *p = row(s), *dp = row(s), mean = 0; /* of dp under p */
+    for (int64_t t = 0; t <= s; t++) {
+        p[t] = exp(score(c, b, a, s, t) - lse);
+        for (int64_t i = 0; i < c->dim[V]; i++)
+            dp[t] += d_o[i] * v[at_kv(c, b, t, a) + nope + i];
+        mean += p[t] * dp[t];
+    }
+    for (int64_t t = 0; t <= s; t++)
+        bwd_pair(c, b, a, s, t, p[t], c->attr[3] * p[t] * (dp[t] - mean));
+    free(p);
+    free(dp);
 }
 
 static void zero(double *x, int64_t n)
