@@ -1,0 +1,45 @@
+/* attention.cu - causal attention of MLA on CUDA: which of the two ways serves a call (attention.cuh). */
+#include "ops/attention.cuh"
+enum { B, S, A, Q, C, R, V, SCALE = 3 };
+
+struct attention attention_sizes(const struct call *c)
+{
+    const int64_t *d = c->dim;
+    struct attention z;
+    z.b = d[B], z.s = d[S], z.a = d[A], z.q = d[Q], z.c = d[C], z.r = d[R], z.v = d[V];
+    z.nope = d[C] - d[V];
+    z.scale = (float)c->attr[SCALE];
+    CHECK(z.nope >= 0 && z.nope + z.r == z.q, "key of %lld + %lld, query of %lld", (long long)z.nope,
+          (long long)z.r, (long long)z.q);
+    CHECK(c->wide == 0, "gradients of activations have the model's float");
+    return z;
+}
+
+static bool on_dnn(const struct attention *z)
+{
+    return !cuda_portable() && attention_dnn_serves(z);
+}
+
+extern "C" void attention_fwd_cuda(const struct call *c)
+{
+    const struct attention z = attention_sizes(c);
+    (on_dnn(&z) ? attention_dnn_fwd : attention_plain_fwd)(c, &z);
+}
+
+extern "C" void attention_bwd_cuda(const struct call *c)
+{
+    const struct attention z = attention_sizes(c);
+    (on_dnn(&z) ? attention_dnn_bwd : attention_plain_bwd)(c, &z);
+}
+
+/* It is asked where no device is: what either way needs. */
+extern "C" void attention_work_cuda(const struct call *c, size_t bytes[2])
+{
+    const struct attention z = attention_sizes(c);
+    size_t dnn[2] = { 0, 0 };
+    attention_plain_work(&z, bytes);
+    if (attention_dnn_serves(&z))
+        attention_dnn_work(&z, dnn);
+    for (int i = 0; i < 2; i++)
+        bytes[i] = bytes[i] > dnn[i] ? bytes[i] : dnn[i];
+}
