@@ -26,7 +26,7 @@ __device__ static float swiglu_bwd(float gate[VEC], float up[VEC], const float d
     float sum = 0;
 #pragma unroll
     for (int i = 0; i < VEC; i++) {
-        const float sigma = __fdividef(1, 1 + __expf(-gate[i])), silu = gate[i] * sigma;
+        const float sigma = sigmoid(gate[i]), silu = gate[i] * sigma;
         const float d = weight * dy[i], d_gate = d * up[i] * (sigma + silu * (1 - sigma));
         sum += dy[i] * silu * up[i];
         up[i] = d * silu;
