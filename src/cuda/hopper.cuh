@@ -187,11 +187,12 @@ template <int REGISTERS> __device__ static inline void registers_fewer(void)
  *   contraction-major  a line is one row (column of B) and 64 steps of the contraction; 16 steps are 32 bytes
  *   the other way      a line is one step of the contraction and 64 rows; boxes of 64 rows follow each other in
  *                      `box` bytes; 16 steps are 2048 bytes
- * `advance`: the bytes of the steps before. */
+ * `advance`: the bytes of the steps before. In a cluster an address has the number of its block in high bits, which
+ * must not get into the field of the box. */
 __device__ static inline uint64_t operand(uint32_t address, uint32_t box, uint32_t advance)
 {
     const uint32_t eight_lines = 1024, swizzle_128 = 1, high = eight_lines >> 4 | swizzle_128 << 30;
-    return (uint64_t)high << 32 | ((address >> 4) + (advance >> 4) + (box >> 4 << 16));
+    return (uint64_t)high << 32 | ((address & 0x3ffff) >> 4) + (advance >> 4) + (box >> 4 << 16);
 }
 __device__ static inline void product_begin(void)
 {

@@ -58,8 +58,9 @@ bool lower_is_region(const struct lower *l, int node)
 int64_t lower_local_rows(const struct lower *l, int64_t rows)
 {
     const struct plan *p = &l->p->plan;
-    const int64_t pad = p->expert_parallel == 1 ? l->most_experts * (p->tile - 1) : 0;
-    return rows / p->n_ranks + pad;
+    if (p->expert_parallel > 1) /* copies are sorted without tiles, and sent */
+        return rows / p->n_ranks;
+    return (rows / p->n_ranks + l->most_experts * (p->tile - 1)) / p->tile * p->tile;
 }
 
 struct ref lower_at(struct ref r, int64_t element, enum dtype t)
