@@ -10,10 +10,10 @@
  *   GRADIENT  both operands the other way; the contraction are the rows of the expert, and their zero padding */
 #include "cuda/grouped.cuh"
 #include "cuda/grouped_plan.cuh"
-#include "cuda/hopper.cuh"
+#include "cuda/grouped_store.cuh"
 enum form { UP, ROWS_TR, ROWS_NO, GRADIENT, GRADIENT_WIDE };
-enum { LOADERS = 128, MULTIPLIERS = 256, THREADS = LOADERS + MULTIPLIERS, WARPGROUP = 128, WARP = 32 };
-enum { STAGES = 4, A_BYTES = 16384, B_BYTES = 32768, STAGE_BYTES = A_BYTES + B_BYTES, BOX_BYTES = 8192 };
+enum { LOADERS = 128, MULTIPLIERS = 256, THREADS = LOADERS + MULTIPLIERS };
+enum { STAGES = 4, A_BYTES = 16384, B_BYTES = 32768, STAGE_BYTES = A_BYTES + B_BYTES };
 enum { MOST_EXPERTS = 256 };
 #ifndef GROUPED_CLUSTER
 #define GROUPED_CLUSTER 2
@@ -30,13 +30,14 @@ struct shared {
 struct job {
     struct groups g;
     int m, n,
-        k; /* rows of a matrix (gradient), columns of the output (of y: UP), contraction (not gradient) */
+        k; /* rows of a matrix (gradient), columns of the output (UP: of y), contraction (not gradient) */
     bool add;
     const float *weight; /* UP */
 };
 struct tile {
     int expert, row, column; /* of the output: rows of all experts, or of one matrix (gradient) */
     int from, steps; /* of the contraction: first element, number of steps of TILE_DEPTH, at least 1 */
+    int parts;       /* how many halves of its 256 columns exist; UP has all or none */
     bool same_rows;  /* the pair shares A; else B */
 };
 /* Where a thread is in the list. */
@@ -81,6 +82,8 @@ __device__ static bool walk_next(struct walk *w, const struct job *j, const stru
         t->from = (int)j->g.n_rows;
         t->steps = 1;
     }
+    t->parts = FORM == UP ? 2 : (int)cut_parts(j->n - t->column, TILE_COLUMNS / 2);
+    t->parts = t->column >= j->n ? 0 : t->parts > 2 ? 2 : t->parts;
     t->same_rows = c.same_row;
     w->unit += (int)gridDim.x / CLUSTER;
     return true;
@@ -103,7 +106,7 @@ __device__ static void load_step(const CUtensorMap *a, const CUtensorMap *b, con
 {
     const bool share_a = CLUSTER > 1 && t->same_rows, share_b = CLUSTER > 1 && !t->same_rows;
     const int e = t->expert, column = t->column;
-    barrier_arrive_bytes(barrier, STAGE_BYTES);
+    barrier_arrive_bytes(barrier, A_BYTES + t->parts * (B_BYTES / 2));
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         const int row = t->row + 64 * i;
@@ -113,12 +116,12 @@ __device__ static void load_step(const CUtensorMap *a, const CUtensorMap *b, con
     stage += A_BYTES;
     if (FORM == UP || FORM == ROWS_TR) {
 #pragma unroll
-        for (int i = 0; i < 2; i++)
+        for (int i = 0; i < 2 && i < t->parts; i++)
             load_box(stage + 2 * i * BOX_BYTES, b, depth, FORM == UP ? column : column + 128 * i,
                      FORM == UP ? 2 * e + i : e, barrier, share_b, i, rank);
     } else {
 #pragma unroll
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < 4 && i < 2 * t->parts; i++)
             load_box(stage + i * BOX_BYTES, b, column + 64 * i, depth, FORM == ROWS_NO ? e : 0, barrier,
                      share_b, i, rank);
     }
@@ -151,9 +154,10 @@ __device__ static void release(struct shared *s, uint32_t step)
         barrier_arrive(barrier);
 }
 
-/* d = the product of one tile; `step` as in load_all(). */
-template <enum form FORM>
-__device__ static void multiply(float (&d)[128], int steps, int half, struct shared *s, uint32_t *step)
+/* d = the product of the first PARTS x 128 columns of a tile; `step` as in load_all(). Finds the next tile meanwhile. */
+template <enum form FORM, int PARTS>
+__device__ static bool multiply(float (&d)[128], int steps, int half, struct shared *s, uint32_t *step,
+                                struct walk *w, const struct job *j, struct tile *next)
 {
     constexpr int a_other = is_gradient(FORM), b_other = is_gradient(FORM) || FORM == ROWS_NO;
     constexpr uint32_t a_each = a_other ? 2048 : 32, b_each = b_other ? 2048 : 32; /* bytes of 16 steps */
@@ -164,102 +168,28 @@ __device__ static void multiply(float (&d)[128], int steps, int half, struct sha
         product_begin();
 #pragma unroll
         for (int k = 0; k < TILE_DEPTH / 16; k++)
-            product_256<a_other, b_other>(d, operand(a, BOX_BYTES, k * a_each),
-                                          operand(b, BOX_BYTES, k * b_each), i > 0 || k > 0);
+            product<a_other, b_other, PARTS>(d, operand(a, BOX_BYTES, k * a_each),
+                                             operand(b, BOX_BYTES, k * b_each), i > 0 || k > 0);
         product_commit();
         product_wait<1>();
         if (i > 0)
             release(s, *step - 1);
     }
+    const bool more = walk_next<FORM>(w, j, s, next);
     product_wait<0>();
     product_settle(d);
     release(s, *step - 1);
+    return more;
 }
 
-/* -- output: slices of 64 rows x 128 bytes go through one of two buffers of the warpgroup to the copy engine -- */
-struct writer {
-    uint32_t buffer, other; /* the one to fill next */
-    int id;                 /* of the barrier of this warpgroup */
-};
-
-__device__ static inline bool is_leader(void)
+/* Of a tile of which this warpgroup has nothing to multiply. */
+static __device__ void skip(int steps, struct shared *s, uint32_t *step)
 {
-    return threadIdx.x % WARPGROUP == 0;
-}
-
-/* Until the buffer may be filled. */
-__device__ static inline void slice_begin(const struct writer *w)
-{
-    if (is_leader())
-        box_store_wait<1>();
-    warpgroup_sync(w->id);
-}
-
-__device__ static inline void slice_end(struct writer *w, const CUtensorMap *to, bool add, int column,
-                                        int row, int plane)
-{
-    const uint32_t filled = w->buffer;
-    shared_written();
-    warpgroup_sync(w->id);
-    if (is_leader()) {
-        if (add)
-            box_add(to, column, row, plane, filled);
-        else
-            box_store(to, column, row, plane, filled);
-        box_store_commit();
+    for (int i = 0; i < steps; i++, (*step)++) {
+        barrier_wait(shared_address(&s->full[*step % STAGES]), *step / STAGES & 1);
+        __syncwarp(); /* no lane may still wait when the stage is filled again */
+        release(s, *step);
     }
-    w->buffer = w->other;
-    w->other = filled;
-}
-
-__device__ static inline uint32_t packed(float low, float high)
-{
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return *(const uint32_t *)&pair;
-}
-
-/* 64 columns as bfloat16: d[FIRST] and the 31 behind it. */
-template <int FIRST, int N>
-__device__ static inline void fill_slice(const struct writer *w, const float (&d)[N])
-{
-    const int lane = threadIdx.x % WARP, line = threadIdx.x % WARPGROUP / WARP * 16 + lane % 16;
-#pragma unroll
-    for (int i = 0; i < 8; i += 2) {
-        const float *x = &d[FIRST + 4 * i];
-        shared_put_matrices(w->buffer + line * 128 + ((i + lane / 16) ^ line % 8) * 16, packed(x[0], x[1]),
-                            packed(x[2], x[3]), packed(x[4], x[5]), packed(x[6], x[7]));
-    }
-}
-
-/* 32 columns as float32: d[FIRST] and the 15 behind it. */
-template <int FIRST, int N>
-__device__ static inline void fill_wide_slice(const struct writer *w, const float (&d)[N])
-{
-    const int lane = threadIdx.x % WARP, line = threadIdx.x % WARPGROUP / WARP * 16 + lane / 4;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const float *x = &d[FIRST + 4 * i];
-        const uint32_t at = w->buffer + line * 128 + ((2 * i + lane % 4 / 2) ^ line % 8) * 16 + lane % 2 * 8;
-        shared_put_floats(at, x[0], x[1]);
-        shared_put_floats(at + 8 * 128, x[2], x[3]);
-    }
-}
-
-__device__ static inline float rounded(float x)
-{
-    return __bfloat162float(__float2bfloat16_rn(x));
-}
-
-/* 64 columns of y: from d[FIRST] and the same columns of the other half of h, rounded as h is. */
-template <int FIRST>
-__device__ static inline void fill_y_slice(const struct writer *w, const float (&d)[128],
-                                           const float weight[2])
-{
-    float y[32];
-#pragma unroll
-    for (int i = 0; i < 32; i++)
-        y[i] = swiglu(rounded(d[FIRST + i]), rounded(d[64 + FIRST + i]), weight[i / 2 % 2]);
-    fill_slice<0>(w, y);
 }
 
 struct outputs {
@@ -306,6 +236,27 @@ __device__ static inline void put(struct writer *w, const float (&d)[128], const
     }
 }
 
+/* Rows of padding. */
+template <enum form FORM>
+__device__ static void put_zeros(struct writer *w, const struct outputs *o, const struct job *j, int row,
+                                 int column)
+{
+    const int end = column + (FORM == UP ? 128 : 256);
+    slice_begin(w);
+    fill_zeros(w);
+    slice_end(w, o->out, false, column, row, 0);
+    for (int c = column; c < end && c < j->n; c += 64) {
+        if (c > column)
+            slice_again(w, o->out, c, row, 0);
+        if (FORM == UP) {
+            slice_again(w, o->out, c, row, 1);
+            slice_again(w, o->y, c, row, 0);
+        }
+    }
+    if (is_leader())
+        box_store_wait<0>(); /* slice_begin() counts on one store per buffer */
+}
+
 template <enum form FORM>
 __device__ static void multiply_all(const struct job *j, struct shared *s, const struct outputs *o)
 {
@@ -313,17 +264,27 @@ __device__ static void multiply_all(const struct job *j, struct shared *s, const
     const int line = threadIdx.x % WARPGROUP / WARP * 16 + threadIdx.x % WARP / 4;
     struct writer writer = { shared_address(s->out[half][0]), shared_address(s->out[half][1]), 1 + half };
     struct walk w = walk_begin();
-    struct tile t;
+    struct tile t, next;
     uint32_t step = 0;
     float d[128], weight[2] = { 0, 0 };
-    while (walk_next<FORM>(&w, j, s, &t)) {
-        const int row = t.row + 64 * half;
+    for (bool more = walk_next<FORM>(&w, j, s, &t); more; t = next) {
+        const int row = t.row + 64 * half, plane = is_gradient(FORM) ? t.expert : 0;
+        if (t.parts == 0 || row >= (is_gradient(FORM) ? j->m : s->end[t.expert])) {
+            skip(t.steps, s, &step);
+            if (!is_gradient(FORM) && !j->add && t.parts > 0)
+                put_zeros<FORM>(&writer, o, j, row, t.column);
+            more = walk_next<FORM>(&w, j, s, &next);
+            continue;
+        }
         if (FORM == UP) {
             weight[0] = j->weight[row + line];
             weight[1] = j->weight[row + line + 8];
         }
-        multiply<FORM>(d, t.steps, half, s, &step);
-        put<FORM, 0>(&writer, d, o, j, row, t.column, is_gradient(FORM) ? t.expert : 0, weight);
+        if (FORM == UP || t.parts == 2)
+            more = multiply<FORM, 2>(d, t.steps, half, s, &step, &w, j, &next);
+        else
+            more = multiply<FORM, 1>(d, t.steps, half, s, &step, &w, j, &next);
+        put<FORM, 0>(&writer, d, o, j, row, t.column, plane, weight);
     }
     if (is_leader())
         box_store_wait<0>();
@@ -380,31 +341,6 @@ __global__ static void __launch_bounds__(THREADS, 1)
         }
         block_sync(); /* the other block may still arrive at barriers of this one */
     }
-}
-
-CUtensorMap cuda_tensor_map(const void *at, bool wide, int64_t n0, int64_t n1, int64_t n2, int64_t line,
-                            int64_t plane, int box0, int box1)
-{
-    static decltype(&cuTensorMapEncodeTiled) encode;
-    const uint64_t bytes = wide ? 4 : 2;
-    const cuuint64_t n[3] = { (cuuint64_t)n0, (cuuint64_t)n1, (cuuint64_t)n2 },
-                     strides[2] = { (cuuint64_t)line * bytes, (cuuint64_t)plane * bytes };
-    const cuuint32_t box[3] = { (cuuint32_t)box0, (cuuint32_t)box1, 1 }, each[3] = { 1, 1, 1 };
-    CUtensorMap map;
-    if (!encode) {
-        cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
-        CUDA_DO(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encode, 12000,
-                                                 cudaEnableDefault, &found));
-        CHECK(encode && found == cudaDriverEntryPointSuccess, "the driver has no cuTensorMapEncodeTiled");
-    }
-    const CUresult status = encode(
-        &map, wide ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3,
-        (void *)(uintptr_t)at, n, strides, box, each, CU_TENSOR_MAP_INTERLEAVE_NONE,
-        CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    CHECK(status == CUDA_SUCCESS,
-          "tensor of [%lld, %lld, %lld] elements of %d bytes at %p, boxes of %d x %d: error %d",
-          (long long)n2, (long long)n1, (long long)n0, (int)bytes, at, box1, box0, (int)status);
-    return map;
 }
 
 static int multiprocessors(void)

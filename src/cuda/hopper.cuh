@@ -241,9 +241,35 @@ __device__ static inline void product_256(float (&d)[128], uint64_t a, uint64_t 
         : D64(0), D64(64)
         : "l"(a), "l"(b), "r"((int)keep), "n"(A_OTHER), "n"(B_OTHER));
 }
+/* 64 x 128 x 16, in the first half of d */
+template <int A_OTHER, int B_OTHER>
+__device__ static inline void product_128(float (&d)[128], uint64_t a, uint64_t b, bool keep)
+{
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "setp.ne.b32 p, %66, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+                 "}, %64, %65, p, 1, 1, %67, %68;\n"
+                 "}\n"
+                 : D64(0)
+                 : "l"(a), "l"(b), "r"((int)keep), "n"(A_OTHER), "n"(B_OTHER));
+}
 #undef D64
 #undef D16
 #undef D4
+
+template <int A_OTHER, int B_OTHER, int PARTS>
+__device__ static inline void product(float (&d)[128], uint64_t a, uint64_t b, bool keep)
+{
+    if constexpr (PARTS == 2)
+        product_256<A_OTHER, B_OTHER>(d, a, b, keep);
+    else
+        product_128<A_OTHER, B_OTHER>(d, a, b, keep);
+}
 
 /* Host: a bfloat16 or float32 tensor of n[0] dense elements, n[1] lines `line` elements apart and n[2] planes `plane`
  * elements apart, cut into boxes of box[0] x box[1] x 1; box[0] is 128 bytes and lies swizzled in shared memory. */
