@@ -71,7 +71,7 @@ __device__ static bool walk_next(struct walk *w, const struct job *j, const stru
         if (w->unit < w->first_unit + units)
             break;
     }
-    const struct cell c = plan_unit(w->unit - w->first_unit, rows, columns, CLUSTER, w->rank);
+    const struct cell c = plan_unit(w->unit - w->first_unit, rows, columns, CLUSTER, w->rank, w->expert);
     const int edge = s->edge[w->expert], end = s->end[w->expert];
     t->expert = w->expert;
     t->row = c.row * TILE_ROWS + (is_gradient(FORM) ? 0 : edge);

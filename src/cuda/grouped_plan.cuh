@@ -18,20 +18,21 @@ __host__ __device__ static inline struct cell plan_cell(int u, int rows, int col
 }
 /* Two blocks that share an operand take a pair of tiles each time: two rows of one column, and two columns of the last
  * row when the number of rows is odd. Of an odd number of columns, the last pair's second tile is column `columns`,
- * which is empty. */
+ * which is empty. The columns begin at `shift`: otherwise narrow last columns, which are quicker, could always fall to
+ * the same blocks. */
 __host__ __device__ static inline int plan_units(int rows, int columns, int members)
 {
     return members == 1 ? rows * columns : rows / 2 * columns + rows % 2 * ((columns + 1) / 2);
 }
-__host__ __device__ static inline struct cell plan_unit(int u, int rows, int columns, int members, int rank)
+__host__ __device__ static inline struct cell plan_unit(int u, int rows, int columns, int members, int rank,
+                                                        int shift)
 {
-    if (members == 1)
-        return plan_cell(u, rows, columns, BAND_TILES);
-    const int n_pairs = rows / 2 * columns;
-    struct cell c = { rows - 1, 2 * (u - n_pairs) + rank, true };
-    if (u < n_pairs) {
-        c = plan_cell(u, rows / 2, columns, BAND_TILES / 2);
-        c.row = 2 * c.row + rank;
+    const int n_whole = rows / members * columns; /* units of one column */
+    struct cell c = { rows - 1, 2 * (u - n_whole) + rank, true };
+    if (u < n_whole) {
+        c = plan_cell(u, rows / members, columns, BAND_TILES / members);
+        c.row = members * c.row + rank;
+        c.column = (c.column + shift) % columns;
     }
     return c;
 }

@@ -332,8 +332,8 @@ static bool plan_covers(int rows, int columns, int members)
     memset(seen, 0, sizeof seen);
     for (int u = 0; u < plan_units(rows, columns, members); u++)
         for (int rank = 0; rank < members; rank++) {
-            const struct cell c = plan_unit(u, rows, columns, members, rank);
-            const struct cell first = plan_unit(u, rows, columns, members, 0);
+            const struct cell c = plan_unit(u, rows, columns, members, rank, rows * 5);
+            const struct cell first = plan_unit(u, rows, columns, members, 0, rows * 5);
             if (c.row < 0 || c.row >= rows || c.column < 0 || c.same_row != first.same_row ||
                 (members > 1 && (c.same_row ? c.row != first.row : c.column != first.column)))
                 return false;
