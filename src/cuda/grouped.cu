@@ -37,8 +37,8 @@ __device__ static void block_product(const struct product *p, int64_t row, int64
 {
     using namespace nvcuda::wmma;
     enum { A_LINE = (TA ? BLOCK : DEPTH) + PAD, B_LINE = (TB ? DEPTH : BLOCK) + PAD, OUT_LINE = BLOCK + 4 };
-    __shared__ __align__(16) bf16 a[(TA ? DEPTH : BLOCK) * A_LINE], b[(TB ? BLOCK : DEPTH) * B_LINE];
-    __shared__ __align__(16) float out[BLOCK * OUT_LINE];
+    __shared__ __align__(32) bf16 a[(TA ? DEPTH : BLOCK) * A_LINE], b[(TB ? BLOCK : DEPTH) * B_LINE];
+    __shared__ __align__(32) float out[BLOCK * OUT_LINE];
     const int warp = threadIdx.x / 32, first_row = warp / 2 * 32, first_column = warp % 2 * 32;
     fragment<accumulator, 16, 16, 16, float> sum[2][2];
     for (int i = 0; i < 4; i++)
