@@ -95,12 +95,32 @@ static void refuse_model(struct arena *a, const char *model, const char *words)
     refuse(a, arena_printf(a, "\"pre_tokenizer\":%s", byte_level), model, words);
 }
 
+/* Such files differ in every other part too: the type must be what is reported. */
+TEST(other_model_types_are_named)
+{
+    struct arena *a = arena_new("test");
+    const char *rest = "\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]";
+    const char *spaces = "\"pre_tokenizer\":{\"type\":\"Metaspace\"}";
+    refuse_model(a, arena_printf(a, "{\"type\":\"Unigram\",%s}", rest),
+                 "type: model type \"Unigram\"|\"BPE\"");
+    refuse(a, spaces, "{\"type\":\"Unigram\",\"vocab\":[[\"a\",-1.5]]}",
+           "tokenizer.json:1:|\"Unigram\"|\"BPE\"");
+    refuse(a, "\"normalizer\":{\"type\":\"BertNormalizer\"}", "{\"type\":\"WordPiece\",\"vocab\":{\"a\":0}}",
+           "model type \"WordPiece\"|\"BPE\"");
+    refuse_model(a, arena_printf(a, "{\"type\":\"bpe\",%s}", rest), "model type \"bpe\"|\"BPE\"");
+    refuse_model(a, arena_printf(a, "{\"type\":7,%s}", rest), "type: expected a string, found integer");
+    refuse_model(a, arena_printf(a, "{\"type\":null,%s}", rest), "type: expected a string, found null");
+    refuse_model(a, arena_printf(a, "{\"type\":\"BPE\\u0000x\",%s}", rest), "type|NUL");
+    refuse(a, spaces, "{\"vocab\":[[\"a\",-1.5]]}", "vocab: expected an object, found array");
+    refuse(a, spaces, "{\"vocab\":{\"a\":0}}", "merges: missing, expected an array");
+    arena_free(a);
+}
+
 TEST(bad_models_are_refused)
 {
     struct arena *a = arena_new("test");
     const char *rest = "\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]";
     refuse_model(a, "[]", "model|object");
-    refuse_model(a, arena_printf(a, "{\"type\":\"Unigram\",%s}", rest), "type|BPE");
     refuse_model(a, arena_printf(a, "{\"dropout\":0.1,%s}", rest), "dropout");
     refuse_model(a, arena_printf(a, "{\"continuing_subword_prefix\":\"##\",%s}", rest),
                  "continuing_subword_prefix");

@@ -79,8 +79,8 @@ static bool read_all(struct bpe *t, const char *dir, struct err *e)
     jval root = json_root(j);
     bool ok = json_type(root) == JSON_OBJECT ||
               err_set(e, "%s: expected an object, found %s", t->path, json_type_name(json_type(root)));
-    ok = ok && bpe_read_pipeline(t, j, root, e) && bpe_read_model(t, j, root, e) &&
-         bpe_read_added(t, j, root, e);
+    ok = ok && bpe_check_model_type(j, root, e) && bpe_read_pipeline(t, j, root, e) &&
+         bpe_read_model(t, j, root, e) && bpe_read_added(t, j, root, e);
     json_free(j);
     return ok && bpe_read_specials(t, dir, e);
 }

@@ -97,6 +97,7 @@ struct added_sink {
 bool added_scan(const struct bpe *t, const struct added_list *l, const char *text, size_t bytes,
                 const struct added_sink *sink, struct err *e);
 /* Readers of parts of tokenizer.json; `j` names file and line in errors. */
+bool bpe_check_model_type(const struct json *j, jval root, struct err *e); /* first: it explains the rest */
 bool bpe_read_model(struct bpe *t, const struct json *j, jval root, struct err *e);
 bool bpe_read_added(struct bpe *t, const struct json *j, jval root, struct err *e);
 bool bpe_read_pipeline(struct bpe *t, const struct json *j, jval root, struct err *e);

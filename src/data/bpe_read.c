@@ -58,12 +58,24 @@ static bool optional_bool(const struct json *j, jval object, const char *key, bo
     return is_absent(json_get(object, key)) || json_want_bool(j, object, key, out, e);
 }
 
+/* Files without a type are older than the key: those that have the parts of BPE are BPE. */
+bool bpe_check_model_type(const struct json *j, jval root, struct err *e)
+{
+    const char *type;
+    jval model, part;
+    if (!json_want_object(j, root, "model", &model, e))
+        return false;
+    if (json_type(json_get(model, "type")) == JSON_ABSENT)
+        return json_want_object(j, model, "vocab", &part, e) && json_want_array(j, model, "merges", &part, e);
+    if (!json_want_string(j, model, "type", &type, e))
+        return false;
+    return strcmp(type, "BPE") == 0 ||
+           json_err(j, model, "type", e, "model type \"%.60s\": only byte-level \"BPE\" is supported", type);
+}
+
 static bool check_model_flags(struct bpe *t, const struct json *j, jval model, struct err *e)
 {
     double dropout = 0;
-    jval type = json_get(model, "type");
-    if (!is_absent(type) && (json_type(type) != JSON_STRING || strcmp(json_string(type, NULL), "BPE") != 0))
-        return json_err(j, model, "type", e, "only a \"BPE\" model is supported");
     if (!is_absent(json_get(model, "dropout")) && !json_want_number(j, model, "dropout", &dropout, e))
         return false;
     if (dropout != 0)

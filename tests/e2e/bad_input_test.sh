@@ -182,7 +182,9 @@ tokenizer() { # NAME PATTERN SED
 refused "no such tokenizer" 3 'nowhere' $p --tokenizer_path_or_name ./nowhere --data_path_or_name part.txt
 fresh tokenizer bad-tokenizer; cut_file bad-tokenizer/tokenizer.json 50
 refused "tokenizer.json: truncated" 3 'tokenizer.json:[0-9]+' $p --tokenizer_path_or_name bad-tokenizer --data_path_or_name part.txt
-tokenizer "another model" 'tokenizer.json:[0-9]+.*BPE' 's/"BPE"/"Unigram"/'
+tokenizer "another model" 'tokenizer.json:[0-9]+: type: model type "Unigram": only byte-level "BPE" is supported' 's/"BPE"/"Unigram"/'
+tokenizer "another model and pre-tokenizer" 'model type "Unigram"' 's/"BPE"/"Unigram"/; s/"ByteLevel"/"Metaspace"/'
+tokenizer "a model type that is no string" 'tokenizer.json:[0-9]+: type: expected a string, found array' 's/"BPE"/["BPE"]/'
 tokenizer "another pre-tokenizer" 'tokenizer.json.*Whitespace' 's/"ByteLevel"/"WhitespaceSplit"/'
 
 # Nothing of all this touched the good run.
