@@ -9,13 +9,10 @@ static int by_first(const void *x, const void *y)
     return (a > b) - (a < b);
 }
 
-const struct charset *charset_of(struct arena *a, const struct range *ranges, int64_t n)
+/* A set of ranges in ascending order; takes the array. */
+static const struct charset *of_sorted(struct arena *a, struct range *r, int64_t n)
 {
     struct charset *s = ARENA_NEW(a, struct charset, 1);
-    struct range *r = ARENA_NEW(a, struct range, n);
-    if (n)
-        memcpy(r, ranges, (size_t)n * sizeof *r);
-    qsort(r, (size_t)n, sizeof *r, by_first);
     int64_t m = 0;
     for (int64_t i = 0; i < n; i++) {
         if (m && r[i].first <= r[m - 1].last + 1)
@@ -27,6 +24,15 @@ const struct charset *charset_of(struct arena *a, const struct range *ranges, in
     return s;
 }
 
+const struct charset *charset_of(struct arena *a, const struct range *ranges, int64_t n)
+{
+    struct range *r = ARENA_NEW(a, struct range, n);
+    if (n)
+        memcpy(r, ranges, (size_t)n * sizeof *r);
+    qsort(r, (size_t)n, sizeof *r, by_first);
+    return of_sorted(a, r, n);
+}
+
 const struct charset *charset_one(struct arena *a, uint32_t c)
 {
     return charset_of(a, &(struct range){ c, c }, 1);
@@ -35,11 +41,13 @@ const struct charset *charset_one(struct arena *a, uint32_t c)
 const struct charset *charset_union(struct arena *a, const struct charset *x, const struct charset *y)
 {
     struct range *r = ARENA_NEW(a, struct range, x->n + y->n);
-    if (x->n)
-        memcpy(r, x->range, (size_t)x->n * sizeof *r);
-    if (y->n)
-        memcpy(r + x->n, y->range, (size_t)y->n * sizeof *r);
-    return charset_of(a, r, x->n + y->n);
+    int64_t i = 0, k = 0;
+    while (i < x->n || k < y->n) {
+        const bool from_x = k == y->n || (i < x->n && x->range[i].first < y->range[k].first);
+        r[i + k] = from_x ? x->range[i] : y->range[k];
+        *(from_x ? &i : &k) += 1;
+    }
+    return of_sorted(a, r, i + k);
 }
 
 const struct charset *charset_invert(struct arena *a, const struct charset *x)
@@ -54,7 +62,7 @@ const struct charset *charset_invert(struct arena *a, const struct charset *x)
     }
     if (next <= CODE_POINT_MAX)
         r[n++] = (struct range){ next, CODE_POINT_MAX };
-    return charset_of(a, r, n);
+    return of_sorted(a, r, n);
 }
 
 bool charset_has(const struct charset *x, uint32_t c)
