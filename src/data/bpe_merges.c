@@ -12,7 +12,7 @@ struct bpe_scratch {
     int32_t id[MOST_SYMBOLS], rank[MOST_SYMBOLS], merged[MOST_SYMBOLS];
     char pair_text[MOST_SYMBOLS];
     struct {
-        uint64_t pair;
+        uint64_t pair; /* with all bits turned, so that 0 is none */
         bool apart;
     } apart[N_APART]; /* what was found out about pairs of tokens; a newer pair replaces an older one */
     struct buffer kept, dead; /* bytes that have tokens; bits of places without a way to the end */
@@ -43,8 +43,6 @@ struct bpe_scratch *bpe_scratch_new(void)
     struct arena *a = arena_new("merging");
     struct bpe_scratch *s = ARENA_NEW(a, struct bpe_scratch, 1);
     s->a = a;
-    for (int i = 0; i < N_APART; i++)
-        s->apart[i].pair = EMPTY_PAIR;
     return s;
 }
 
@@ -112,7 +110,7 @@ static bool stay_apart(const struct bpe *t, struct bpe_scratch *s, int32_t left,
 {
     const uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
     const uint64_t slot = merge_hash(pair) >> 50;
-    if (s->apart[slot].pair == pair)
+    if (s->apart[slot].pair == ~pair)
         return s->apart[slot].apart;
     size_t bytes = 0;
     if (left >= 0) {
@@ -123,7 +121,7 @@ static bool stay_apart(const struct bpe *t, struct bpe_scratch *s, int32_t left,
     const int n = merge_bytes(t, s, s->pair_text, bytes + (size_t)t->token[right].bytes);
     const bool apart =
         left < 0 ? n == 1 && s->id[0] == right : n == 2 && s->id[0] == left && s->id[1] == right;
-    s->apart[slot].pair = pair;
+    s->apart[slot].pair = ~pair;
     s->apart[slot].apart = apart;
     return apart;
 }

@@ -4,27 +4,41 @@
 #include "data/dfa.h"
 #include "base/err.h"
 #include <string.h>
-enum { MOST_CODE = 4000, MOST_STATES = 2000, MOST_THREADS = 20000 };
+enum { MOST_CODE = 4000, MOST_STATES = 2000, MOST_THREADS = 20000, FIRST_ROOM = 64 };
 enum { OP_SET, OP_SPLIT, OP_JUMP, OP_LOOK, OP_MATCH };
 struct op_code {
     int op, x, y;              /* x: next, the preferred one of a split; y: the other one */
     const struct charset *set; /* of OP_SET, OP_LOOK */
     bool negative;             /* OP_LOOK */
     bool at_end;               /* OP_LOOK: holds at the end of the text */
-    bool member[MOST_CLASSES + 1];
+    bool *member;              /* OP_SET, OP_LOOK: [alphabet->n + 1] */
 };
 struct maker {
     struct arena *a, *scratch;
     const struct alphabet *b;
     struct op_code *code;
-    int n_code;
+    int n_code, code_room;
     bool failed;
-    int n_states, n_threads;
-    int *first, *count; /* threads of each state */
+    int n_states, state_room, row_room, n_threads, thread_room;
+    struct {
+        int first, n; /* threads */
+    } * state;
     int *thread;
-    uint16_t *row;
+    uint16_t *row; /* [n_states, alphabet->n + 1] */
     int *seen, stamp, *stack;
 };
+
+/* Room for at least n items, where there is room for *room; most patterns need little. */
+static void *with_room(struct arena *a, void *items, int n, int *room, size_t item_bytes)
+{
+    if (n <= *room)
+        return items;
+    const int before = *room;
+    while (*room < n)
+        *room = *room ? 2 * *room : FIRST_ROOM;
+    void *more = arena_array(a, *room, item_bytes);
+    return before ? memcpy(more, items, (size_t)before * item_bytes) : more;
+}
 
 /* The set of a node that is one set, however wrapped. */
 static const struct charset *single_set(const struct rx *x)
@@ -34,8 +48,12 @@ static const struct charset *single_set(const struct rx *x)
     return x->kind == RX_SET ? x->set : NULL;
 }
 
+/* A property that occurs again is the same charset. */
 static bool add_set(const struct charset *x, const struct charset **sets, int64_t *n, int64_t most)
 {
+    for (int64_t i = 0; i < *n; i++)
+        if (sets[i] == x)
+            return true;
     if (*n == most)
         return false;
     sets[(*n)++] = x;
@@ -60,13 +78,15 @@ static int emit(struct maker *m, int op)
         m->failed = true;
         return 0;
     }
+    m->code = with_room(m->scratch, m->code, m->n_code + 1, &m->code_room, sizeof *m->code);
     m->code[m->n_code] = (struct op_code){ .op = op, .x = m->n_code + 1 };
     return m->n_code++;
 }
 
 static void emit_set(struct maker *m, const struct charset *set)
 {
-    m->code[emit(m, OP_SET)].set = set;
+    const int i = emit(m, OP_SET);
+    m->code[i].set = set;
 }
 
 static void emit_look(struct maker *m, const struct charset *set, bool negative, bool at_end)
@@ -192,24 +212,35 @@ static void fill_members(struct maker *m)
         struct op_code *o = m->code + i;
         if (o->op != OP_SET && o->op != OP_LOOK)
             continue;
+        o->member = ARENA_NEW(m->scratch, bool, m->b->n + 1);
         for (int k = 0; k < m->b->n; k++)
             o->member[k] = charset_has(o->set, m->b->example[k]) != o->negative;
         o->member[m->b->n] = o->op == OP_LOOK && o->at_end;
     }
 }
 
+static void make_room(struct maker *m, int threads)
+{
+    struct arena *a = m->scratch;
+    m->state = with_room(a, m->state, m->n_states + 1, &m->state_room, sizeof *m->state);
+    m->row = with_room(a, m->row, m->n_states + 1, &m->row_room, (size_t)(m->b->n + 1) * sizeof *m->row);
+    m->thread = with_room(a, m->thread, m->n_threads + threads, &m->thread_room, sizeof *m->thread);
+}
+
 /* The state with these threads; a new one is made when there is none. */
 static int state_of(struct maker *m, const int *thread, int n)
 {
     for (int s = 0; s < m->n_states; s++)
-        if (m->count[s] == n && memcmp(m->thread + m->first[s], thread, (size_t)n * sizeof *thread) == 0)
+        if (m->state[s].n == n &&
+            (n == 0 || memcmp(m->thread + m->state[s].first, thread, (size_t)n * sizeof *thread) == 0))
             return s;
     if (m->n_states == MOST_STATES || m->n_threads + n > MOST_THREADS) {
         m->failed = true;
         return DFA_DEAD;
     }
-    m->first[m->n_states] = m->n_threads;
-    m->count[m->n_states] = n;
+    make_room(m, n);
+    m->state[m->n_states].first = m->n_threads;
+    m->state[m->n_states].n = n;
     if (n)
         memcpy(m->thread + m->n_threads, thread, (size_t)n * sizeof *thread);
     m->n_threads += n;
@@ -258,8 +289,8 @@ static uint16_t transition(struct maker *m, int state, int class, int *next)
     int n = 0;
     bool match = false;
     m->stamp++;
-    for (int i = 0; i < m->count[state] && !match; i++)
-        match = follow(m, m->thread[m->first[state] + i], class, next, &n);
+    for (int i = 0; i < m->state[state].n && !match; i++)
+        match = follow(m, m->thread[m->state[state].first + i], class, next, &n);
     n = without_repeats(m, next, n);
     return (uint16_t)(state_of(m, next, n) | (match ? DFA_MATCH : 0));
 }
@@ -267,34 +298,24 @@ static uint16_t transition(struct maker *m, int state, int class, int *next)
 static void explore(struct maker *m)
 {
     const int width = m->b->n + 1, start = 0;
-    int *next = ARENA_NEW(m->scratch, int, MOST_CODE);
+    int *next = ARENA_NEW(m->scratch, int, m->n_code);
+    m->seen = ARENA_NEW(m->scratch, int, m->n_code);
+    m->stack = ARENA_NEW(m->scratch, int, 2 * m->n_code + 8);
     state_of(m, NULL, 0);
     state_of(m, &start, 1);
     for (int s = DFA_START; s < m->n_states && !m->failed; s++)
-        for (int class = 0; class < width && !m->failed; class ++)
-            m->row[s * width + class] = transition(m, s, class, next);
-}
-
-static void maker_init(struct maker *m, struct arena *a, const struct alphabet *b)
-{
-    struct arena *s = arena_new("automaton");
-    *m = (struct maker){ .a = a, .scratch = s, .b = b };
-    m->code = ARENA_NEW(s, struct op_code, MOST_CODE);
-    m->first = ARENA_NEW(s, int, MOST_STATES);
-    m->count = ARENA_NEW(s, int, MOST_STATES);
-    m->thread = ARENA_NEW(s, int, MOST_THREADS);
-    m->row = ARENA_NEW(s, uint16_t, (int64_t)MOST_STATES * (b->n + 1));
-    m->seen = ARENA_NEW(s, int, MOST_CODE);
-    m->stack = ARENA_NEW(s, int, 2 * MOST_CODE + 8);
+        for (int class = 0; class < width && !m->failed; class ++) {
+            const uint16_t to = transition(m, s, class, next); /* may move the rows */
+            m->row[s * width + class] = to;
+        }
 }
 
 const struct dfa *dfa_make(struct arena *a, const struct alphabet *b, const struct rx *x)
 {
-    struct maker m;
     struct dfa *d = NULL;
     if (rx_nullable(x))
         return NULL;
-    maker_init(&m, a, b);
+    struct maker m = { .a = a, .scratch = arena_new("automaton"), .b = b };
     emit_node(&m, x);
     emit(&m, OP_MATCH);
     if (!m.failed) {
