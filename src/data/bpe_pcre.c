@@ -10,7 +10,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
-enum { MOST_PATTERN = 1 << 20, STACK_BYTES = 32 << 20, MOST_PROPERTIES = 256 };
+enum { MOST_PATTERN = 1 << 20, STACK_BYTES = 32 << 20, MOST_PROPERTIES = 1024 };
 struct matcher {
     pcre2_code *code;
 };
@@ -66,7 +66,8 @@ static const char *const names[][2] = {
       "\\x{1e030}-\\x{1e06d}\\x{1e08f}\\x{1e4d0}-\\x{1e4f9}\\x{2b739}\\x{31350}-\\x{323af}]" },
 };
 
-static bool is_category(const char *name)
+/* As PCRE2 spells it, or NULL. */
+static const char *category(const char *name)
 {
     static const char *const categories[] = { "C",  "Cc", "Cf", "Cn", "Co", "Cs", "L",  "Ll", "Lm", "Lo",
                                               "Lt", "Lu", "M",  "Mc", "Me", "Mn", "N",  "Nd", "Nl", "No",
@@ -74,8 +75,8 @@ static bool is_category(const char *name)
                                               "Sk", "Sm", "So", "Z",  "Zl", "Zp", "Zs" };
     for (size_t i = 0; i < sizeof categories / sizeof *categories; i++)
         if (strcasecmp(name, categories[i]) == 0)
-            return true;
-    return false;
+            return categories[i];
+    return NULL;
 }
 
 /* Case, blanks, hyphens and low lines do not matter in a name. */
@@ -97,10 +98,10 @@ static void property_pattern(const char *name, char out[640])
             snprintf(out, 640, "%s+", names[i][1]);
             return;
         }
-    if (is_category(name))
-        snprintf(out, 640, "\\p{%s}+", name);
+    if (category(name))
+        snprintf(out, 640, "\\p{%s}+", category(name));
     else
-        snprintf(out, 640, "\\p{sc:%s}+", name); /* PCRE2's bare \p{Han} would take script extensions too */
+        snprintf(out, 640, "\\p{sc:%s}+", plain); /* PCRE2's bare \p{Han} would take script extensions too */
 }
 
 static pcre2_code *compile(const char *pattern, size_t bytes, struct err *e)
@@ -212,6 +213,18 @@ const struct charset *rx_property(struct arena *a, const char *name, struct err 
     return x;
 }
 
+/* \x{...}, without printf: the letters alone are 650 ranges. */
+static void print_code(struct str *s, uint32_t c)
+{
+    char text[12] = "\\x{";
+    size_t n = 3;
+    for (int shift = 20; shift >= 0; shift -= 4)
+        if (c >> shift || shift == 0)
+            text[n++] = "0123456789abcdef"[c >> shift & 15];
+    text[n++] = '}';
+    str_add_bytes(s, text, n);
+}
+
 static void print_set(struct str *s, const struct charset *x)
 {
     if (x->n == 0) {
@@ -225,8 +238,11 @@ static void print_set(struct str *s, const struct charset *x)
             first = 0xe000;
         if (last >= 0xd800 && last < 0xe000)
             last = 0xd7ff;
-        if (first <= last)
-            str_addf(s, "\\x{%x}-\\x{%x}", first, last);
+        if (first > last)
+            continue;
+        print_code(s, first);
+        str_add(s, "-");
+        print_code(s, last);
     }
     str_add(s, "]");
 }
