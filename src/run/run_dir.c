@@ -8,7 +8,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static const char *last_component(struct arena *a, const char *path)
 {
@@ -115,24 +114,12 @@ static bool trim_metrics(struct run *r, const char *path, int64_t step, struct e
     return file_write(path, text, (size_t)(at - text), e);
 }
 
-/* mpirun gives every rank a terminal of its own: what counts is where mpirun writes. */
-static bool is_terminal(void)
-{
-    char path[64], target[256];
-    if (comm_ranks() == 1)
-        return isatty(STDOUT_FILENO);
-    snprintf(path, sizeof path, "/proc/%d/fd/1", (int)getppid());
-    const ssize_t n = readlink(path, target, sizeof target - 1);
-    target[n > 0 ? n : 0] = 0;
-    return strncmp(target, "/dev/pts/", 9) == 0 || strncmp(target, "/dev/tty", 8) == 0;
-}
-
 bool run_open_directory(struct run *r, struct err *e)
 {
     if (!choose_resume(r, e) || !verify_resume(r, e) || !file_mkdirs(checkpoints(r, ""), e) ||
         !write_description(r, e))
         return false;
-    r->bar = is_terminal() && !r->config->json;
+    progress_open(r);
     return true;
 }
 
@@ -192,6 +179,7 @@ void run_save(struct run *r)
     struct arena *a = arena_new("save");
     const struct ckpt_holding *mine = &r->holdings[comm_rank()];
     struct weights_pointers w;
+    progress_end_line(r);
     weights_pointers(a, &r->engine.exec, mine, &w);
     const struct ckpt_job job = {
         .directory =
@@ -212,42 +200,8 @@ void run_save(struct run *r)
     all_done(ckpt_write(&job, comm_rank(), &e), &e);
     all_done(comm_rank() != 0 || ckpt_publish(&job, (int)r->config->keep_last, &e), &e);
     if (comm_rank() == 0 && !r->config->json)
-        printf("%scheckpoint %s\n", r->bar ? "\n" : "", job.directory);
+        printf("checkpoint %s\n", job.directory);
     arena_free(a);
-}
-
-static void print_bar(const struct run *r, const struct step_report *s, double tokens_per_s, double mfu)
-{
-    enum { WIDTH = 24 };
-    char bar[WIDTH + 1];
-    const int done = (int)(r->position->step * WIDTH / (r->total_steps > 0 ? r->total_steps : 1));
-    for (int i = 0; i < WIDTH; i++)
-        bar[i] = i < done ? '=' : ' ';
-    bar[WIDTH] = 0;
-    printf("\r[%s] %lld/%lld loss %.4f norm %.3f lr %.2e %.0f tok/s MFU %.1f%% ETA %.0f s   ", bar,
-           (long long)r->position->step, (long long)r->total_steps, s->result.loss, s->result.grad_norm,
-           s->lr, tokens_per_s, 100 * mfu, r->eta_seconds);
-    if (s->eval_loss >= 0 || r->position->step == r->total_steps)
-        printf("\n");
-}
-
-static void print_line(const struct run *r, const struct step_report *s, double tokens_per_s, double mfu)
-{
-    if (r->bar)
-        print_bar(r, s, tokens_per_s, mfu);
-    else if (r->position->step % r->config->log_every == 0 || r->position->step == r->total_steps ||
-             r->position->step == 1)
-        printf("step %lld/%lld | loss %.6f | bits/token %.4f | aux %.6f | grad norm %.4f | lr %.3e | tokens "
-               "%lld | tok/s %.0f | MFU %.2f%% | "
-               "expert load max/mean %.2f | rounds %lld | dropped 0 | ETA %.0f s\n",
-               (long long)r->position->step, (long long)r->total_steps, s->result.loss,
-               s->result.loss / log(2.0), s->result.aux, s->result.grad_norm, s->lr,
-               (long long)r->position->tokens, tokens_per_s, 100 * mfu, step_load_ratio(&r->stepper, -1),
-               (long long)s->rounds, r->eta_seconds);
-    if (s->eval_loss >= 0)
-        printf("eval after step %lld | loss %.6f nats/token | %.4f bits/byte\n", (long long)r->position->step,
-               s->eval_loss, s->eval_loss / log(2.0) / r->bytes_per_token);
-    fflush(stdout);
 }
 
 static void write_metrics(FILE *f, const struct run *r, const struct step_report *s, double tokens_per_s,
@@ -290,6 +244,6 @@ void run_log(struct run *r, const struct step_report *s)
     if (r->config->json)
         write_metrics(stdout, r, s, tokens_per_s, mfu);
     else
-        print_line(r, s, tokens_per_s, mfu);
+        progress_print(r, s, tokens_per_s, mfu);
     write_metrics(r->metrics, r, s, tokens_per_s, mfu);
 }

@@ -358,6 +358,7 @@ bool train_run(struct arena *a, const struct config *c, struct err *e)
         die("the ranks do not agree on the graph: different programs or files?");
     print_start(r);
     const bool ok = loop(r, e);
+    progress_end_line(r);
     if (r->metrics)
         fclose(r->metrics);
     exec_free(&r->engine.exec);

@@ -23,7 +23,7 @@ struct run {
     struct ckpt_holding *holdings;
     enum dtype *stored;
     FILE *metrics;
-    bool bar; /* progress bar instead of one line per step */
+    bool bar, in_bar; /* progress bar instead of one line per step; its line has no end yet */
     double eta_seconds;
 };
 /* Limits for the planner from the options; ranks: those of the run (0: --runtime_ngpus or this MPI run's). */
@@ -48,3 +48,8 @@ struct step_report {
     int64_t rounds;
 };
 void run_log(struct run *r, const struct step_report *s); /* rank 0: terminal line and metrics.jsonl */
+
+/* progress.c: what rank 0 prints for a step; nothing on other ranks, which are never in a bar. */
+void progress_open(struct run *r); /* chooses bar or lines */
+void progress_print(struct run *r, const struct step_report *s, double tokens_per_s, double mfu);
+void progress_end_line(struct run *r); /* before anything else is printed */

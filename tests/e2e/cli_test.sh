@@ -84,6 +84,47 @@ ok "inspect of a checkpoint" "$moec" inspect runs/example/checkpoints/last
 ok "inspect of a model" "$moec" inspect exported
 ok "train --json" train 1 as-json --max_steps 2 --global_batch_size 8 --json
 if [ "$(grep -c '^{"step": ' as-json.out)" = 2 ]; then passed "one object per step"; else failed "one object per step" as-json.out; fi
+# The bar: each picture of it starts with \r, fills the terminal but for its last column, and ends before other text.
+pictures() { # FILE: one line per picture
+    tr '\r' '\n' <"$1" | grep '/4 loss'
+}
+bar_is_right() { # NAME FILE COLUMNS
+    local n odd
+    n=$(pictures "$2" | wc -l)
+    odd=$(pictures "$2" | awk -v columns="$3" 'length($0) != columns - 1' | wc -l)
+    if [ "$n" = 4 ] && [ "$odd" = 0 ] && ! grep -q '^step [0-9]' "$2" &&
+        [ "$(tr '\r' '\n' <"$2" | grep -c '^eval after step [24]\|^checkpoint runs')" = 3 ]; then
+        passed "$1"
+    else
+        failed "$1: $n pictures, $odd of another width" "$2"
+    fi
+}
+lines_are_right() { # NAME FILE
+    if [ "$(grep -c '^step [1-4]/4 | ' "$2")" = 4 ] && ! pictures "$2" >/dev/null; then passed "$1"; else failed "$1" "$2"; fi
+}
+in_terminal() { # COLUMNS COMMAND... : its output as a terminal of that width gets it, in terminal.out
+    timeout 120 script -qec "stty cols $1; ${*:2}" terminal.out </dev/null >/dev/null 2>&1
+    rm -rf runs/bar
+}
+bar="--max_steps 4 --global_batch_size 8 --eval_every 2 --eval_sequences 8"
+ok "--progress bar" train 2 bar $bar --progress bar
+bar_is_right "a bar through mpirun and a pipe" bar.out 80
+ok "--progress auto" train 2 bar $bar
+lines_are_right "lines where no terminal is" bar.out
+if command -v script >/dev/null; then
+    b="$moec train --model_id model --dataset_path data --name bar $bar"
+    rm -rf runs/bar
+    in_terminal 100 "$b"
+    bar_is_right "a bar at a terminal" terminal.out 100
+    in_terminal 60 "$b"
+    bar_is_right "a bar at a narrow terminal" terminal.out 60
+    in_terminal 100 "$b --progress lines"
+    lines_are_right "--progress lines at a terminal" terminal.out
+    in_terminal 90 "$mpirun -np 2 $b --progress bar"
+    bar_is_right "--progress bar at the terminal of mpirun" terminal.out "$(case $mpirun in *oversub*) echo 90 ;; *) echo 80 ;; esac)"
+else
+    skip "a bar at a terminal" "there is no script(1)"
+fi
 ok "eval --json" "$moec" eval --model_id exported --dataset_path data --json
 shows "it has a loss" '^\{"loss": [0-9.]+, .*"bits_per_byte": [0-9.]+'
 
