@@ -6,7 +6,11 @@
 #include "base/pool.h"
 #include "base/rng.h"
 #include "tests/test.h"
+#include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* The known answers published with Random123 (kat_vectors, philox 4x32, 10 rounds). */
@@ -203,6 +207,50 @@ TEST(pool_waits_for_all_tasks)
         EXPECT_INT(atomic_load(&n_done), 4);
     }
     pool_start(1);
+}
+
+static pthread_t main_thread;
+static atomic_bool worker_came;
+
+static void on_fault(int number)
+{
+    (void)number;
+    _exit(42);
+}
+
+/* The main thread keeps the pool open until a worker has come, which then writes where it may not. */
+static void fault_in_worker(void *context, int64_t task)
+{
+    (void)task;
+    if (!pthread_equal(pthread_self(), main_thread)) {
+        atomic_store(&worker_came, true);
+        *(volatile char *)context = 1;
+    }
+    for (int i = 0; i < 5000 && !atomic_load(&worker_came); i++)
+        usleep(1000);
+    usleep(100000);
+}
+
+static void fault(void)
+{
+    void *forbidden = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    main_thread = pthread_self();
+    signal(SIGSEGV, on_fault);
+    signal(SIGBUS, on_fault);
+    pool_start(2);
+    pool_run(2, fault_in_worker, forbidden);
+    _exit(1);
+}
+
+TEST(faults_of_workers_reach_their_handler)
+{
+    int status = 0;
+    pool_start(1);
+    const pid_t child = fork();
+    if (child == 0)
+        fault();
+    EXPECT(waitpid(child, &status, 0) == child);
+    EXPECTF(WIFEXITED(status) && WEXITSTATUS(status) == 42, "ended with status 0x%x", (unsigned)status);
 }
 
 static void fill(float *x, int64_t n, uint64_t stream)
