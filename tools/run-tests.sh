@@ -28,7 +28,9 @@ count() { # NAME STATUS SECONDS
     printf '%-28s %4d passed, %d failed, %d skipped   %d s\n' "$1" "$p" "$f" "$s" "$3"
     if [ "$f" != 0 ]; then
         bad="$bad $1"
-        if [ "$2" = 124 ]; then echo "    (stopped after its time limit)"; fi
+        if [ "$2" = 124 ]; then echo "    (stopped after its time limit)"
+        elif [ "$2" -gt 128 ]; then echo "    (ended by signal $(kill -l "$(($2 - 128))"))"
+        elif [ -z "$line" ]; then echo "    (ended with status $2 and without its counts)"; fi
         grep -vE '^(ok  |skip) ' "$log" | tail -n 40 | sed 's/^/    /'
     fi
     grep -E '^ *skip(ped)?[ :]' "$log" | grep -v '^skip [a-z_0-9]*$' | sed 's/^ */    /'
