@@ -138,6 +138,9 @@ train_again() { # the same without removing what is there
     shift 2
     [ "$ranks" = 1 ] || launch="$mpirun -np $ranks"
     timeout 120 $launch "$moec" train --model_id model --dataset_path data --name "$name" "$@" >"$name.out" 2>"$name.err" </dev/null
+    local status=$?
+    [ $status != 124 ] || echo "stopped after 120 s" >>"$name.err"
+    return $status
 }
 losses() { # "STEP LOSS" lines of a run
     sed -n 's/^{"step": \([0-9]*\), "loss": \([^,]*\),.*/\1 \2/p' "runs/$1/metrics.jsonl"
