@@ -206,6 +206,7 @@ static bool want_word(const struct json *j, const char *key, const char *const *
                       struct err *e)
 {
     const char *text;
+    *out = 0;
     if (!json_want_string(j, json_root(j), key, &text, e))
         return false;
     for (int i = 0; i < n; i++)
