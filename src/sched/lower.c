@@ -211,7 +211,7 @@ static struct ref region_arg(struct lower *l, int node, int arg)
     return is_end ? l->round_end : lower_value(l, node, arg, true);
 }
 
-static void set_work(struct lower *l, struct instr *i)
+void lower_work(struct lower *l, struct instr *i)
 {
     size_t bytes[2] = { 0, 0 };
     struct call c = { 0 };
@@ -232,7 +232,7 @@ static struct instr *emit_op(struct lower *l, enum list_kind which, int node, bo
     i->node = node;
     i->backward = backward;
     local_sizes(l, node, i->dim, i->attr);
-    set_work(l, i);
+    lower_work(l, i);
     return i;
 }
 

@@ -79,6 +79,7 @@ static void norm_sums(struct lower *l)
         i->dim[0] = run;
         i->dim[1] = c->n_elements;
         i->attr[0] = (double)c->n_elements;
+        lower_work(l, i);
     }
     i = lower_emit(l, LIST_UPDATE, RUN_NORM_SUM, "gradient norm");
     i->ref[0] = p->chunk_sums;
@@ -122,6 +123,7 @@ static void update_param(struct lower *l, int param, const struct adamw *o)
     i->attr[4] = (double)p->plan.numbers.master;
     i->attr[5] = (double)p->plan.numbers.moments;
     i->attr[6] = (double)(global_index(p->graph, param) + at->begin + s->begin - at->at);
+    lower_work(l, i);
 }
 
 static void clear(struct lower *l, struct ref r, int64_t bytes, const char *name)
