@@ -66,7 +66,9 @@ build/fuzz/%_fuzz: $(OUT)/tests/fuzz/%_fuzz.c.o $(OUT)/libmoec.a
 	$(CC) $(CFLAGS) -fsanitize=fuzzer $^ $(LDLIBS) -o $@
 # Programs that measure single kernels on a device; not part of the tests.
 PROBES := $(if $(CU),$(patsubst %.cu,$(OUT)/%,$(wildcard tests/probe/*_probe.cu)))
+# PROBE=-DGROUPED_CLUSTER=1: constants of a kernel to try.
 probe: $(PROBES)
+$(OUT)/tests/probe/%.cu.o: NVFLAGS += $(PROBE)
 $(OUT)/tests/probe/grouped_probe: $(OUT)/tests/probe/grouped_probe.cu.o \
                                   $(filter-out %/grouped_hopper.cu.o,$(LIBOBJ))
 	$(CC) $(CFLAGS) $^ $(LDLIBS) -o $@

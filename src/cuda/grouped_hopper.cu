@@ -19,6 +19,13 @@ enum { MOST_EXPERTS = 256 };
 #define GROUPED_CLUSTER 2
 #endif
 enum { CLUSTER = GROUPED_CLUSTER }; /* blocks: 1 or 2 */
+#ifndef GROUPED_STAGGER
+#define GROUPED_STAGGER 0
+#endif
+enum {
+    STAGGER = GROUPED_STAGGER
+}; /* cycles by which the second warpgroup begins later than the first, and stays behind:
+                                       results of one then leave while the other multiplies */
 
 struct shared {
     unsigned char stage[STAGES][STAGE_BYTES]; /* A, then B; at a multiple of 1024 bytes */
@@ -267,6 +274,8 @@ __device__ static void multiply_all(const struct job *j, struct shared *s, const
     struct tile t, next;
     uint32_t step = 0;
     float d[128], weight[2] = { 0, 0 };
+    for (const int64_t begin = clock64(); STAGGER > 0 && half == 1 && clock64() - begin < STAGGER;)
+        ;
     for (bool more = walk_next<FORM>(&w, j, s, &t); more; t = next) {
         const int row = t.row + 64 * half, plane = is_gradient(FORM) ? t.expert : 0;
         if (t.parts == 0 || row >= (is_gradient(FORM) ? j->m : s->end[t.expert])) {

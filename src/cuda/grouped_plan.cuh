@@ -3,7 +3,10 @@
 #pragma once
 #include "cuda/cuda.cuh"
 enum { TILE_ROWS = 128, TILE_COLUMNS = 256, TILE_DEPTH = 64 };
-enum { BAND_TILES = 16 }; /* tiles of a band: so many share a matrix while it is in the L2 cache */
+#ifndef GROUPED_BAND
+#define GROUPED_BAND 16
+#endif
+enum { BAND_TILES = GROUPED_BAND }; /* tiles of a band: so many share a matrix while it is in the L2 cache */
 struct cell {
     int row, column; /* in tiles */
     bool same_row;   /* a pair: both tiles have one row; else one column */

@@ -78,11 +78,11 @@ __device__ static inline bool barrier_try(uint32_t barrier, uint32_t parity)
 /* For the probe: a wait that takes too long ends the kernel instead of hanging the device. */
 __device__ static inline void barrier_wait(uint32_t barrier, uint32_t parity)
 {
-    uint64_t begin = 0, now;
+    uint32_t begin = 0, now;
     while (!barrier_try(barrier, parity)) {
-        asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+        asm volatile("mov.u32 %0, %%globaltimer_lo;" : "=r"(now));
         begin = begin ? begin : now;
-        if (now - begin > (uint64_t)(BARRIER_LIMIT_NS))
+        if (now - begin > (uint32_t)(BARRIER_LIMIT_NS))
             __trap();
     }
 }
