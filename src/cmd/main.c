@@ -12,10 +12,20 @@ static const struct {
     const char *name;
     command *run;
 } commands[] = {
-    { "prepare", cmd_prepare }, { "tokenize", cmd_tokenize }, { "tokenizer train", cmd_tokenizer_train },
-    { "inspect", cmd_inspect }, { "compile", cmd_compile },   { "train", cmd_train },
-    { "eval", cmd_eval },       { "generate", cmd_generate }, { "check", cmd_check },
-    { "merge", cmd_merge },     { "export", cmd_export },     { "verify", cmd_verify },
+    { "prepare", cmd_prepare },
+    { "tokenize", cmd_tokenize },
+    { "tokenizer train", cmd_tokenizer_train },
+    { "inspect", cmd_inspect },
+    { "compile", cmd_compile },
+    { "train", cmd_train },
+    { "eval", cmd_eval },
+    { "generate", cmd_generate },
+    { "check", cmd_check },
+    { "merge", cmd_merge },
+    { "export", cmd_export },
+    { "verify", cmd_verify },
+    { "bench step", cmd_bench_step },
+    { "bench grouped-gemm", cmd_bench_grouped },
 };
 
 static int print_version(void)

@@ -19,8 +19,11 @@ enum { /* one bit per row of `commands`, in its order */
        VERIFY = 1 << 11,
        HELP = 1 << 12,
        VERSION = 1 << 13,
-       EVERY = (1 << 14) - 1,
-       MODEL = COMPILE | TRAIN | EVAL | GENERATE | CHECK
+       BENCH_STEP = 1 << 14,
+       BENCH_GROUPED = 1 << 15,
+       EVERY = (1 << 16) - 1,
+       BENCH = BENCH_STEP | BENCH_GROUPED,
+       MODEL = COMPILE | TRAIN | EVAL | GENERATE | CHECK | BENCH_STEP
 };
 static const struct command commands[] = {
     { "prepare", "Tokenize text into a dataset of sequences.", NULL },
@@ -37,6 +40,8 @@ static const struct command commands[] = {
     { "verify", "Check structure and checksums of a checkpoint or dataset.", "path" },
     { "help", "Explain a command.", "topic" },
     { "version", "Print version, build and libraries.", NULL },
+    { "bench step", "Time a training step of a model, by operator.", NULL },
+    { "bench grouped-gemm", "Time the experts' products at the sizes of the nnScaler example.", NULL },
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 const char option_required[] = "required";

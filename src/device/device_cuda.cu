@@ -3,6 +3,7 @@ extern "C" {
 #include "device/device.h"
 }
 #include "cuda/library.cuh"
+#include "cuda/random.cuh"
 #include <stdio.h>
 
 static cudaStream_t stream_;
@@ -68,8 +69,13 @@ static int64_t memory(void)
     return available > reserve ? (int64_t)(available - reserve) : 0;
 }
 
-static const struct device cuda = { "cuda", CUDA, allocate, release, put,   get,
-                                    copy,   zero, wait_,    stream,  memory };
+static void fill(void *weight, void *low, enum master master, const struct device_fill *f)
+{
+    cuda_fill(stream_, f, weight, low, master);
+}
+
+static const struct device cuda = { "cuda", CUDA, allocate, release, put,  get,
+                                    copy,   zero, wait_,    stream,  fill, memory };
 
 extern "C" const struct device *device_cuda(void)
 {

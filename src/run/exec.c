@@ -214,6 +214,7 @@ bool exec_run(struct exec *x, enum list_kind which)
     int head = 0;
     double before = exec_now();
     for (int i = 0; i < list->n; i++) {
+        const int at = i;
         const struct instr *in = &list->item[i];
         if (in->kind == RUN_ROUND) {
             head = i;
@@ -223,7 +224,11 @@ bool exec_run(struct exec *x, enum list_kind which)
         } else if (!run_one(x, which, i, &rows)) {
             return false;
         }
+        if (x->spent[which])
+            x->device->wait();
         const double now = exec_now();
+        if (x->spent[which])
+            x->spent[which][at] += now - before;
         x->seconds[class_of(in, which)] += now - before;
         before = now;
     }

@@ -28,6 +28,8 @@ struct exec {
     int64_t rounds, most_rounds;  /* of the exchange loop under way; most since cleared */
     int64_t *scratch;             /* 8 arrays of n_ranks for exchanges */
     double seconds[TIME_CLASSES]; /* since cleared */
+    double *spent[LISTS]; /* seconds by instruction, since cleared; NULL = not asked for (it makes every
+                                   * instruction wait for the device) */
 };
 void exec_new(struct arena *a, struct program *p, const struct device *d, struct exec *x);
 void exec_free(struct exec *x);

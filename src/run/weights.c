@@ -132,8 +132,51 @@ static bool make_random(void *context, int param, int64_t begin, int64_t end, fl
     return true;
 }
 
+/* Elements [begin, end) of a piece, made on the device; `low`: those whose master this rank owns. */
+static void fill_piece(struct exec *x, int param, const struct piece *s, int64_t seed, int64_t begin,
+                       int64_t end, struct ref *low)
+{
+    static const enum fill kinds[] = {
+        [INIT_NORMAL] = FILL_NORMAL, [INIT_UNIFORM] = FILL_UNIFORM, [INIT_ONE] = FILL_ONE
+    };
+    const struct param *p = &x->program->graph->params.item[param];
+    if (begin >= end)
+        return;
+    const struct device_fill f = { kinds[p->init],       (uint64_t)seed,
+                                   hash_text(s->tensor), s->at + begin - s->offset,
+                                   end - begin,          p->init_scale };
+    x->device->fill(exec_at(x, weight_ref(x, param, begin)), low ? exec_at(x, *low) : NULL,
+                    x->program->plan.numbers.master, &f);
+}
+
+static void fill_on_device(struct exec *x, int64_t seed)
+{
+    for (int i = 0; i < x->program->graph->params.n; i++) {
+        const struct param *p = &x->program->graph->params.item[i];
+        const struct place *place = &x->program->layout.place[i];
+        int64_t first = 0, last = 0;
+        const bool own = owned(x, i, &first, &last) && x->program->plan.numbers.master != MASTER_NONE;
+        for (int k = 0; k < p->n_pieces; k++) {
+            const struct piece *s = &p->piece[k];
+            const int64_t stop = s->offset + s->n_elements,
+                          begin = s->offset > place->begin ? s->offset : place->begin,
+                          end = stop < place->end ? stop : place->end;
+            fill_piece(x, i, s, seed, begin, end, NULL);
+            const int64_t from = begin > first ? begin : first, to = end < last ? end : last;
+            struct ref low = own ? x->program->state[i].low : (struct ref){ .buffer = -1 };
+            low.at_bytes += own ? plan_master_bytes(&x->program->plan, from - first) : 0;
+            if (own)
+                fill_piece(x, i, s, seed, from, to, &low);
+        }
+    }
+}
+
 void weights_init(struct exec *x, int64_t seed)
 {
+    if (x->device->fill) {
+        fill_on_device(x, seed);
+        return;
+    }
     struct init_source s = { &x->program->graph->params, seed };
     struct err e = { 0 };
     fill_weights(x, make_random, &s, &e);

@@ -1,0 +1,221 @@
+/* bench.c - `bench step`: real steps on real text from random weights: natural routing, every token kept, clipping
+ * and AdamW inside the time. */
+#include "run/bench.h"
+#include "base/blas.h"
+#include "base/pool.h"
+#include "run/step.h"
+#include "run/weights.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct bench {
+    struct setup setup;
+    struct dataset data;
+    struct plan plan;
+    struct engine engine;
+    struct batches batches;
+    struct stepper stepper;
+    int64_t done;   /* steps */
+    double start_s; /* from the command to the first step */
+    struct step_result last;
+};
+
+static bool make_plan(struct bench *b, const struct config *c, struct err *e)
+{
+    struct search_result found;
+    const int64_t S = b->data.sequence_length;
+    const struct plan_limits l = {
+        .n_ranks = comm_ranks(),
+        .zero = -1,
+        .global_batch = c->tokens / S,
+        .micro_batch = config_given(c, "micro_batch_size") ? c->micro_batch_size : 0,
+        .recompute = (int)c->recompute,
+        .memory_bytes =
+            c->mem_constraint > 0 ? (int64_t)(c->mem_constraint * 1e9) : b->setup.cluster.memory_bytes,
+        .reproducible = c->reproducible,
+    };
+    if (c->tokens % S || l.global_batch > b->data.n_sequences)
+        return err_code(e, EXIT_USAGE, "--tokens %lld: expected a multiple of %lld up to %lld (the dataset)",
+                        (long long)c->tokens, (long long)S, (long long)(S * b->data.n_sequences));
+    if (!setup_plan(&b->setup, &l, S, &found, e))
+        return false;
+    b->plan = found.best[0];
+    return true;
+}
+
+static bool start(struct bench *b, struct arena *a, const struct config *c, struct err *e)
+{
+    const struct adamw o = { 0.9, 0.95, 1e-8, 0 };
+    const double begin = exec_now();
+    if (!setup_open(a, c, &b->setup, e) || !dataset_open(a, c->dataset_path, comm_rank() != 0, &b->data, e))
+        return false;
+    if (c->layers)
+        b->setup.model.layers = c->layers;
+    if (b->data.vocab_size > b->setup.model.vocab)
+        return err_code(e, EXIT_MISMATCH, "%s: token ids up to %lld, but vocab_size of the model is %lld",
+                        c->dataset_path, (long long)b->data.vocab_size - 1, (long long)b->setup.model.vocab);
+    if (!make_plan(b, c, e))
+        return false;
+    engine_build(&b->setup, &b->plan, true, false, &o, &b->engine);
+    weights_init(&b->engine.exec, c->seed);
+    batches_new(a, &b->data, b->data.n_sequences, c->seed, -1, &b->batches);
+    step_new(a, &b->engine, &b->batches, 0, &b->stepper);
+    b->engine.exec.device->wait();
+    b->start_s = exec_now() - begin;
+    return true;
+}
+
+static void one_step(struct bench *b)
+{
+    const int64_t G = b->plan.global_batch, per_epoch = b->data.n_sequences / G;
+    b->done++;
+    b->engine.exec.control = (struct step_control){ 1e-5, 0.9, 0.95, 1.0, b->done, 0 };
+    b->last = step_train(&b->stepper, 0, (b->done - 1) % per_epoch * G, G);
+    b->engine.exec.device->wait();
+    CHECK(b->last.finite, "step %lld is not finite", (long long)b->done);
+}
+
+/* One line of the table: an operator, forward or backward. */
+struct line {
+    const char *name;
+    bool backward;
+    double seconds, flops;
+    int64_t calls;
+};
+
+static const char *name_of(const struct instr *in)
+{
+    static const char *const kind[] = {
+        [RUN_ZERO] = "(zero)",        [RUN_ROUTE] = "(route)",   [RUN_ROUND] = "(rounds)",
+        [RUN_ROUND_END] = "(rounds)", [RUN_SEND] = "(send)",     [RUN_RETURN] = "(return)",
+        [RUN_PARTS] = "(parts)",      [RUN_REDUCE] = "(reduce)", [RUN_MIRROR] = "(mirror)",
+        [RUN_NORM_SUM] = "(norm)",    [RUN_GATHER] = "(gather)"
+    };
+    return in->kind == RUN_OP ? in->op->name : kind[in->kind];
+}
+
+static struct line *line_of(struct line *lines, int *n, const char *name, bool backward)
+{
+    for (int i = 0; i < *n; i++)
+        if (lines[i].backward == backward && strcmp(lines[i].name, name) == 0)
+            return &lines[i];
+    lines[*n] = (struct line){ .name = name, .backward = backward };
+    return &lines[(*n)++];
+}
+
+static int slowest_first(const void *x, const void *y)
+{
+    const struct line *a = x, *b = y;
+    return a->seconds < b->seconds ? 1 : a->seconds > b->seconds ? -1 : 0;
+}
+
+static double flops_of(const struct instr *in)
+{
+    double flops[2] = { 0 }, bytes[2] = { 0 };
+    struct call c = { 0 };
+    if (in->kind != RUN_OP || in->again)
+        return 0;
+    memcpy(c.dim, in->dim, sizeof c.dim);
+    memcpy(c.attr, in->attr, sizeof c.attr);
+    in->op->cost(&c, flops, bytes);
+    return flops[in->backward];
+}
+
+/* One more step in which every instruction is waited for. */
+static int profile(struct bench *b, struct arena *a, struct line *lines)
+{
+    const struct program *p = &b->engine.program;
+    int n = 0;
+    for (int k = 0; k < LISTS; k++)
+        b->engine.exec.spent[k] = ARENA_NEW(a, double, p->list[k].n + 1);
+    one_step(b);
+    for (int k = 0; k < LISTS; k++)
+        for (int i = 0; i < p->list[k].n; i++) {
+            const struct instr *in = &p->list[k].item[i];
+            const int64_t times = k == LIST_MICRO ? p->plan.accumulation : 1;
+            if (b->engine.exec.spent[k][i] == 0)
+                continue;
+            struct line *line = line_of(lines, &n, name_of(in), in->backward);
+            line->seconds += b->engine.exec.spent[k][i];
+            line->flops += (double)times * flops_of(in);
+            line->calls += times;
+        }
+    qsort(lines, (size_t)n, sizeof *lines, slowest_first);
+    return n;
+}
+
+static void print_honesty(const struct bench *b)
+{
+    const struct numbers *n = &b->plan.numbers;
+    printf("routing natural from random weights; real text; dropped tokens 0; clipping and AdamW inside; "
+           "device %s, "
+           "master %s, moments %s, gradients %s; micro-batch %lld x accumulation %lld, recompute %d of %d "
+           "kinds\n",
+           plan_backend_name[n->backend], plan_master_name[n->master], plan_moments_name[n->moments],
+           num_dtype_name(n->gradient), (long long)b->plan.micro_batch, (long long)b->plan.accumulation,
+           b->plan.recompute, b->plan.recompute_kinds);
+}
+
+static void print_result(const struct bench *b, double seconds, double fastest, const struct line *lines,
+                         int n)
+{
+    double honest, example, sum = 0;
+    model_flops_per_token(&b->setup.model, b->plan.sequence, &honest, &example);
+    const double tokens = (double)(b->plan.global_batch * b->plan.sequence),
+                 peak = b->setup.cluster.peak_flops_per_s * b->plan.n_ranks;
+    printf("step of %.0f tokens, %lld layers: %.3f s (fastest %.3f), %.0f tokens/s, MFU %.1f %% (6 x active "
+           "parameters + "
+           "causal attention), %.1f %% (6 x 'activated', as the example)\n",
+           tokens, (long long)b->setup.model.layers, seconds, fastest, tokens / seconds,
+           100 * tokens * honest / seconds / peak, 100 * tokens * example / seconds / peak);
+    print_honesty(b);
+    printf("slab %lld bytes; %.1f s from the command to the first step; loss %.4f\n",
+           (long long)b->engine.program.memory.peak_bytes, b->start_s, b->last.loss);
+    for (int i = 0; i < n; i++)
+        sum += lines[i].seconds;
+    printf("%-16s %9s %8s %8s %9s\n", "operator", "calls", "ms", "share", "TFLOP/s");
+    for (int i = 0; i < n; i++)
+        printf("%-12s %-3s %9lld %8.1f %7.1f%% %9.1f\n", lines[i].name, lines[i].backward ? "bwd" : "",
+               (long long)lines[i].calls, 1e3 * lines[i].seconds, 100 * lines[i].seconds / sum,
+               lines[i].flops / lines[i].seconds / 1e12);
+    printf("sum %.1f ms (each operator waited for)\n", 1e3 * sum);
+}
+
+static void print_json(const struct bench *b, double seconds, const struct line *lines, int n)
+{
+    printf("{\"seconds\": %.6g, \"tokens\": %lld, \"layers\": %lld, \"loss\": %.9g, \"slab_bytes\": %lld, "
+           "\"start_seconds\": %.3f, \"operators\": [",
+           seconds, (long long)(b->plan.global_batch * b->plan.sequence), (long long)b->setup.model.layers,
+           b->last.loss, (long long)b->engine.program.memory.peak_bytes, b->start_s);
+    for (int i = 0; i < n; i++)
+        printf("%s{\"name\": \"%s\", \"backward\": %s, \"calls\": %lld, \"seconds\": %.6g, \"flops\": %.6g}",
+               i ? ", " : "", lines[i].name, lines[i].backward ? "true" : "false", (long long)lines[i].calls,
+               lines[i].seconds, lines[i].flops);
+    printf("]}\n");
+}
+
+bool bench_step(struct arena *a, const struct config *c, struct err *e)
+{
+    struct bench *b = ARENA_NEW(a, struct bench, 1);
+    struct line lines[128];
+    double sum = 0, fastest = INFINITY;
+    blas_warm_up();
+    if (!start(b, a, c, e))
+        return comm_ranks() == 1 ? false : (die_err(e), false);
+    for (int64_t i = -2; i < c->steps; i++) { /* two that are not counted */
+        const double begin = exec_now();
+        one_step(b);
+        const double seconds = exec_now() - begin;
+        sum += i < 0 ? 0 : seconds;
+        fastest = i >= 0 && seconds < fastest ? seconds : fastest;
+    }
+    const int n = profile(b, a, lines);
+    if (comm_rank() == 0 && c->json)
+        print_json(b, sum / (double)c->steps, lines, n);
+    else if (comm_rank() == 0)
+        print_result(b, sum / (double)c->steps, fastest, lines, n);
+    exec_free(&b->engine.exec);
+    return true;
+}

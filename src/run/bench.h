@@ -1,0 +1,5 @@
+/* bench.h - times of what training does, with the same plan, lists and kernels. */
+#pragma once
+#include "config/config.h"
+bool bench_step(struct arena *a, const struct config *c, struct err *e); /* a whole step, and by operator */
+bool bench_grouped(struct arena *a, const struct config *c, struct err *e); /* the experts' products */
