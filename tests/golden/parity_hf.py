@@ -47,10 +47,11 @@ def compare(reference, config, weights, path, tolerance):
 def write(reference, config, weights, path, shape, seed):
     generator = torch.Generator().manual_seed(seed)
     batches = torch.randint(config["vocab_size"], shape, generator=generator)
-    found, gap, _ = golden.run(reference, config, weights, batches, wide=True)
-    golden.write_reference(path, batches, found)
+    found, gates = golden.run(reference, config, weights, batches, torch.float64)
+    bf16_errors, _ = golden.run_bfloat16(reference, config, weights, batches, found, gates)
+    golden.write_reference(path, batches, found, bf16_errors)
     print(f"{path}: loss {found['loss'].item():.6f}, {shape[0]} steps of {shape[1]} x {shape[2]} tokens, "
-          f"smallest gap between a chosen and a rejected expert {gap:.1e}")
+          f"smallest gap between logarithms of probabilities of a chosen and a rejected expert {gates.gap:.1e}")
     return 0
 
 
