@@ -36,6 +36,8 @@ for golden in "$root"/tests/golden/*/model.safetensors; do
         refused "moec check $name with a tolerance that nothing meets" 7 'past tolerance' "$moec" check "$dir" --reference "$dir/reference.safetensors" --tolerance 1e-12
     fi
 done
+sed 's/"bf16_error.loss":{"dtype":"F64"/"bf16_error.loss":{"dtype":"I64"/' "$root/tests/golden/v2/reference.safetensors" >wrong.safetensors
+refused "moec check: bf16_error of another type" 3 'bf16_error.loss: expected F64' "$moec" check "$root/tests/golden/v2" --reference wrong.safetensors
 
 # A model of our own with the vocabulary of the tokenizer, in each stored type.
 make_dataset data tokenizer 64 40000
