@@ -27,6 +27,7 @@
  *   fill   for tests, bench and profile: writes valid values into the i32 inputs (and constants) of a call
  *          whose dim, attr and arg are set; NULL when any float input does. */
 #pragma once
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 enum backend { CPU, CUDA, BACKENDS }; /* the model's float: float32 on the CPU, bfloat16 on CUDA */
@@ -53,6 +54,8 @@ struct op {
     kernel *again
         [BACKENDS]; /* writes the outputs that are not saved, from saved arguments alone; NULL = as fwd */
     void (*fill)(const struct call *c, uint64_t seed);
+    bool
+        passes; /* the gradient of every input is that of the output: no kernel is needed where nothing is added */
     const struct op_case *cases; /* sizes for test, bench and profile; a case with dim[0] = 0 ends the list */
     const struct op_case *cuda_cases; /* sizes that the CUDA kernels take, where not all are; else NULL */
 };

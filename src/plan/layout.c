@@ -83,6 +83,16 @@ static int64_t chunks_of(int64_t unit, int64_t per_chunk)
     return (unit + per_chunk - 1) / per_chunk;
 }
 
+/* Elements of the chunks of one unit: equal ones, a power of two of them, where that divides it; so that a whole
+ * parameter is summed in one call. */
+static int64_t chunk_of_unit(int64_t unit, int64_t per_chunk)
+{
+    int64_t n = 1;
+    while (unit > n * per_chunk)
+        n *= 2;
+    return unit % (16 * n) == 0 ? unit / n : per_chunk;
+}
+
 static void place_params(struct arena *a, const struct graph *g, const struct plan *p, struct layout *l)
 {
     l->place = ARENA_NEW(a, struct place, g->params.n);
@@ -102,14 +112,15 @@ static void place_params(struct arena *a, const struct graph *g, const struct pl
 
 static void list_chunks(struct arena *a, const struct graph *g, struct layout *l)
 {
-    const int64_t per_chunk = chunk_elements(g);
+    const int64_t largest = chunk_elements(g);
     int64_t id = 0, capacity = 0;
     for (int i = 0; i < g->params.n; i++)
-        capacity +=
-            (l->place[i].end - l->place[i].begin) / l->place[i].unit * chunks_of(l->place[i].unit, per_chunk);
+        capacity += (l->place[i].end - l->place[i].begin) / l->place[i].unit *
+                    chunks_of(l->place[i].unit, chunk_of_unit(l->place[i].unit, largest));
     l->chunk = ARENA_NEW(a, struct chunk, capacity);
     for (int i = 0; i < g->params.n; i++) {
         const struct place *at = &l->place[i];
+        const int64_t per_chunk = chunk_of_unit(at->unit, largest);
         for (int64_t u = 0; u < g->params.item[i].n_elements / at->unit; u++)
             for (int64_t c = 0; c < at->unit; c += per_chunk, id++) {
                 const int64_t first = u * at->unit + c, left = at->unit - c;

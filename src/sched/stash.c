@@ -1,5 +1,5 @@
-/* stash.c - see stash.h. A node can be dropped when what its forward reads is there in backward anyway, or is
- * dropped too; then only its own outputs leave memory. */
+/* stash.c - see stash.h. What computing a node again reads is there in backward anyway, or dropped too, or stays alive
+ * for it: then the bytes that stay count against those that leave. */
 #include "sched/stash.h"
 #include <ctype.h>
 #include <stdlib.h>
@@ -8,7 +8,6 @@
 struct kind {
     const char *name;      /* of its first node */
     double seconds, bytes; /* to compute again, by a rough machine; that leave memory */
-    bool possible;
 };
 struct state {
     const struct graph *g;
@@ -56,20 +55,16 @@ static bool read_again(const struct node *n, int arg)
     return n->op->again[CPU] ? (n->anno->saved >> arg & 1) != 0 : arg < n->anno->n_inputs;
 }
 
-/* Are all values that computing n again reads there in backward, given what is dropped so far? */
-static bool has_sources(const struct state *s, const struct node *n)
-{
-    for (int j = 0; j < n->anno->n_args; j++) {
-        const value v = n->arg[j];
-        if (read_again(n, j) && s->g->values[v].kind == VALUE_ACT && !s->saved[v] && !s->dropped[v])
-            return false;
-    }
-    return true;
-}
-
 static double value_bytes(const struct value_info *v)
 {
     return (double)graph_elements(v) * (v->model_float ? 2 : 4);
+}
+
+/* Does argument j of n have to stay alive for computing n again, given what is saved and dropped so far? */
+static bool stays(const struct state *s, const struct node *n, int j)
+{
+    const value v = n->arg[j];
+    return read_again(n, j) && s->g->values[v].kind == VALUE_ACT && !s->saved[v] && !s->dropped[v];
 }
 
 static double seconds_of(const struct node *n)
@@ -101,33 +96,42 @@ static void add_kind(struct state *s, int node)
     s->kind_of[node] = k;
 }
 
-static bool kind_has_sources(const struct state *s, int kind)
+/* Bytes that a kind frees, less those that stay for it; a source of several nodes counts more than once. */
+static double freed(const struct state *s, int kind)
 {
-    for (int i = 0; i < s->g->n_nodes; i++)
-        if (s->kind_of[i] == kind && !has_sources(s, &s->g->nodes[i]))
-            return false;
-    return true;
+    double bytes = s->kind[kind].bytes;
+    for (int i = 0; i < s->g->n_nodes; i++) {
+        const struct node *n = &s->g->nodes[i];
+        for (int j = 0; s->kind_of[i] == kind && j < n->anno->n_args; j++)
+            bytes -= stays(s, n, j) ? value_bytes(&s->g->values[n->arg[j]]) : 0;
+    }
+    return bytes;
 }
 
 static void drop(struct state *s, int kind)
 {
     for (int i = 0; i < s->g->n_nodes; i++) {
         const struct node *n = &s->g->nodes[i];
-        for (int j = 0; s->kind_of[i] == kind && j < n->anno->n_args; j++)
+        for (int j = 0; s->kind_of[i] == kind && j < n->anno->n_args; j++) {
+            if (stays(s, n, j))
+                s->saved[n->arg[j]] = true;
             if (leaves(s, n, j))
                 s->dropped[n->arg[j]] = true;
+        }
     }
 }
 
-/* The cheapest kind per byte whose sources are there; -1 when none is left. */
+/* The cheapest kind per byte that it frees; -1 when none frees any. */
 static int cheapest(const struct state *s, const bool *done)
 {
     int best = -1;
+    double least = 0;
     for (int k = 0; k < s->n_kinds; k++) {
-        const struct kind *x = &s->kind[k];
-        if (!done[k] && (best < 0 || x->seconds * s->kind[best].bytes < s->kind[best].seconds * x->bytes) &&
-            kind_has_sources(s, k))
+        const double bytes = done[k] ? 0 : freed(s, k), price = s->kind[k].seconds / (bytes > 0 ? bytes : 1);
+        if (bytes > 0 && (best < 0 || price < least)) {
             best = k;
+            least = price;
+        }
     }
     return best;
 }
