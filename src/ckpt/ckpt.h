@@ -17,7 +17,13 @@ struct ckpt_holding { /* what one rank holds; ascending */
     struct ckpt_range *weights; /* replicas on several ranks are normal */
     struct ckpt_range *states;  /* over all ranks: disjoint, covering every parameter */
 };
-struct ckpt_job {          /* the same on all ranks, except `weight`, `exp_avg`, `exp_avg_sq` */
+/* Elements [at, at + n) of this rank's own range `index` - of .weights, or of .states for the other parts - as floats:
+ * where they lie, or in `room`, which has space for CKPT_PIECE of them; n is at most that. */
+enum ckpt_part { CKPT_WEIGHT, CKPT_EXP_AVG, CKPT_EXP_AVG_SQ, CKPT_MASTER };
+enum { CKPT_PIECE = 1 << 22 };
+typedef const float *ckpt_source(void *context, enum ckpt_part part, int64_t index, int64_t at, int64_t n,
+                                 float *room);
+struct ckpt_job {          /* the same on all ranks, except `context` */
     const char *directory; /* final name, .../step-00000010; the temporary one is derived from it */
     const struct param_list *params;
     int n_ranks;
@@ -27,9 +33,8 @@ struct ckpt_job {          /* the same on all ranks, except `weight`, `exp_avg`,
     const char *model_dir; /* config.json and tokenizer files are copied from here as bytes */
     const char *train_state; /* JSON text */
     int64_t max_shard_bytes;
-    /* rank's own data: weight[i] belongs to holding[rank].weights[i], the others to .states[i]; host floats */
-    const float *const *weight, *const *exp_avg, *const *exp_avg_sq;
-    const float *const *state_weight; /* master of the same ranges as .states */
+    ckpt_source *read; /* of the rank's own data */
+    void *context;
 };
 /* 1. rank 0: removes leftovers, makes the temporary directory. 2. all: ckpt_write. 3. rank 0: ckpt_publish
  * (index, manifest, fsync, rename, then "last" in the parent moved to it, then all but keep_last removed;

@@ -6,7 +6,22 @@ struct mine { /* what the callbacks need */
     const struct ckpt_job *job;
     const struct assignment *x;
     int rank;
+    float *room; /* CKPT_PIECE */
 };
+
+/* n elements from `at` of a range, which are those from `first` on of the tensor that is written. */
+static bool put_range(const struct mine *m, enum ckpt_part part, int64_t range, int64_t at, int64_t n,
+                      const char *tensor, int64_t first, enum dtype t, struct safetensors_writer *w,
+                      struct err *e)
+{
+    for (int64_t i = 0; i < n; i += CKPT_PIECE) {
+        const int64_t k = n - i < CKPT_PIECE ? n - i : CKPT_PIECE;
+        const float *x = m->job->read(m->job->context, part, range, at + i, k, m->room);
+        if (!put_floats(w, tensor, x, first + i, k, t, e))
+            return false;
+    }
+    return true;
+}
 
 /* The tensor's elements in order, from the ranges that the rank holds. */
 static bool put_weight(void *context, int64_t tensor, struct safetensors_writer *w, struct err *e)
@@ -21,8 +36,8 @@ static bool put_weight(void *context, int64_t tensor, struct safetensors_writer 
         for (int64_t at = p->offset; at < end;) {
             const struct ckpt_range *r = range_at(h->weights, h->n_weights, t->part[i].param, at);
             const int64_t stop = r->end < end ? r->end : end;
-            const float *x = m->job->weight[r - h->weights] + (at - r->begin);
-            if (!put_floats(w, entry->name, x, p->at + at - p->offset, stop - at, entry->dtype, e))
+            if (!put_range(m, CKPT_WEIGHT, r - h->weights, at - r->begin, stop - at, entry->name,
+                           p->at + at - p->offset, entry->dtype, w, e))
                 return false;
             at = stop;
         }
@@ -68,13 +83,12 @@ static struct safetensor entry_of(struct arena *a, const struct safetensor *t, c
 static bool put_run(const struct mine *m, const struct segment *s, const struct run *r, int kind,
                     const char *name, struct safetensors_writer *w, struct err *e)
 {
-    const struct ckpt_job *job = m->job;
-    const float *const *from = kind == EXP_AVG      ? job->exp_avg
-                               : kind == EXP_AVG_SQ ? job->exp_avg_sq
-                                                    : job->state_weight;
+    static const enum ckpt_part parts[] = {
+        [EXP_AVG] = CKPT_EXP_AVG, [EXP_AVG_SQ] = CKPT_EXP_AVG_SQ, [MASTER] = CKPT_MASTER
+    };
     for (const struct segment *at = s + r->first; at < s + r->first + r->n; at++)
-        if (!put_floats(w, name, from[at->from] + at->offset, at->begin - r->begin, at->end - at->begin, F32,
-                        e))
+        if (!put_range(m, parts[kind], at->from, at->offset, at->end - at->begin, name, at->begin - r->begin,
+                       F32, w, e))
             return false;
     return true;
 }
@@ -123,7 +137,7 @@ bool ckpt_write(const struct ckpt_job *job, int rank, struct err *e)
     const char *dir = temporary_name(a, job->directory);
     struct manifest sums = { .n_ranks = job->n_ranks };
     assignment_make(a, job, &x);
-    struct mine m = { job, &x, rank };
+    struct mine m = { job, &x, rank, ARENA_NEW(a, float, CKPT_PIECE) };
     const bool written = shards_write(a, dir, x.list, &x.shards, rank, put_weight, &m, &sums, e) &&
                          write_optimizer(a, &m, dir, &sums, e) &&
                          manifest_write(path_in(a, dir, sums_file(a, rank)), &sums, e);

@@ -1,9 +1,6 @@
 /* random.cu - initial weights made on the device: the numbers of base/rng.h (Philox 4x32-10, Box-Muller in float64) at
  * (seed, stream, element); logarithm and cosine are the device's, so that about one float32 in 10^8 differs from the
  * CPU's by one unit in the last place. */
-extern "C" {
-#include "device/device.h"
-}
 #include "cuda/random.cuh"
 
 __device__ static void philox(uint64_t seed, uint64_t stream, uint64_t index, uint32_t c[4])
@@ -28,7 +25,7 @@ __device__ static double unit(uint32_t low, uint32_t high)
     return (double)(((uint64_t)high << 32 | low) >> 11) * 0x1p-53;
 }
 
-__device__ static float value(const struct device_fill *f, int64_t i)
+__device__ static float value(const struct rng_fill *f, int64_t i)
 {
     uint32_t c[4];
     if (f->kind == FILL_ONE)
@@ -40,7 +37,7 @@ __device__ static float value(const struct device_fill *f, int64_t i)
 }
 
 /* weight: bfloat16; low: what the master has beside it (ops/adamw.h), or NULL */
-__global__ static void fill_kernel(struct device_fill f, bf16 *weight, void *low, enum master master)
+__global__ static void fill_kernel(struct rng_fill f, bf16 *weight, void *low, enum master master)
 {
     const int64_t step = (int64_t)gridDim.x * blockDim.x;
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < f.n; i += step) {
@@ -57,7 +54,7 @@ __global__ static void fill_kernel(struct device_fill f, bf16 *weight, void *low
     }
 }
 
-void cuda_fill(cudaStream_t stream, const struct device_fill *f, void *weight, void *low, enum master master)
+void cuda_fill(cudaStream_t stream, const struct rng_fill *f, void *weight, void *low, enum master master)
 {
     enum { THREADS = 256, MOST_BLOCKS = 132 * 16 };
     const int64_t blocks = cut_parts(f->n, THREADS);

@@ -3,16 +3,8 @@
 #pragma once
 #include "base/err.h"
 #include "base/num.h"
+#include "base/rng.h"
 #include "graph/op.h"
-/* n initial values of a stored tensor from its element `first` on: base/rng.h at (seed, stream, element) times scale;
- * uniform ones lie in (-scale, scale). */
-enum fill { FILL_NORMAL, FILL_UNIFORM, FILL_ONE };
-struct device_fill {
-    enum fill kind;
-    uint64_t seed, stream;
-    int64_t first, n;
-    double scale;
-};
 struct device {
     const char *name; /* "cpu", "cuda" */
     enum backend backend;
@@ -25,7 +17,7 @@ struct device {
     void (*wait)(void); /* for everything before */
     void *(*stream)(void);
     /* Makes weights in place, with the low bits of the master (NULL: not wanted); NULL where the host does it. */
-    void (*fill)(void *weight, void *low, enum master master, const struct device_fill *f);
+    void (*fill)(void *weight, void *low, enum master master, const struct rng_fill *f);
     int64_t (*memory)(void); /* bytes that can be allocated now, a reserve for the driver apart */
 };
 extern const struct device device_cpu;

@@ -69,7 +69,7 @@ static int64_t memory(void)
     return available > reserve ? (int64_t)(available - reserve) : 0;
 }
 
-static void fill(void *weight, void *low, enum master master, const struct device_fill *f)
+static void fill(void *weight, void *low, enum master master, const struct rng_fill *f)
 {
     cuda_fill(stream_, f, weight, low, master);
 }

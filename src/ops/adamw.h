@@ -46,6 +46,6 @@ ADAMW_BOTH static inline float adamw_code_value(bool has_sign, int code)
         return 1;
     for (; at >= 2 * span; span *= 2)
         top *= 10;
-    const double value = top * (0.1 + 0.9 * (at / span - 1));
-    return (float)(has_sign && code < ADAMW_MINUS ? -value : value);
+    const double magnitude = top * (0.1 + 0.9 * (at / span - 1));
+    return (float)(has_sign && code < ADAMW_MINUS ? -magnitude : magnitude);
 }

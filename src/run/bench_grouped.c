@@ -28,7 +28,7 @@ static void *room(struct experts *x, int64_t elements, int64_t each)
 static void *numbers(struct experts *x, int64_t elements, double scale)
 {
     void *p = room(x, elements, 2);
-    const struct device_fill f = { FILL_NORMAL, 1, (uint64_t)x->n, 0, elements, scale };
+    const struct rng_fill f = { FILL_NORMAL, 1, (uint64_t)x->n, 0, elements, scale };
     x->d->fill(p, NULL, MASTER_NONE, &f);
     return p;
 }

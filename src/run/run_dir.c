@@ -178,9 +178,8 @@ void run_save(struct run *r)
     struct err e = { 0 };
     struct arena *a = arena_new("save");
     const struct ckpt_holding *mine = &r->holdings[comm_rank()];
-    struct weights_pointers w;
     progress_end_line(r);
-    weights_pointers(a, &r->engine.exec, mine, &w);
+    struct weights_source source = { &r->engine.exec, mine };
     const struct ckpt_job job = {
         .directory =
             arena_printf(a, "%s/checkpoints/step-%08lld", r->directory, (long long)r->position->step),
@@ -191,10 +190,8 @@ void run_save(struct run *r)
         .model_dir = r->setup.model_dir,
         .train_state = position_write(a, r->position),
         .max_shard_bytes = 5000000000,
-        .weight = w.weight,
-        .exp_avg = w.exp_avg,
-        .exp_avg_sq = w.exp_avg_sq,
-        .state_weight = w.state_weight,
+        .read = weights_read,
+        .context = &source,
     };
     all_done(comm_rank() != 0 || ckpt_begin(&job, &e), &e);
     all_done(ckpt_write(&job, comm_rank(), &e), &e);

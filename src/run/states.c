@@ -1,5 +1,7 @@
 /* states.c - see states.h. */
 #include "run/states.h"
+#include "ops/adamw.h"
+#include <math.h>
 #include <string.h>
 
 /* Places of what this rank owns of a parameter, from element `at` of it on. */
@@ -63,12 +65,11 @@ static void put_split(struct exec *x, int param, int64_t at, int64_t n, const fl
     arena_slab_free(room);
 }
 
-const float *states_master(struct arena *a, const struct exec *x, int param, int64_t at, int64_t n)
+const float *states_master(const struct exec *x, int param, int64_t at, int64_t n, float *out)
 {
     const struct numbers *numbers = &x->program->plan.numbers;
     if (x->device->backend == CPU)
         return exec_at(x, own_weight(x, param, at));
-    float *out = ARENA_NEW(a, float, n + 1);
     if (numbers->master == MASTER_SPLIT)
         get_split(x, param, at, n, out);
     else if (numbers->master == MASTER_FLOAT)
@@ -89,25 +90,106 @@ void states_put_master(struct exec *x, int param, int64_t at, int64_t n, const f
 
 static enum dtype moment_dtype(const struct exec *x)
 {
-    CHECK(x->program->plan.numbers.moments != MOMENTS_BYTE, "8-bit moments on the host are not there yet");
     return x->program->plan.numbers.moments == MOMENTS_BF16 ? BF16 : F32;
 }
 
-const float *states_moment(struct arena *a, const struct exec *x, struct ref moment, int64_t n_all,
-                           int64_t at, int64_t n, bool is_signed)
+/* -- 8-bit moments (ops/adamw.h): codes of all elements, then a float per block of ADAMW_BLOCK -- */
+static struct ref further(struct ref r, int64_t bytes)
 {
-    (void)n_all;
-    (void)is_signed;
-    moment.at_bytes += at * (int64_t)num_dtype_bytes(moment_dtype(x));
+    r.at_bytes += bytes;
+    return r;
+}
+
+/* Values of the 256 codes, ascending for moments with a sign as well as for those without. */
+static void code_values(bool is_signed, float values[256])
+{
+    for (int code = 0; code < 256; code++)
+        values[code] = adamw_code_value(is_signed, code);
+}
+
+static void get_bytes(const struct exec *x, struct ref moment, int64_t n_all, int64_t at, int64_t n,
+                      bool is_signed, float *out)
+{
+    float values[256];
+    const int64_t first = at / ADAMW_BLOCK, blocks = (at + n - 1) / ADAMW_BLOCK - first + 1;
+    unsigned char *code = arena_slab((size_t)n);
+    float *scale = arena_slab((size_t)blocks * sizeof *scale);
+    code_values(is_signed, values);
+    exec_get(x, code, further(moment, at), n);
+    exec_get(x, scale, further(moment, adamw_scales_at(n_all) + first * (int64_t)sizeof *scale),
+             blocks * (int64_t)sizeof *scale);
+    for (int64_t i = 0; i < n; i++)
+        out[i] = values[code[i]] * scale[(at + i) / ADAMW_BLOCK - first];
+    arena_slab_free(code);
+    arena_slab_free(scale);
+}
+
+/* The code whose value is nearest; what was a code is found again. */
+static unsigned char nearest_code(const float values[256], float x)
+{
+    int low = 0, high = 255;
+    while (high - low > 1) {
+        const int middle = (low + high) / 2;
+        if (values[middle] <= x)
+            low = middle;
+        else
+            high = middle;
+    }
+    return (unsigned char)(x - values[low] <= values[high] - x ? low : high);
+}
+
+/* The scale under which these values are those of codes: 1 is one, the lowest is a little above -1; where the largest is
+ * negative it had that code. Found again but for a rounding. */
+static float scale_of(const float values[256], const float *x, int64_t n)
+{
+    float low = 0, high = 0;
+    for (int64_t i = 0; i < n; i++) {
+        low = x[i] < low ? x[i] : low;
+        high = x[i] > high ? x[i] : high;
+    }
+    return -low >= high && low < 0 ? low / values[0] : high;
+}
+
+static void put_bytes(struct exec *x, struct ref moment, int64_t n_all, const float *from, bool is_signed)
+{
+    float values[256];
+    const int64_t blocks = (n_all + ADAMW_BLOCK - 1) / ADAMW_BLOCK;
+    unsigned char *code = arena_slab((size_t)n_all);
+    float *scale = arena_slab((size_t)blocks * sizeof *scale);
+    code_values(is_signed, values);
+    for (int64_t b = 0; b < blocks; b++) {
+        const int64_t begin = b * ADAMW_BLOCK,
+                      end = begin + ADAMW_BLOCK < n_all ? begin + ADAMW_BLOCK : n_all;
+        scale[b] = scale_of(values, from + begin, end - begin);
+        for (int64_t i = begin; i < end; i++) {
+            code[i] = nearest_code(values, scale[b] > 0 ? from[i] / scale[b] : 0);
+            if (!is_signed && from[i] > 0 && code[i] == 0)
+                code[i] = 1; /* never 0: its step would be large */
+        }
+    }
+    exec_put(x, moment, code, n_all);
+    exec_put(x, further(moment, adamw_scales_at(n_all)), scale, blocks * (int64_t)sizeof *scale);
+    arena_slab_free(code);
+    arena_slab_free(scale);
+}
+
+const float *states_moment(const struct exec *x, struct ref moment, int64_t n_all, int64_t at, int64_t n,
+                           bool is_signed, float *out)
+{
+    const enum dtype t = moment_dtype(x);
     if (x->device->backend == CPU)
-        return exec_at(x, moment);
-    float *out = ARENA_NEW(a, float, n + 1);
-    exec_get_floats(x, out, moment, moment_dtype(x), n);
+        return exec_at(x, further(moment, at * (int64_t)num_dtype_bytes(t)));
+    if (x->program->plan.numbers.moments == MOMENTS_BYTE)
+        get_bytes(x, moment, n_all, at, n, is_signed, out);
+    else
+        exec_get_floats(x, out, further(moment, at * (int64_t)num_dtype_bytes(t)), t, n);
     return out;
 }
 
 void states_put_moment(struct exec *x, struct ref moment, int64_t n_all, const float *from, bool is_signed)
 {
-    (void)is_signed;
-    exec_put_floats(x, moment, moment_dtype(x), from, n_all);
+    if (x->program->plan.numbers.moments == MOMENTS_BYTE)
+        put_bytes(x, moment, n_all, from, is_signed);
+    else
+        exec_put_floats(x, moment, moment_dtype(x), from, n_all);
 }

@@ -142,9 +142,9 @@ static void fill_piece(struct exec *x, int param, const struct piece *s, int64_t
     const struct param *p = &x->program->graph->params.item[param];
     if (begin >= end)
         return;
-    const struct device_fill f = { kinds[p->init],       (uint64_t)seed,
-                                   hash_text(s->tensor), s->at + begin - s->offset,
-                                   end - begin,          p->init_scale };
+    const struct rng_fill f = { kinds[p->init],       (uint64_t)seed,
+                                hash_text(s->tensor), s->at + begin - s->offset,
+                                end - begin,          p->init_scale };
     x->device->fill(exec_at(x, weight_ref(x, param, begin)), low ? exec_at(x, *low) : NULL,
                     x->program->plan.numbers.master, &f);
 }
@@ -262,38 +262,28 @@ struct ckpt_holding *weights_holdings(struct arena *a, const struct graph *g, co
     return h;
 }
 
-/* The CPU's numbers where they lie; copies of another device's. */
-static const float *weight_floats(struct arena *a, const struct exec *x, int param, int64_t begin, int64_t n)
+const float *weights_read(void *context, enum ckpt_part part, int64_t index, int64_t at, int64_t n,
+                          float *room)
 {
-    const struct ref r = weight_ref(x, param, begin);
-    if (x->device->backend == CPU)
-        return exec_at(x, r);
-    float *out = ARENA_NEW(a, float, n + 1);
-    exec_get_floats(x, out, r, plan_float(&x->program->plan), n);
-    return out;
-}
-
-void weights_pointers(struct arena *a, const struct exec *x, const struct ckpt_holding *h,
-                      struct weights_pointers *out)
-{
-    out->weight = ARENA_NEW(a, const float *, h->n_weights + 1);
-    out->exp_avg = ARENA_NEW(a, const float *, h->n_states + 1);
-    out->exp_avg_sq = ARENA_NEW(a, const float *, h->n_states + 1);
-    out->state_weight = ARENA_NEW(a, const float *, h->n_states + 1);
-    for (int i = 0; i < h->n_weights; i++)
-        out->weight[i] = weight_floats(a, x, h->weights[i].param, h->weights[i].begin,
-                                       h->weights[i].end - h->weights[i].begin);
-    for (int i = 0; i < h->n_states; i++) {
-        const struct ckpt_range *s = &h->states[i];
-        const struct state *own = &x->program->state[s->param];
-        int64_t first, last;
-        CHECK(owned(x, s->param, &first, &last) && s->begin >= first && s->end <= last, "parameter %d",
-              s->param);
-        const int64_t at = s->begin - first, n = s->end - s->begin;
-        out->exp_avg[i] = states_moment(a, x, own->exp_avg, last - first, at, n, true);
-        out->exp_avg_sq[i] = states_moment(a, x, own->exp_avg_sq, last - first, at, n, false);
-        out->state_weight[i] = states_master(a, x, s->param, at, n);
+    const struct weights_source *s = context;
+    const struct exec *x = s->exec;
+    if (part == CKPT_WEIGHT) {
+        const struct ckpt_range *r = &s->holding->weights[index];
+        const struct ref from = weight_ref(x, r->param, r->begin + at);
+        if (x->device->backend == CPU)
+            return exec_at(x, from);
+        exec_get_floats(x, room, from, plan_float(&x->program->plan), n);
+        return room;
     }
+    const struct ckpt_range *r = &s->holding->states[index];
+    int64_t first, last;
+    CHECK(owned(x, r->param, &first, &last) && r->begin >= first && r->end <= last, "parameter %d", r->param);
+    at += r->begin - first;
+    if (part == CKPT_MASTER)
+        return states_master(x, r->param, at, n, room);
+    const struct state *own = &x->program->state[r->param];
+    return states_moment(x, part == CKPT_EXP_AVG ? own->exp_avg : own->exp_avg_sq, last - first, at, n,
+                         part == CKPT_EXP_AVG, room);
 }
 
 const char *weights_chunk_tensor(struct arena *a, const struct graph *g, const struct plan *p, int64_t id)

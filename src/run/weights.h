@@ -10,12 +10,11 @@ bool weights_load_state(struct exec *x, const struct ckpt *c, struct err *e); /*
 void weights_gradient(const struct exec *x, int param, int64_t element, int64_t n, float *out);
 /* Holdings of all ranks under a plan; states are the fine ranges, so that they are disjoint. */
 struct ckpt_holding *weights_holdings(struct arena *a, const struct graph *g, const struct plan *p);
-/* Host copies of this rank's numbers (on the CPU: the numbers themselves), in the order of its holding: weights,
- * then moments and master of its states. What was copied lives in the arena. */
-struct weights_pointers {
-    const float **weight, **exp_avg, **exp_avg_sq, **state_weight;
+/* ckpt_source of this rank: the CPU's numbers where they lie, another device's as copies. */
+struct weights_source {
+    const struct exec *exec;
+    const struct ckpt_holding *holding; /* of this rank */
 };
-void weights_pointers(struct arena *a, const struct exec *x, const struct ckpt_holding *h,
-                      struct weights_pointers *out);
+ckpt_source weights_read;
 /* Name of the stored tensor that holds gradient chunk `id`, for messages. */
 const char *weights_chunk_tensor(struct arena *a, const struct graph *g, const struct plan *p, int64_t id);

@@ -139,7 +139,7 @@ static enum dtype value_dtype(const struct lower *l, const struct value_info *v)
     return v->model_float ? plan_float(&l->p->plan) : v->dtype;
 }
 
-static int64_t value_bytes(const struct lower *l, int node, int arg)
+int64_t lower_value_bytes(const struct lower *l, int node, int arg)
 {
     int64_t dim[OP_DIMS];
     double attr[OP_ATTRS];
@@ -161,7 +161,7 @@ static struct ref fixed_value(struct lower *l, int node, int arg)
     const value v = l->p->graph->nodes[node].arg[arg];
     if (l->p->value[v].buffer < 0)
         l->p->value[v] = (struct ref){
-            lower_persistent(l, l->p->graph->values[v].name, MEM_BATCH, value_bytes(l, node, arg)), 0
+            lower_persistent(l, l->p->graph->values[v].name, MEM_BATCH, lower_value_bytes(l, node, arg)), 0
         };
     return l->p->value[v];
 }
@@ -178,9 +178,9 @@ struct ref lower_value(struct lower *l, int node, int arg, bool inside)
         return fixed_value(l, node, arg);
     struct ref *at = inside ? &l->inner[v] : &l->p->value[v];
     if (at->buffer < 0)
-        *at = (struct ref){
-            lower_buffer(l, info->name, inside ? MEM_EXCHANGE : MEM_ACTIVATIONS, value_bytes(l, node, arg)), 0
-        };
+        *at = (struct ref){ lower_buffer(l, info->name, inside ? MEM_EXCHANGE : MEM_ACTIVATIONS,
+                                         lower_value_bytes(l, node, arg)),
+                            0 };
     return *at;
 }
 
@@ -196,14 +196,14 @@ struct ref lower_grad(struct lower *l, int node, int arg, bool inside)
     }
     struct ref *at = inside ? &l->inner_grad[v] : &l->p->grad[v];
     if (at->buffer < 0)
-        *at = (struct ref){
-            lower_buffer(l, info->name, inside ? MEM_EXCHANGE : MEM_ACTIVATIONS, value_bytes(l, node, arg)), 0
-        };
+        *at = (struct ref){ lower_buffer(l, info->name, inside ? MEM_EXCHANGE : MEM_ACTIVATIONS,
+                                         lower_value_bytes(l, node, arg)),
+                            0 };
     return *at;
 }
 
 /* Inside a region, the segment ends are those of the round. */
-static struct ref region_arg(struct lower *l, int node, int arg)
+struct ref lower_region_arg(struct lower *l, int node, int arg)
 {
     const struct node *n = &l->p->graph->nodes[node];
     const struct anno_arg *f = &n->anno->arg[arg];
@@ -224,7 +224,7 @@ void lower_work(struct lower *l, struct instr *i)
         i->work = (struct ref){ lower_buffer(l, i->name, MEM_WORK, (int64_t)bytes[i->backward]), 0 };
 }
 
-static struct instr *emit_op(struct lower *l, enum list_kind which, int node, bool backward)
+struct instr *lower_emit_op(struct lower *l, enum list_kind which, int node, bool backward)
 {
     const struct node *n = &l->p->graph->nodes[node];
     struct instr *i = lower_emit(l, which, RUN_OP, n->name);
@@ -238,117 +238,9 @@ static struct instr *emit_op(struct lower *l, enum list_kind which, int node, bo
 
 void lower_forward_op(struct lower *l, enum list_kind which, int node, bool inside)
 {
-    struct instr *i = emit_op(l, which, node, false);
+    struct instr *i = lower_emit_op(l, which, node, false);
     for (int j = 0; j < l->p->graph->nodes[node].anno->n_args; j++)
-        i->arg[j] = inside ? region_arg(l, node, j) : lower_value(l, node, j, false);
-}
-
-static void compute_again(struct lower *l, int node);
-
-/* A dropped value gets a new place, in which backward finds it. */
-void lower_want_again(struct lower *l, value v)
-{
-    if (!l->stash.dropped[v] || l->present[v])
-        return;
-    l->present[v] = true;
-    l->p->value[v] = NOWHERE;
-    compute_again(l, l->p->graph->values[v].node);
-}
-
-/* Forward of a node once more, or its kernel `again` where it has one. */
-static void compute_again(struct lower *l, int node)
-{
-    const struct node *n = &l->p->graph->nodes[node];
-    const bool again = n->op->again[l->p->plan.numbers.backend] != NULL;
-    for (int j = 0; j < n->anno->n_args; j++)
-        if (again ? (n->anno->saved >> j & 1) : j < n->anno->n_inputs)
-            lower_want_again(l, n->arg[j]);
-    lower_forward_op(l, LIST_MICRO, node, false);
-    struct list *list = &l->p->list[LIST_MICRO];
-    struct instr *i = &list->item[list->n - 1];
-    i->again = again;
-    for (int j = 0; again && j < n->anno->n_inputs; j++)
-        if (!(n->anno->saved >> j & 1))
-            i->arg[j] = NOWHERE;
-    for (int j = n->anno->n_inputs; j < n->anno->n_args; j++)
-        l->present[n->arg[j]] = true;
-}
-
-/* Index of the backward step that reads the gradient of v: that of its producer. */
-static int reader_of(const struct graph *g, value v)
-{
-    for (int i = 0; i < g->n_backs; i++)
-        if (g->backs[i].node == g->values[v].node)
-            return i;
-    return -1;
-}
-
-/* First backward step after `step` that adds to the gradient of v. */
-static int writer_after(const struct graph *g, int step, value v)
-{
-    for (int i = step + 1; i < g->n_backs; i++)
-        for (int j = 0; j < g->nodes[g->backs[i].node].anno->n_inputs; j++)
-            if ((g->backs[i].want >> j & 1) && g->nodes[g->backs[i].node].arg[j] == v)
-                return i;
-    return INT_MAX;
-}
-
-/* May the gradient of input j be the output's buffer itself? Not if somebody adds to it while another input that
- * has the same buffer is still to be read, or the other way round. */
-static bool may_pass(const struct lower *l, const struct back *b, int j)
-{
-    const struct graph *g = l->p->graph;
-    const struct node *n = &g->nodes[b->node];
-    const int step = (int)(b - g->backs);
-    const value v = n->arg[j];
-    if (!n->op->passes || (b->add >> j & 1) || !(b->want >> j & 1) || g->values[v].kind != VALUE_ACT ||
-        l->p->grad[v].buffer >= 0)
-        return false;
-    for (int k = 0; k < n->anno->n_inputs; k++) {
-        const value other = n->arg[k];
-        if (k == j || !(b->want >> k & 1))
-            continue;
-        if (other == v || writer_after(g, step, v) <= reader_of(g, other) ||
-            writer_after(g, step, other) <= reader_of(g, v))
-            return false;
-    }
-    return true;
-}
-
-/* Inputs whose gradient is the output's; returns those that are left for the kernel. */
-static uint32_t pass_gradients(struct lower *l, const struct back *b)
-{
-    const struct node *n = &l->p->graph->nodes[b->node];
-    uint32_t left = b->want;
-    for (int j = 0; j < n->anno->n_inputs; j++)
-        if (may_pass(l, b, j)) {
-            l->p->grad[n->arg[j]] = lower_grad(l, b->node, n->anno->n_inputs, false);
-            left &= ~(1u << j);
-        }
-    return left;
-}
-
-void lower_backward_op(struct lower *l, const struct back *b, bool inside)
-{
-    const uint32_t want = inside ? b->want : pass_gradients(l, b);
-    if (want == 0)
-        return;
-    const struct graph *g = l->p->graph;
-    const struct anno *a = g->nodes[b->node].anno;
-    for (int j = 0; j < a->n_args && !inside; j++)
-        if (a->saved >> j & 1)
-            lower_want_again(l, g->nodes[b->node].arg[j]);
-    struct instr *i = emit_op(l, LIST_MICRO, b->node, true);
-    i->add = b->add;
-    for (int j = 0; j < a->n_args; j++) {
-        const bool wanted = j < a->n_inputs ? want >> j & 1 : g->has_grad[g->nodes[b->node].arg[j]];
-        if (a->saved >> j & 1)
-            i->arg[j] = inside ? region_arg(l, b->node, j) : lower_value(l, b->node, j, false);
-        if (wanted)
-            i->grad[j] = lower_grad(l, b->node, j, inside);
-        if (g->values[g->nodes[b->node].arg[j]].kind == VALUE_PARAM && l->p->plan.numbers.gradient == F32)
-            i->wide |= 1u << j;
-    }
+        i->arg[j] = inside ? lower_region_arg(l, node, j) : lower_value(l, node, j, false);
 }
 
 static void lower_forward(struct lower *l, enum list_kind which)
@@ -364,43 +256,12 @@ static void lower_forward(struct lower *l, enum list_kind which)
     }
 }
 
-static void lower_backward(struct lower *l)
-{
-    const struct graph *g = l->p->graph;
-    for (int i = 0; i < g->n_backs; i++) {
-        const int node = g->backs[i].node;
-        if (!lower_is_region(l, node)) {
-            lower_backward_op(l, &g->backs[i], false);
-            continue;
-        }
-        const struct region r = lower_region_at(l, node);
-        lower_region_backward(l, &r);
-        while (i + 1 < g->n_backs && lower_in_region(&r, g->backs[i + 1].node))
-            i++;
-    }
-}
-
 static void begin_eval(struct lower *l)
 {
     const struct graph *g = l->p->graph;
     for (int v = 0; v < g->n_values; v++)
         if (g->values[v].kind == VALUE_ACT)
             l->p->value[v] = NOWHERE;
-}
-
-/* Kept values share one buffer between the lists, so that the host finds them in one place. */
-static void make_kept(struct lower *l)
-{
-    const struct graph *g = l->p->graph;
-    for (int i = 0; i < g->n_kept; i++) {
-        const value v = g->kept[i];
-        const struct node *n = &g->nodes[g->values[v].node];
-        for (int j = n->anno->n_inputs; j < n->anno->n_args; j++)
-            if (n->arg[j] == v)
-                l->kept[v] = (struct ref){
-                    lower_persistent(l, g->values[v].name, MEM_BATCH, value_bytes(l, g->values[v].node, j)), 0
-                };
-    }
 }
 
 static void use_kept(struct lower *l)
@@ -416,110 +277,6 @@ static struct ref *no_refs(struct arena *a, int n)
     for (int i = 0; i < n; i++)
         r[i] = NOWHERE;
     return r;
-}
-
-static struct ref flat_buffer(struct lower *l, const char *name, enum memory_class class, int64_t bytes)
-{
-    return (struct ref){ lower_persistent(l, name, class, bytes), 0 };
-}
-
-static void make_flats(struct lower *l, bool training)
-{
-    static const char *const names[FLATS][2] = { { "dense weights", "dense gradients" },
-                                                 { "expert weights", "expert gradients" } };
-    struct program *p = l->p;
-    for (int i = 0; i < FLATS; i++) {
-        const int64_t n = p->layout.flat[i].n_elements;
-        p->weights[i] =
-            flat_buffer(l, names[i][0], MEM_WEIGHTS, n * (int64_t)num_dtype_bytes(plan_float(&p->plan)));
-        if (training)
-            p->gradients[i] = flat_buffer(l, names[i][1], MEM_GRADIENTS,
-                                          n * (int64_t)num_dtype_bytes(p->plan.numbers.gradient));
-    }
-}
-
-/* One buffer for each kind of state of all parameters of a flat space; every part begins at a multiple of 64. */
-static void make_states(struct lower *l)
-{
-    static const char *const names[FLATS][3] = { { "dense exp_avg", "dense exp_avg_sq", "dense master" },
-                                                 { "expert exp_avg", "expert exp_avg_sq", "expert master" } };
-    struct program *p = l->p;
-    int64_t moments[FLATS] = { 0 }, masters[FLATS] = { 0 };
-    p->state = ARENA_NEW(l->arena, struct state, p->graph->params.n);
-    for (int i = 0; i < p->graph->params.n; i++) {
-        const struct place *at = &p->layout.place[i];
-        const struct flat *f = &p->layout.flat[at->flat];
-        struct state *s = &p->state[i];
-        layout_coarse(f, f->index, &s->begin, &s->end);
-        s->begin = at->at > s->begin ? at->at : s->begin;
-        s->end = at->at + at->end - at->begin < s->end ? at->at + at->end - at->begin : s->end;
-        s->end = s->end > s->begin ? s->end : s->begin;
-        s->exp_avg.at_bytes = s->exp_avg_sq.at_bytes = moments[at->flat];
-        s->low.at_bytes = masters[at->flat];
-        moments[at->flat] += (plan_moment_bytes(&p->plan, s->end - s->begin) + 63) / 64 * 64;
-        masters[at->flat] += (plan_master_bytes(&p->plan, s->end - s->begin) + 63) / 64 * 64;
-    }
-    for (int k = 0; k < FLATS; k++) {
-        const int exp_avg = flat_buffer(l, names[k][0], MEM_OPTIMIZER, moments[k]).buffer,
-                  exp_avg_sq = flat_buffer(l, names[k][1], MEM_OPTIMIZER, moments[k]).buffer,
-                  low = flat_buffer(l, names[k][2], MEM_OPTIMIZER, masters[k]).buffer;
-        for (int i = 0; i < p->graph->params.n; i++)
-            if (p->layout.place[i].flat == k) {
-                p->state[i].exp_avg.buffer = exp_avg;
-                p->state[i].exp_avg_sq.buffer = exp_avg_sq;
-                p->state[i].low.buffer = low;
-            }
-    }
-}
-
-/* Reproducible mode: expert gradients of each sender apart, so that they are added in the order of ranks. */
-static void make_parts(struct lower *l)
-{
-    const struct param_list *params = &l->p->graph->params;
-    for (int i = 0; i < params->n; i++) {
-        const struct place *at = &l->p->layout.place[i];
-        if (at->flat == EXPERT)
-            l->parts[i] =
-                (struct ref){ lower_persistent(l, params->item[i].name, MEM_GRADIENTS,
-                                               (at->end - at->begin) * l->n_parts *
-                                                   (int64_t)num_dtype_bytes(l->p->plan.numbers.gradient)),
-                              0 };
-    }
-}
-
-static void make_roots(struct lower *l)
-{
-    const struct graph *g = l->p->graph;
-    struct program *p = l->p;
-    for (int i = 0; i < g->n_roots; i++) {
-        const value v = g->roots[i].of;
-        struct ref *weight = g->roots[i].kind == ROOT_NLL ? &p->nll_weight : &p->aux_weight;
-        if (weight->buffer < 0)
-            *weight = (struct ref){
-                lower_persistent(l, "loss weights", MEM_BATCH, p->buffers[l->kept[v].buffer].bytes), 0
-            };
-        p->grad[v] = *weight;
-    }
-}
-
-static void make_persistent(struct lower *l, bool training)
-{
-    struct program *p = l->p;
-    for (int i = 0; i < FLATS; i++)
-        p->weights[i] = p->gradients[i] = NOWHERE;
-    p->control = p->chunk_sums = p->nll_weight = p->aux_weight = NOWHERE;
-    make_flats(l, training);
-    make_kept(l);
-    if (!training)
-        return;
-    make_states(l);
-    if (l->n_parts > 1)
-        make_parts(l);
-    make_roots(l);
-    p->control = (struct ref){ lower_persistent(l, "control", MEM_OPTIMIZER, 6 * (int64_t)sizeof(float)), 0 };
-    p->chunk_sums = (struct ref){
-        lower_persistent(l, "norm sums", MEM_OPTIMIZER, p->layout.n_chunks_total * (int64_t)sizeof(double)), 0
-    };
 }
 
 void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan, int rank, bool training,
@@ -545,7 +302,7 @@ void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan
             l.most_experts = g->nodes[i].dim[l.split[i].expert];
     stash_make(a, g, plan, l.split, &l.stash);
     p->recompute_kinds = l.stash.n_kinds;
-    make_persistent(&l, training);
+    lower_make_persistent(&l, training);
     use_kept(&l);
     if (training) {
         lower_forward(&l, LIST_MICRO);

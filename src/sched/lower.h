@@ -21,8 +21,15 @@ int lower_buffer(struct lower *l, const char *name, enum memory_class class, int
 int lower_persistent(struct lower *l, const char *name, enum memory_class class, int64_t bytes);
 struct ref lower_at(struct ref r, int64_t element, enum dtype t); /* `element` elements further */
 struct instr *lower_emit(struct lower *l, enum list_kind which, enum instr_kind kind, const char *name);
-void lower_work(struct lower *l, struct instr *i);         /* the workspace that its sizes ask for */
-void lower_update(struct lower *l, const struct adamw *o); /* update.c */
+void lower_work(struct lower *l, struct instr *i); /* the workspace that its sizes ask for */
+int64_t lower_value_bytes(const struct lower *l, int node, int arg); /* of argument `arg` on this rank */
+struct instr *lower_emit_op(struct lower *l, enum list_kind which, int node,
+                            bool backward); /* without arguments */
+struct ref lower_region_arg(struct lower *l, int node,
+                            int arg);                       /* inside a region, ends are those of the round */
+void lower_make_persistent(struct lower *l, bool training); /* persistent.c */
+void lower_backward(struct lower *l);                       /* backward.c */
+void lower_update(struct lower *l, const struct adamw *o);  /* update.c */
 
 /* A region [first, last): consecutive nodes whose rows are split by expert. */
 struct region {

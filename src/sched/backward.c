@@ -1,0 +1,128 @@
+/* backward.c - the backward half of a micro-batch: values that were dropped come back first, gradients of sums pass
+ * on without a copy. */
+#include "sched/lower.h"
+#include <limits.h>
+
+static void compute_again(struct lower *l, int node);
+
+/* A dropped value gets a new place, in which backward finds it. */
+void lower_want_again(struct lower *l, value v)
+{
+    if (!l->stash.dropped[v] || l->present[v])
+        return;
+    l->present[v] = true;
+    l->p->value[v] = NOWHERE;
+    compute_again(l, l->p->graph->values[v].node);
+}
+
+/* Forward of a node once more, or its kernel `again` where it has one. */
+static void compute_again(struct lower *l, int node)
+{
+    const struct node *n = &l->p->graph->nodes[node];
+    const bool again = n->op->again[l->p->plan.numbers.backend] != NULL;
+    for (int j = 0; j < n->anno->n_args; j++)
+        if (again ? (n->anno->saved >> j & 1) : j < n->anno->n_inputs)
+            lower_want_again(l, n->arg[j]);
+    lower_forward_op(l, LIST_MICRO, node, false);
+    struct list *list = &l->p->list[LIST_MICRO];
+    struct instr *i = &list->item[list->n - 1];
+    i->again = again;
+    for (int j = 0; again && j < n->anno->n_inputs; j++)
+        if (!(n->anno->saved >> j & 1))
+            i->arg[j] = NOWHERE;
+    for (int j = n->anno->n_inputs; j < n->anno->n_args; j++)
+        l->present[n->arg[j]] = true;
+}
+
+/* Index of the backward step that reads the gradient of v: that of its producer. */
+static int reader_of(const struct graph *g, value v)
+{
+    for (int i = 0; i < g->n_backs; i++)
+        if (g->backs[i].node == g->values[v].node)
+            return i;
+    return -1;
+}
+
+/* First backward step after `step` that adds to the gradient of v. */
+static int writer_after(const struct graph *g, int step, value v)
+{
+    for (int i = step + 1; i < g->n_backs; i++)
+        for (int j = 0; j < g->nodes[g->backs[i].node].anno->n_inputs; j++)
+            if ((g->backs[i].want >> j & 1) && g->nodes[g->backs[i].node].arg[j] == v)
+                return i;
+    return INT_MAX;
+}
+
+/* May the gradient of input j be the output's buffer itself? Not if somebody adds to it while another input that
+ * has the same buffer is still to be read, or the other way round. */
+static bool may_pass(const struct lower *l, const struct back *b, int j)
+{
+    const struct graph *g = l->p->graph;
+    const struct node *n = &g->nodes[b->node];
+    const int step = (int)(b - g->backs);
+    const value v = n->arg[j];
+    if (!n->op->passes || (b->add >> j & 1) || !(b->want >> j & 1) || g->values[v].kind != VALUE_ACT ||
+        l->p->grad[v].buffer >= 0)
+        return false;
+    for (int k = 0; k < n->anno->n_inputs; k++) {
+        const value other = n->arg[k];
+        if (k == j || !(b->want >> k & 1))
+            continue;
+        if (other == v || writer_after(g, step, v) <= reader_of(g, other) ||
+            writer_after(g, step, other) <= reader_of(g, v))
+            return false;
+    }
+    return true;
+}
+
+/* Inputs whose gradient is the output's; returns those that are left for the kernel. */
+static uint32_t pass_gradients(struct lower *l, const struct back *b)
+{
+    const struct node *n = &l->p->graph->nodes[b->node];
+    uint32_t left = b->want;
+    for (int j = 0; j < n->anno->n_inputs; j++)
+        if (may_pass(l, b, j)) {
+            l->p->grad[n->arg[j]] = lower_grad(l, b->node, n->anno->n_inputs, false);
+            left &= ~(1u << j);
+        }
+    return left;
+}
+
+void lower_backward_op(struct lower *l, const struct back *b, bool inside)
+{
+    const uint32_t want = inside ? b->want : pass_gradients(l, b);
+    if (want == 0)
+        return;
+    const struct graph *g = l->p->graph;
+    const struct anno *a = g->nodes[b->node].anno;
+    for (int j = 0; j < a->n_args && !inside; j++)
+        if (a->saved >> j & 1)
+            lower_want_again(l, g->nodes[b->node].arg[j]);
+    struct instr *i = lower_emit_op(l, LIST_MICRO, b->node, true);
+    i->add = b->add;
+    for (int j = 0; j < a->n_args; j++) {
+        const bool wanted = j < a->n_inputs ? want >> j & 1 : g->has_grad[g->nodes[b->node].arg[j]];
+        if (a->saved >> j & 1)
+            i->arg[j] = inside ? lower_region_arg(l, b->node, j) : lower_value(l, b->node, j, false);
+        if (wanted)
+            i->grad[j] = lower_grad(l, b->node, j, inside);
+        if (g->values[g->nodes[b->node].arg[j]].kind == VALUE_PARAM && l->p->plan.numbers.gradient == F32)
+            i->wide |= 1u << j;
+    }
+}
+
+void lower_backward(struct lower *l)
+{
+    const struct graph *g = l->p->graph;
+    for (int i = 0; i < g->n_backs; i++) {
+        const int node = g->backs[i].node;
+        if (!lower_is_region(l, node)) {
+            lower_backward_op(l, &g->backs[i], false);
+            continue;
+        }
+        const struct region r = lower_region_at(l, node);
+        lower_region_backward(l, &r);
+        while (i + 1 < g->n_backs && lower_in_region(&r, g->backs[i + 1].node))
+            i++;
+    }
+}
