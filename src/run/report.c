@@ -8,6 +8,20 @@ static const char *zero_text(const struct plan *p)
     return p->zero_ranks == p->n_ranks ? "across all ranks" : "inside each scale unit";
 }
 
+void report_numbers(struct str *out, const struct plan *p)
+{
+    static const char *const masters[MASTERS] = { "no master (random rounding)",
+                                                  "an exact float32 master (16 more bits each)",
+                                                  "a float32 master" };
+    const struct numbers *n = &p->numbers;
+    if (n->backend == CPU)
+        str_add(out, "numbers: float32 throughout");
+    else
+        str_addf(out, "numbers: weights and activations bfloat16 with %s, moments %s, gradients %s",
+                 masters[n->master], plan_moments_name[n->moments], n->gradient == F32 ? "fp32" : "bf16");
+    str_addf(out, "; backward computes %d of %d kinds of values again\n", p->recompute, p->recompute_kinds);
+}
+
 static void add_memory(struct str *out, const struct plan *p, int64_t limit)
 {
     str_addf(out, "memory of the largest rank: %lld bytes (%.3f GB of %.3f GB), all of it one allocation\n",
@@ -75,6 +89,7 @@ void report_plan(struct str *out, const struct setup *s, const struct plan *p,
                  "reproducible: experts multiply %lld rows at a time, expert gradients are kept apart for %d "
                  "senders\n",
                  (long long)p->tile, p->expert_parallel);
+    report_numbers(out, p);
     add_memory(out, p, limit);
     add_time(out, s, p);
     if (found->n)

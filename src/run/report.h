@@ -6,3 +6,5 @@
 /* found.n = 0: the plan was read from a file, there are no alternatives. */
 void report_plan(struct str *out, const struct setup *s, const struct plan *p,
                  const struct search_result *found, int64_t limit);
+/* One line: how weights, master, moments and gradients are stored, and what is computed again. */
+void report_numbers(struct str *out, const struct plan *p);

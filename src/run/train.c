@@ -6,6 +6,7 @@
 #include "base/str.h"
 #include "run/optim.h"
 #include "run/position.h"
+#include "run/report.h"
 #include "run/weights.h"
 #include <math.h>
 #include <signal.h>
@@ -289,6 +290,11 @@ static void print_start(const struct run *r)
            "%lld sequences of %lld\n",
            r->plan_hash, p->expert_parallel, p->zero_ranks, (long long)p->micro_batch,
            (long long)p->accumulation, p->n_ranks, (long long)p->global_batch, (long long)p->sequence);
+    str_clear(&s);
+    report_numbers(&s, p);
+    fputs(s.text, stdout);
+    if (r->setup.backend == CUDA)
+        printf("device: %s\n", device_cuda_description());
     printf("memory of the largest rank: %.0f bytes allocated, %lld bytes planned\n", allocated,
            (long long)p->memory.peak_bytes);
     printf("%s%s\n", r->resumed_from ? "weights, optimizer state and position: " : r->how,
