@@ -5,6 +5,7 @@
 cd "$(dirname "$0")" || exit 1
 set -euo pipefail
 export LC_ALL=C
+export CUDA_VISIBLE_DEVICES= # the demo is the same on every machine: it trains on the CPU
 start=$SECONDS
 ranks=4 steps=${DEMO_STEPS:-160}
 

@@ -7,6 +7,7 @@
 #   finish                                the line "N passed, N failed, N skipped" and the exit status
 set -u
 export LC_ALL=C
+export CUDA_VISIBLE_DEVICES= # these tests are about the CPU device; --device auto must not find another
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 moec=$root/${OUT:-build/cpu}/moec
 case ${OUT:-} in /*) moec=$OUT/moec ;; esac
