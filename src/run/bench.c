@@ -36,9 +36,10 @@ static bool make_plan(struct bench *b, const struct config *c, struct err *e)
             c->mem_constraint > 0 ? (int64_t)(c->mem_constraint * 1e9) : b->setup.cluster.memory_bytes,
         .reproducible = c->reproducible,
     };
+    const int64_t most = S * b->data.n_sequences;
     if (c->tokens % S || l.global_batch > b->data.n_sequences)
         return err_code(e, EXIT_USAGE, "--tokens %lld: expected a multiple of %lld up to %lld (the dataset)",
-                        (long long)c->tokens, (long long)S, (long long)(S * b->data.n_sequences));
+                        (long long)c->tokens, (long long)S, (long long)most);
     if (!setup_plan(&b->setup, &l, S, &found, e))
         return false;
     b->plan = found.best[0];
@@ -185,10 +186,11 @@ static void print_result(const struct bench *b, double seconds, double fastest, 
 
 static void print_json(const struct bench *b, double seconds, const struct line *lines, int n)
 {
+    const int64_t tokens = b->plan.global_batch * b->plan.sequence;
     printf("{\"seconds\": %.6g, \"tokens\": %lld, \"layers\": %lld, \"loss\": %.9g, \"slab_bytes\": %lld, "
            "\"start_seconds\": %.3f, \"operators\": [",
-           seconds, (long long)(b->plan.global_batch * b->plan.sequence), (long long)b->setup.model.layers,
-           b->last.loss, (long long)b->engine.program.memory.peak_bytes, b->start_s);
+           seconds, (long long)tokens, (long long)b->setup.model.layers, b->last.loss,
+           (long long)b->engine.program.memory.peak_bytes, b->start_s);
     for (int i = 0; i < n; i++)
         printf("%s{\"name\": \"%s\", \"backward\": %s, \"calls\": %lld, \"seconds\": %.6g, \"flops\": %.6g}",
                i ? ", " : "", lines[i].name, lines[i].backward ? "true" : "false", (long long)lines[i].calls,

@@ -65,18 +65,18 @@ static void put_split(struct exec *x, int param, int64_t at, int64_t n, const fl
     arena_slab_free(room);
 }
 
-const float *states_master(const struct exec *x, int param, int64_t at, int64_t n, float *out)
+const float *states_master(const struct exec *x, int param, int64_t at, int64_t n, float *room)
 {
     const struct numbers *numbers = &x->program->plan.numbers;
     if (x->device->backend == CPU)
         return exec_at(x, own_weight(x, param, at));
     if (numbers->master == MASTER_SPLIT)
-        get_split(x, param, at, n, out);
+        get_split(x, param, at, n, room);
     else if (numbers->master == MASTER_FLOAT)
-        exec_get_floats(x, out, own_low(x, param, at), F32, n);
+        exec_get_floats(x, room, own_low(x, param, at), F32, n);
     else
-        exec_get_floats(x, out, own_weight(x, param, at), plan_float(&x->program->plan), n);
-    return out;
+        exec_get_floats(x, room, own_weight(x, param, at), plan_float(&x->program->plan), n);
+    return room;
 }
 
 void states_put_master(struct exec *x, int param, int64_t at, int64_t n, const float *from)
@@ -174,16 +174,16 @@ static void put_bytes(struct exec *x, struct ref moment, int64_t n_all, const fl
 }
 
 const float *states_moment(const struct exec *x, struct ref moment, int64_t n_all, int64_t at, int64_t n,
-                           bool is_signed, float *out)
+                           bool is_signed, float *room)
 {
     const enum dtype t = moment_dtype(x);
     if (x->device->backend == CPU)
         return exec_at(x, further(moment, at * (int64_t)num_dtype_bytes(t)));
     if (x->program->plan.numbers.moments == MOMENTS_BYTE)
-        get_bytes(x, moment, n_all, at, n, is_signed, out);
+        get_bytes(x, moment, n_all, at, n, is_signed, room);
     else
-        exec_get_floats(x, out, further(moment, at * (int64_t)num_dtype_bytes(t)), t, n);
-    return out;
+        exec_get_floats(x, room, further(moment, at * (int64_t)num_dtype_bytes(t)), t, n);
+    return room;
 }
 
 void states_put_moment(struct exec *x, struct ref moment, int64_t n_all, const float *from, bool is_signed)
