@@ -115,7 +115,7 @@ void config_overview(struct str *s)
 {
     str_add(s, "Usage: moec COMMAND [--OPTION VALUE ...]\n\n");
     for (int i = 0; i < config_n_commands(); i++)
-        str_addf(s, "  %-18s%s\n", config_command(i), command_find(config_command(i))->sentence);
+        str_addf(s, "  %-20s%s\n", config_command(i), command_find(config_command(i))->sentence);
     str_add(
         s,
         "\nmoec COMMAND --help prints the options of a command. In names of options - and _ are the same;\n"
