@@ -10,7 +10,7 @@
 #include "base/err.h"
 #include "graph/graph.h"
 #include "plan/cluster.h"
-enum { PLAN_VERSION = 2 };
+enum { PLAN_VERSION = 3 };
 enum memory_class {
     MEM_WEIGHTS,
     MEM_GRADIENTS,
@@ -54,10 +54,10 @@ struct plan {
         accumulation; /* sequences per step; per rank and micro-batch; micro-batches */
     int64_t sequence;
     int64_t row_capacity; /* rows that a rank receives in one round (expert_parallel > 1) */
-    int64_t tile;        /* segments of rows begin at its multiples: 1; 8 in reproducible mode; 128 on CUDA */
-    int recompute;       /* kinds of nodes whose values backward computes again (sched/stash.h) */
-    int recompute_kinds; /* how many there are; found by measuring, not a decision */
-    int64_t head_chunk;  /* rows of logits alive at a time */
+    int64_t tile;       /* segments of rows begin at its multiples: 1; 8 in reproducible mode; 128 on CUDA */
+    int recompute;      /* nodes that backward repeats (sched/stash.h) */
+    int recompute_most; /* how many could be; found by measuring, not a decision */
+    int64_t head_chunk; /* rows of logits alive at a time */
     bool reproducible;
     char model[17], cluster[17]; /* signatures */
     struct plan_memory memory;

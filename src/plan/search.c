@@ -36,25 +36,40 @@ struct space {
     struct search_result *out;
 };
 
+static bool measure_with(const struct space *s, int recompute, struct plan *p, struct err *e)
+{
+    p->recompute = recompute;
+    return s->measure(s->context, p, e);
+}
+
+static bool fits(const struct space *s, const struct plan *p)
+{
+    return p->memory.peak_bytes <= s->l->memory_bytes;
+}
+
 /* The least recomputation that fits, by bisection: more of it is taken never to need more memory. */
 static bool measure_until_it_fits(const struct space *s, struct plan *p, struct err *e)
 {
-    p->recompute = s->l->recompute < 0 ? 0 : s->l->recompute;
-    if (!s->measure(s->context, p, e) || p->memory.peak_bytes <= s->l->memory_bytes || s->l->recompute >= 0)
-        return e->code == 0;
-    int too_large = 0, most = p->recompute_kinds;
-    while (most - too_large > 1) {
-        const int middle = (too_large + most) / 2;
-        p->recompute = middle;
-        if (!s->measure(s->context, p, e))
+    const bool fixed = s->l->recompute >= 0;
+    if (!measure_with(s, fixed ? s->l->recompute : 0, p, e))
+        return false;
+    if (fixed || fits(s, p) || p->recompute_most == 0)
+        return true;
+    if (!measure_with(s, p->recompute_most, p, e))
+        return false;
+    int too_large = 0, enough = p->recompute_most;
+    while (fits(s, p) && enough - too_large > 1) {
+        struct plan middle = *p;
+        if (!measure_with(s, (too_large + enough) / 2, &middle, e))
             return false;
-        if (p->memory.peak_bytes <= s->l->memory_bytes)
-            most = middle;
-        else
-            too_large = middle;
+        if (fits(s, &middle)) {
+            *p = middle;
+            enough = middle.recompute;
+        } else {
+            too_large = middle.recompute;
+        }
     }
-    p->recompute = most;
-    return s->measure(s->context, p, e);
+    return true;
 }
 
 static bool try(const struct space *s, struct plan p, struct err *e)

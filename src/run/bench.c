@@ -152,11 +152,12 @@ static void print_honesty(const struct bench *b)
     const struct numbers *n = &b->plan.numbers;
     printf("routing natural from random weights; real text; dropped tokens 0; clipping and AdamW inside; "
            "device %s, "
-           "master %s, moments %s, gradients %s; micro-batch %lld x accumulation %lld, recompute %d of %d "
-           "kinds\n",
+           "master %s, moments %s, gradients %s; micro-batch %lld x accumulation %lld, backward repeats %d "
+           "of %d "
+           "operators\n",
            plan_backend_name[n->backend], plan_master_name[n->master], plan_moments_name[n->moments],
            num_dtype_name(n->gradient), (long long)b->plan.micro_batch, (long long)b->plan.accumulation,
-           b->plan.recompute, b->plan.recompute_kinds);
+           b->plan.recompute, b->plan.recompute_most);
 }
 
 static void print_result(const struct bench *b, double seconds, double fastest, const struct line *lines,

@@ -19,7 +19,7 @@ void report_numbers(struct str *out, const struct plan *p)
     else
         str_addf(out, "numbers: weights and activations bfloat16 with %s, moments %s, gradients %s",
                  masters[n->master], plan_moments_name[n->moments], n->gradient == F32 ? "fp32" : "bf16");
-    str_addf(out, "; backward computes %d of %d kinds of values again\n", p->recompute, p->recompute_kinds);
+    str_addf(out, "; backward repeats %d of %d operators\n", p->recompute, p->recompute_most);
 }
 
 static void add_memory(struct str *out, const struct plan *p, int64_t limit)

@@ -84,7 +84,7 @@ static void measure_ranks(const struct setup *s, struct arena *a, const struct g
         struct program program;
         const size_t mark = arena_mark(a);
         sched_lower(a, g, p, r, true, &o, &program);
-        p->recompute_kinds = program.recompute_kinds;
+        p->recompute_most = program.recompute_most;
         if (program.memory.peak_bytes > most.peak_bytes)
             most = program.memory;
         if (r == 0)

@@ -301,7 +301,7 @@ void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan
         if (l.split[i].expert >= 0 && g->nodes[i].dim[l.split[i].expert] > l.most_experts)
             l.most_experts = g->nodes[i].dim[l.split[i].expert];
     stash_make(a, g, plan, l.split, &l.stash);
-    p->recompute_kinds = l.stash.n_kinds;
+    p->recompute_most = l.stash.n_nodes;
     lower_make_persistent(&l, training);
     use_kept(&l);
     if (training) {

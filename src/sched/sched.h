@@ -63,7 +63,7 @@ struct program {
     struct state *state;                                    /* by parameter */
     struct ref control, chunk_sums, nll_weight, aux_weight; /* control: of op_adamw */
     int64_t batch;                                          /* sequences of a micro-batch of this rank */
-    int recompute_kinds;                                    /* stash.h */
+    int recompute_most;                                     /* stash.h */
     int64_t rows_sent;                                      /* token copies of this rank in a micro-batch */
 };
 struct adamw {

@@ -108,16 +108,14 @@ static double freed(const struct state *s, int kind)
     return bytes;
 }
 
-static void drop(struct state *s, int kind)
+static void drop(struct state *s, int node)
 {
-    for (int i = 0; i < s->g->n_nodes; i++) {
-        const struct node *n = &s->g->nodes[i];
-        for (int j = 0; s->kind_of[i] == kind && j < n->anno->n_args; j++) {
-            if (stays(s, n, j))
-                s->saved[n->arg[j]] = true;
-            if (leaves(s, n, j))
-                s->dropped[n->arg[j]] = true;
-        }
+    const struct node *n = &s->g->nodes[node];
+    for (int j = 0; j < n->anno->n_args; j++) {
+        if (stays(s, n, j))
+            s->saved[n->arg[j]] = true;
+        if (leaves(s, n, j))
+            s->dropped[n->arg[j]] = true;
     }
 }
 
@@ -159,12 +157,15 @@ void stash_make(struct arena *a, const struct graph *g, const struct plan *p, co
             add_kind(&s, i);
     }
     bool *done = ARENA_NEW(a, bool, s.n_kinds + 1), *wanted = ARENA_NEW(a, bool, g->n_values);
-    for (int k = cheapest(&s, done), n = 0; k >= 0; k = cheapest(&s, done), n++) {
-        if (n == p->recompute)
-            memcpy(wanted, s.dropped, (size_t)g->n_values * sizeof *wanted);
+    for (int k = cheapest(&s, done); k >= 0; k = cheapest(&s, done)) {
         done[k] = true;
-        drop(&s, k);
-        out->n_kinds = n + 1;
+        for (int i = 0; i < g->n_nodes; i++) {
+            if (s.kind_of[i] != k)
+                continue;
+            drop(&s, i);
+            if (++out->n_nodes == p->recompute)
+                memcpy(wanted, s.dropped, (size_t)g->n_values * sizeof *wanted);
+        }
     }
-    out->dropped = p->recompute < out->n_kinds ? wanted : s.dropped;
+    out->dropped = p->recompute < out->n_nodes ? wanted : s.dropped;
 }

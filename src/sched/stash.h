@@ -1,12 +1,13 @@
 /* stash.h - which values of forward are kept for backward, and which are computed again there. Nodes whose names
- * differ in numbers only (the same place in every layer) share one decision. The kinds of nodes stand in a fixed
- * order, cheapest per byte first; a plan's `recompute` says how many of them, from the first on, are dropped. */
+ * differ in numbers only (the same place in every layer) are one kind. All nodes that can be dropped stand in a fixed
+ * order: kind by kind, cheapest per byte first, and in a kind from the first layer on, whose backward comes last, when
+ * most of the memory is free again. A plan's `recompute` says how many of them, from the first on, are dropped. */
 #pragma once
 #include "plan/layout.h"
 #include "plan/plan.h"
 struct stash {
     bool *dropped; /* by value: not kept after its last use in forward */
-    int n_kinds;   /* largest `recompute` that makes a difference */
+    int n_nodes;   /* largest `recompute` that makes a difference */
 };
 /* split: by node (layout_split); nodes of exchange regions recompute by themselves and are left alone. */
 void stash_make(struct arena *a, const struct graph *g, const struct plan *p, const struct node_split *split,

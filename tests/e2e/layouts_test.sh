@@ -54,6 +54,7 @@ for core in "" Haswell; do
     reproducible same-ep-2$tag same-ep-1$tag --expert_parallel 2 --zero 1 --threads 1
     reproducible same-ep-4$tag same-ep-1$tag --expert_parallel 4 --zero 0 --threads 3
     reproducible same-recompute$tag same-ep-1$tag --expert_parallel 1 --zero 1 --recompute 1000
+    reproducible same-recompute-some$tag same-ep-1$tag --expert_parallel 1 --zero 0 --recompute 13
     reproducible same-recompute-ep$tag same-ep-1$tag --expert_parallel 2 --zero 0 --recompute 3
     reproducible same-rounds$tag same-ep-1$tag --expert_parallel 4 --zero 1 --row_capacity 40 --threads 1
 done
