@@ -172,11 +172,11 @@ void lower_region_backward(struct lower *l, const struct region *r)
     bool *again = ARENA_NEW(l->arena, bool, g->n_nodes);
     mark_recompute(l, r, again);
     l->counts = l->node_counts[r->first];
-    begin_rounds(l, LIST_MICRO, r);
-    for (int node = r->first; node < r->last; node++)
+    for (int node = r->first; node < r->last; node++) /* once, not in every round */
         for (int j = 0; j < g->nodes[node].anno->n_inputs; j++)
             if (!lower_in_region(r, g->values[g->nodes[node].arg[j]].node))
                 lower_want_again(l, g->nodes[node].arg[j]);
+    begin_rounds(l, LIST_MICRO, r);
     for_edges(l, LIST_MICRO, r, true, send_value);
     for (int node = r->first; node < r->last; node++)
         if (again[node])

@@ -22,6 +22,7 @@ layout ep-8 8 --expert_parallel 8 --micro_batch_size 8
 layout two-units 4 --plan_ngpus 2 --expert_parallel 2 --micro_batch_size 2 --zero 1
 layout units-of-one 4 --plan_ngpus 1 --micro_batch_size 2 --zero 1
 layout rounds 4 --expert_parallel 4 --row_capacity 40
+layout recompute-ep 4 --expert_parallel 4 --recompute 1000 --row_capacity 40
 if [ "$(grep -o '"rounds": [0-9]*' runs/rounds/metrics.jsonl | awk '$2 < 3' | wc -l)" = 0 ] && [ -s runs/rounds/metrics.jsonl ]; then
     passed "a small row capacity takes at least 3 rounds in every step"
 else
