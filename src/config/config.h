@@ -8,7 +8,7 @@
 /* The words of CHOICE options, in the order of config.def. */
 enum { INIT_AUTO, INIT_RANDOM, INIT_PRETRAINED };
 enum { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
-/* master, moments: 0 = auto, then 1 + the enums of base/num.h */
+/* comm: enum comm_way of device/comm.h; master, moments: 0 = auto, then 1 + the enums of base/num.h */
 enum { GRADIENT_AUTO, GRADIENT_FP32, GRADIENT_BF16 };
 enum { ROUTING_UNIFORM, ROUTING_ZIPF, ROUTING_ONE };
 enum { RUN_MODE_RUN, RUN_MODE_COMPILE };

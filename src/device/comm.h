@@ -1,12 +1,20 @@
 /* comm.h - ranks and collectives. Started by mpirun, srun or alone; alone, nothing of MPI is touched. Counts
- * are elements. All calls are collective over their group, block until their buffers may be reused, and
- * never return an error: MPI failures stop every rank. */
+ * are elements. All calls are collective over their group and never return an error: a failure of MPI or NCCL stops
+ * every rank.
+ *   small things of the host  comm_barrier ... comm_max: always MPI, over all ranks
+ *   bulk                      comm_gather_in_place, comm_gather_ranges, comm_exchange: where comm_use() said that
+ *                             buffers lie. On the host they block until buffers may be reused; on a device they are
+ *                             ordered with the kernels of its stream: by NCCL, or by MPI with staging on the host */
 #pragma once
 #include "base/arena.h"
+#include "base/err.h"
 #include <stdbool.h>
 #include <stdint.h>
-struct comm_group;     /* NULL stands for this rank alone */
-void comm_start(void); /* once, before threads; installs the stop hook of err.h */
+struct device;
+struct comm_group;                                /* NULL stands for this rank alone */
+enum comm_way { COMM_AUTO, COMM_NCCL, COMM_MPI }; /* the words of --comm */
+enum { COMM_DEVICE_BYTES = 1 << 30 };             /* kept free on a device for NCCL: an estimate */
+void comm_start(void);                            /* once, before threads; installs the stop hook of err.h */
 void comm_stop(void);
 int comm_rank(void);
 int comm_ranks(void);
@@ -14,22 +22,33 @@ int comm_local_ranks(void);     /* on this machine */
 int comm_local_rank(void);      /* 0 .. comm_local_ranks() - 1 */
 const char *comm_name(void);    /* of what connects the ranks of this run */
 const char *comm_library(void); /* that this program is linked with */
-/* Ranks with the same color, ordered by rank. NULL when it would hold this rank only. Exercised once. */
-struct comm_group *comm_split(struct arena *a, int color);
+/* Bulk data lies on `d` from now on. Before comm_split(), by all ranks; all get the same answer. COMM_AUTO: NCCL where
+ * every rank has a GPU of its own and all find the library, else MPI. */
+bool comm_use(const struct device *d, enum comm_way way, struct err *e);
+bool comm_on_device(void); /* NCCL moves bulk data */
+int comm_sharers(void);    /* most ranks that share one GPU; 1 on the CPU */
+/* Host memory for staging, twice: no call moves more bytes at once. Nothing is taken where none is needed. */
+void comm_reserve(size_t bytes);
+/* What messages about failures name, until the next call: an instruction. Not copied. */
+void comm_doing(const char *what);
+/* Ranks with the same color, ordered by rank. NULL when it would hold this rank only. Every kind of bulk call is made
+ * once, so that all memory and connections are there. Groups of the same ranks share their communicator. */
+struct comm_group *comm_split(struct arena *a, const char *name, int color);
 void comm_barrier(void);
 void comm_broadcast(void *data, size_t bytes); /* from rank 0 */
 bool comm_agree(uint64_t hash);                /* the same on all ranks? */
-/* Member m's part is bytes [m * bytes, (m + 1) * bytes) of `all`; afterwards every member has all parts. */
-void comm_gather_in_place(const struct comm_group *g, void *all, size_t bytes);
 /* Element-wise sum over all ranks; exact when at most one rank holds a non-zero value in each place. */
 void comm_sum_doubles(double *x, int64_t n);
 void comm_sum_integers(int64_t *x, int64_t n);
 double comm_max(double x);
-/* Rows of row_bytes: send_rows[m] rows from row send_at[m] to member m; likewise received. Host memory. */
+/* Member m's part is bytes [m * bytes, (m + 1) * bytes) of `all`; afterwards every member has all parts. */
+void comm_gather_in_place(const struct comm_group *g, void *all, size_t bytes);
+/* The same with bytes [cut[m], cut[m + 1]). */
+void comm_gather_ranges(const struct comm_group *g, void *all, const int64_t *cut);
+/* Rows of row_bytes: send_rows[m] rows from row send_at[m] to member m; likewise received. The arrays are the host's;
+ * `send` and `recv` do not overlap. */
 struct comm_rows {
     int64_t *send_rows, *send_at, *recv_rows, *recv_at; /* by member */
 };
 void comm_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *rows,
                    int64_t row_bytes);
-/* From member `from` to all, in its group. */
-void comm_send_to_all(const struct comm_group *g, int from, void *data, size_t bytes);

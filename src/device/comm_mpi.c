@@ -1,16 +1,18 @@
 /* comm_mpi.c - comm.h on MPI; the only file that includes mpi.h. */
 #include "base/err.h"
-#include "device/comm.h"
+#include "base/hash.h"
+#include "device/comm_impl.h"
 #include <limits.h>
 #include <mpi.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_RANKS = 4096, MAX_TYPES = 16 };
-struct comm_group {
+enum { MAX_TYPES = 16 };
+static struct { /* of comm_group.mpi */
     MPI_Comm comm;
-    int n;
-};
+    uint64_t ranks; /* hash of the members */
+} groups[MAX_GROUPS];
+static int n_groups;
 static bool active;
 static int rank, n_ranks = 1, n_local = 1, local_rank;
 static struct {
@@ -26,7 +28,7 @@ static void check(int result, const char *call)
     if (result == MPI_SUCCESS)
         return;
     MPI_Error_string(result, text, &length);
-    die("%s: %.*s", call, length, text);
+    die("%s: %s: %.*s", comm_what(), call, length, text);
 }
 #define OK(call) check((call), #call)
 
@@ -71,6 +73,7 @@ void comm_stop(void)
 {
     if (!active)
         return;
+    comm_leave_groups();
     for (int i = 0; i < n_types; i++)
         MPI_Type_free(&types[i].type);
     MPI_Finalize();
@@ -106,21 +109,32 @@ const char *comm_library(void)
     return text;
 }
 
-const char *comm_name(void)
+bool mpi_active(void)
 {
-    return active ? comm_library() : "none (one rank)";
+    return active;
 }
 
-struct comm_group *comm_split(struct arena *a, int color)
+int mpi_split(int color, int *n, int *index)
 {
-    if (!active)
-        return NULL;
-    struct comm_group *g = ARENA_NEW(a, struct comm_group, 1);
-    OK(MPI_Comm_split(MPI_COMM_WORLD, color, rank, &g->comm));
-    OK(MPI_Comm_set_errhandler(g->comm, MPI_ERRORS_RETURN));
-    OK(MPI_Comm_size(g->comm, &g->n));
-    OK(MPI_Barrier(g->comm));
-    return g->n > 1 ? g : NULL;
+    static int members[MAX_RANKS];
+    MPI_Comm comm;
+    OK(MPI_Comm_split(MPI_COMM_WORLD, color, rank, &comm));
+    OK(MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN));
+    OK(MPI_Comm_size(comm, n));
+    OK(MPI_Comm_rank(comm, index));
+    OK(MPI_Allgather(&rank, 1, MPI_INT, members, 1, MPI_INT, comm));
+    const uint64_t ranks = hash_bytes(members, (size_t)*n * sizeof *members);
+    int found = *n > 1 ? 0 : -1;
+    while (found >= 0 && found < n_groups && groups[found].ranks != ranks)
+        found++;
+    if (found < 0 || found < n_groups) {
+        OK(MPI_Comm_free(&comm));
+        return found;
+    }
+    CHECK(n_groups < MAX_GROUPS, "more than %d groups of ranks", MAX_GROUPS);
+    groups[n_groups].comm = comm;
+    groups[n_groups].ranks = ranks;
+    return n_groups++;
 }
 
 void comm_barrier(void)
@@ -148,11 +162,16 @@ bool comm_agree(uint64_t hash)
     return low == high;
 }
 
-void comm_gather_in_place(const struct comm_group *g, void *all, size_t bytes)
+void mpi_gather_all(void *all, size_t bytes)
+{
+    if (active)
+        OK(MPI_Allgather(MPI_IN_PLACE, 0, MPI_BYTE, all, (int)bytes, MPI_BYTE, MPI_COMM_WORLD));
+}
+
+void mpi_gather(const struct comm_group *g, void *all, size_t bytes)
 {
     CHECK(bytes <= INT_MAX, "%zu bytes from each member", bytes);
-    if (g)
-        OK(MPI_Allgather(MPI_IN_PLACE, 0, MPI_BYTE, all, (int)bytes, MPI_BYTE, g->comm));
+    OK(MPI_Allgather(MPI_IN_PLACE, 0, MPI_BYTE, all, (int)bytes, MPI_BYTE, groups[g->mpi].comm));
 }
 
 void comm_sum_doubles(double *x, int64_t n)
@@ -195,14 +214,9 @@ static int to_int(int64_t x)
     return (int)x;
 }
 
-void comm_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *r,
-                   int64_t row_bytes)
+void mpi_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *r,
+                  int64_t row_bytes)
 {
-    if (!g) {
-        memcpy((char *)recv + r->recv_at[0] * row_bytes, (const char *)send + r->send_at[0] * row_bytes,
-               (size_t)(r->send_rows[0] * row_bytes));
-        return;
-    }
     for (int i = 0; i < g->n; i++) {
         counts[0][i] = to_int(r->send_rows[i]);
         counts[1][i] = to_int(r->send_at[i]);
@@ -210,13 +224,14 @@ void comm_exchange(const struct comm_group *g, const void *send, void *recv, con
         counts[3][i] = to_int(r->recv_at[i]);
     }
     const MPI_Datatype t = row_type(row_bytes);
-    OK(MPI_Alltoallv(send, counts[0], counts[1], t, recv, counts[2], counts[3], t, g->comm));
+    OK(MPI_Alltoallv(send, counts[0], counts[1], t, recv, counts[2], counts[3], t, groups[g->mpi].comm));
 }
 
-void comm_send_to_all(const struct comm_group *g, int from, void *data, size_t bytes)
+void mpi_broadcast(const struct comm_group *g, int from, void *data, size_t bytes)
 {
-    for (size_t at = 0; g && at < bytes; at += 1u << 30) {
+    for (size_t at = 0; at < bytes; at += 1u << 30) {
         const size_t left = bytes - at;
-        OK(MPI_Bcast((char *)data + at, (int)(left < 1u << 30 ? left : 1u << 30), MPI_BYTE, from, g->comm));
+        OK(MPI_Bcast((char *)data + at, (int)(left < 1u << 30 ? left : 1u << 30), MPI_BYTE, from,
+                     groups[g->mpi].comm));
     }
 }

@@ -5,6 +5,22 @@
 #include "base/num.h"
 #include "base/rng.h"
 #include "graph/op.h"
+/* A binary tree of float32 sums over parts, blocks of 2^k neighbours first, each element by itself: the bits depend on
+ * nothing but the parts. `parts` may be overwritten; out is part 0's place or apart from all of them. */
+struct device_sum {
+    void *parts, *out; /* [n_parts][stride], [n] */
+    enum dtype type;   /* F32; BF16 on CUDA */
+    int n_parts;
+    int64_t stride, n; /* elements */
+};
+/* Rows of segments that begin at multiples of `tile` (op.h: rows), and the same without the space between them. end
+ * and from lie where kernels read: rows of segment i end at end[i], its first one is row from[i] of `packed`. */
+struct device_move {
+    char *rows, *packed;
+    const int32_t *end, *from;                   /* [n_segments], end ascending */
+    int64_t n_segments, tile, n_rows, row_bytes; /* rows that `rows` has; bytes: a multiple of 4 */
+    bool pack; /* to `packed`; else from there, and rows between the end and the next tile become zeros */
+};
 struct device {
     const char *name; /* "cpu", "cuda" */
     enum backend backend;
@@ -18,6 +34,9 @@ struct device {
     void *(*stream)(void);
     /* Makes weights in place, with the low bits of the master (NULL: not wanted); NULL where the host does it. */
     void (*fill)(void *weight, void *low, enum master master, const struct rng_fill *f);
+    void (*sum)(const struct device_sum *s);
+    void (*move)(const struct device_move *m);
+    void (*identity)(unsigned char id[16]); /* no other device has it; NULL on the CPU */
     int64_t (*memory)(void); /* bytes that can be allocated now, a reserve for the driver apart */
 };
 extern const struct device device_cpu;

@@ -1,6 +1,6 @@
 /* device_cpu.c - the host as a device: kernels run in the caller's pool, calls return when they are done. */
 #include "base/arena.h"
-#include "device/device.h"
+#include "device/device_impl.h"
 #include <string.h>
 #include <unistd.h>
 
@@ -41,5 +41,7 @@ const struct device device_cpu = {
     .zero = zero,
     .wait = wait,
     .stream = stream,
+    .sum = device_sum_cpu,
+    .move = device_move_cpu,
     .memory = memory,
 };

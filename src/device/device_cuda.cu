@@ -1,10 +1,11 @@
 /* device_cuda.cu - one CUDA device per rank: a stream, plain allocations, copies through the driver. */
 extern "C" {
-#include "device/device.h"
+#include "device/device_impl.h"
 }
 #include "cuda/library.cuh"
 #include "cuda/random.cuh"
 #include <stdio.h>
+#include <string.h>
 
 static cudaStream_t stream_;
 static char description[512];
@@ -74,8 +75,27 @@ static void fill(void *weight, void *low, enum master master, const struct rng_f
     cuda_fill(stream_, f, weight, low, master);
 }
 
-static const struct device cuda = { "cuda", CUDA, allocate, release, put,  get,
-                                    copy,   zero, wait_,    stream,  fill, memory };
+static void sum(const struct device_sum *s)
+{
+    device_sum_cuda(s, stream_);
+}
+
+static void move(const struct device_move *m)
+{
+    device_move_cuda(m, stream_);
+}
+
+static void identity(unsigned char id[16])
+{
+    int device = 0;
+    cudaDeviceProp p;
+    CUDA_DO(cudaGetDevice(&device));
+    CUDA_DO(cudaGetDeviceProperties(&p, device));
+    memcpy(id, p.uuid.bytes, 16);
+}
+
+static const struct device cuda = { "cuda", CUDA,   allocate, release, put,  get,      copy,  zero,
+                                    wait_,  stream, fill,     sum,     move, identity, memory };
 
 extern "C" const struct device *device_cuda(void)
 {

@@ -23,6 +23,12 @@ int64_t plan_tile(enum backend backend, bool reproducible)
     return backend == CUDA ? 128 : reproducible ? 8 : 1;
 }
 
+/* On CUDA the contraction over the rows of a segment is one sum; on the CPU it is one for each tile. */
+bool plan_whole_segments(const struct plan *p)
+{
+    return p->reproducible && p->numbers.backend == CUDA;
+}
+
 /* 8-bit moments: n codes, then a float32 scale per block of 256 (ops/adamw.h). */
 int64_t plan_moment_bytes(const struct plan *p, int64_t n)
 {
@@ -82,6 +88,16 @@ static bool check_amounts(const struct plan *p, struct err *e)
         return bad(e, "tile", p->tile, "128 on CUDA; on the CPU 8 with reproducible, else 1");
     if (p->expert_parallel > 1 && (p->row_capacity < p->tile || p->row_capacity % p->tile))
         return bad(e, "row_capacity", p->row_capacity, "a positive multiple of tile");
+    const int64_t segment = (p->micro_batch * p->sequence + p->tile - 1) / p->tile * p->tile;
+    if (p->expert_parallel > 1 && plan_whole_segments(p) && p->row_capacity < segment)
+        return err_set(
+            e,
+            "plan: row_capacity = %lld, expected with --reproducible on CUDA at least %lld: the rows "
+            "of one expert from one rank",
+            (long long)p->row_capacity, (long long)segment);
+    if (p->n_ranks > 1 && plan_whole_segments(p) && p->numbers.gradient != F32)
+        return err_set(e, "plan: gradients in %s, expected F32 with --reproducible on several ranks",
+                       num_dtype_name(p->numbers.gradient));
     if (p->head_chunk < 1)
         return bad(e, "head_chunk", p->head_chunk, "at least 1");
     return true;

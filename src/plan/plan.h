@@ -64,7 +64,8 @@ struct plan {
     struct plan_cost cost;
 };
 extern const char *const plan_class_name[MEM_CLASSES];
-enum dtype plan_float(const struct plan *p);                /* of weights and activations */
+enum dtype plan_float(const struct plan *p);    /* of weights and activations */
+bool plan_whole_segments(const struct plan *p); /* no round may cut the rows of an expert from one sender */
 int64_t plan_tile(enum backend backend, bool reproducible); /* the only value of .tile that is right */
 int64_t plan_moment_bytes(const struct plan *p, int64_t n); /* of one moment of n elements */
 int64_t plan_master_bytes(const struct plan *p, int64_t n); /* beside the weights */

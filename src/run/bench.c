@@ -57,7 +57,7 @@ static bool start(struct bench *b, struct arena *a, const struct config *c, stru
     if (b->data.vocab_size > b->setup.model.vocab)
         return err_code(e, EXIT_MISMATCH, "%s: token ids up to %lld, but vocab_size of the model is %lld",
                         c->dataset_path, (long long)b->data.vocab_size - 1, (long long)b->setup.model.vocab);
-    if (!make_plan(b, c, e))
+    if (!setup_connect(&b->setup, c, NULL, e) || !make_plan(b, c, e))
         return false;
     engine_build(&b->setup, &b->plan, true, false, &o, &b->engine);
     weights_init(&b->engine.exec, c->seed);

@@ -1,9 +1,9 @@
 /* collect.h - what ends a step between the ranks: sums of gradients, the norm, the way of new weights to those who
- * need them. Ranks exchange host memory; what lies on another device passes through exec.staging. */
+ * need them. The same on every device: comm.h moves, device.h adds. */
 #pragma once
 #include "run/exec.h"
-enum { COLLECT_BLOCK = 1 << 26 };     /* bytes of host memory that ranges pass through at once */
-void collect_staging(struct exec *x); /* takes the host memory that the lists of x->program need */
+enum { COLLECT_BLOCK = 1 << 26 }; /* bytes of a range that pass through the host at once, where they must */
+void collect_staging(struct exec *x); /* reserves the host memory that the lists of x->program need */
 void collect_parts(struct exec *x, const struct instr *in);
 void collect_reduce(struct exec *x, const struct instr *in);
 void collect_mirror(struct exec *x, const struct instr *in);

@@ -43,6 +43,8 @@ bool eval_run(struct arena *a, const struct config *c, struct err *e)
     blas_warm_up();
     if (!open_inputs(a, c, &s, &d, e))
         return comm_ranks() == 1 ? false : (die_err(e), false);
+    if (!setup_connect(&s, c, NULL, e))
+        return false;
     const int64_t n =
         c->eval_sequences && c->eval_sequences < d.n_sequences ? c->eval_sequences : d.n_sequences;
     setup_small_plan(&s, c->micro_batch_size, d.sequence_length, &p);

@@ -99,13 +99,16 @@ static void make_groups(struct arena *a, struct exec *x)
 {
     const struct program *p = x->program;
     const int rank = p->layout.rank, ep = p->plan.expert_parallel;
-    x->expert = comm_split(a, rank / ep);
+    x->expert = comm_split(a, "experts", rank / ep);
     for (int i = 0; i < FLATS; i++) {
+        static const char *const names[FLATS][3] = { { "replicas, dense", "mirror, dense", "shards, dense" },
+                                                     { "replicas, experts", "mirror, experts",
+                                                       "shards, experts" } };
         const struct flat *f = &p->layout.flat[i];
         const int apart = i == EXPERT ? rank % ep : 0;
-        x->replica[i] = comm_split(a, apart);
-        x->mirror[i] = comm_split(a, apart * f->n_shards + f->index % f->n_shards);
-        x->shard[i] = comm_split(a, apart * (f->n_ranks / f->n_shards) + f->index / f->n_shards);
+        x->replica[i] = comm_split(a, names[i][0], apart);
+        x->mirror[i] = comm_split(a, names[i][1], apart * f->n_shards + f->index % f->n_shards);
+        x->shard[i] = comm_split(a, names[i][2], apart * (f->n_ranks / f->n_shards) + f->index / f->n_shards);
     }
 }
 
@@ -130,7 +133,7 @@ void exec_new(struct arena *a, struct program *p, const struct device *d, struct
             if (p->list[k].item[i].kind == RUN_ROUTE && p->list[k].item[i].n > experts)
                 experts = p->list[k].item[i].n;
     x->counts = ARENA_NEW(a, int32_t, experts * p->plan.expert_parallel + 1);
-    x->ends = ARENA_NEW(a, int32_t, experts * p->plan.expert_parallel + 1);
+    x->ends = ARENA_NEW(a, int32_t, 2 * experts + 1);
     make_groups(a, x);
     collect_staging(x);
     x->slab = d->allocate((size_t)p->memory.peak_bytes);
@@ -144,9 +147,7 @@ void exec_free(struct exec *x)
     if (!x->device)
         return; /* never made */
     x->device->release(x->slab);
-    for (int i = 0; i < 2; i++)
-        arena_slab_free(x->staging[i]);
-    x->slab = x->staging[0] = x->staging[1] = NULL;
+    x->slab = NULL;
 }
 
 static enum time_class class_of(const struct instr *in, enum list_kind which)
@@ -170,6 +171,7 @@ static bool run_one(struct exec *x, enum list_kind which, int index, const struc
 {
     const struct instr *in = &x->program->list[which].item[index];
     const struct call *c = &x->calls[which][index];
+    comm_doing(in->name);
     switch (in->kind) {
     case RUN_OP:
         kernel_of(x, in)(c);

@@ -15,9 +15,8 @@ struct exec {
     struct program *program;
     const struct device *device;
     char *slab;
-    char *
-        staging[2]; /* host memory that exchanges between ranks pass through; NULL where they work in place */
-    double *norm_sums; /* host copies: of the norm's sums, of rows by member and expert, of segment ends */
+    double
+        *norm_sums; /* host copies: of the norm's sums, of ends by member and expert, of a round's segments */
     int32_t *counts, *ends;
     struct call *calls[LISTS]; /* by instruction; pointers bound */
     struct comm_group *replica[FLATS], *mirror[FLATS], *shard[FLATS], *expert;

@@ -1,5 +1,6 @@
 /* rows.c - see rows.h. A sender's rows are sorted by expert, so the rows of one round for one receiver are
- * consecutive: they are sent from where they lie, and come back to where they were. */
+ * consecutive: they are sent from where they lie, and come back to where they were. The receiver gets them packed, by
+ * sender, and the device moves them to their experts. */
 #include "run/rows.h"
 #include "base/err.h"
 #include <string.h>
@@ -21,21 +22,65 @@ struct walk {
     int members, receiver;
 };
 
-static struct walk walk_begin(const struct exec *x, const struct rows *r, int receiver)
-{
-    const struct plan *p = &x->program->plan;
-    return (struct walk){ .r = r,
-                          .tile = p->tile,
-                          .low = r->round * p->row_capacity,
-                          .high = (r->round + 1) * p->row_capacity,
-                          .per_member = r->experts / p->expert_parallel,
-                          .members = p->expert_parallel,
-                          .receiver = receiver };
-}
-
+/* Row m * E + e of ends: where the rows that member m has for expert e end. */
 static int64_t count_of(const struct rows *r, int member, int64_t expert)
 {
-    return r->counts[member * r->experts + expert];
+    const int32_t *end = r->ends + member * r->experts + expert;
+    return *end - (expert ? end[-1] : 0);
+}
+
+/* Windows of whole segments: as many as there is room for. Writes those of the round; returns how many there are. */
+static int64_t whole_windows(const struct plan *p, struct walk *w)
+{
+    int64_t at = 0, low = 0, n = 0;
+    w->low = w->high = 0;
+    for (int64_t e = 0; e < w->per_member; e++)
+        for (int s = 0; s < w->members; s++) {
+            const int64_t rows = round_up(count_of(w->r, s, w->receiver * w->per_member + e), w->tile);
+            CHECK(rows <= p->row_capacity, "a segment of %lld rows", (long long)rows);
+            if (at + rows - low > p->row_capacity) {
+                n++;
+                low = at;
+            }
+            at += rows;
+            if (n == w->r->round) {
+                w->low = low;
+                w->high = at;
+            }
+        }
+    if (n < w->r->round)
+        w->low = w->high = at;
+    return at > 0 ? n + 1 : 0;
+}
+
+static int64_t all_rows(const struct walk *w)
+{
+    int64_t at = 0;
+    for (int64_t e = 0; e < w->per_member; e++)
+        for (int s = 0; s < w->members; s++)
+            at += round_up(count_of(w->r, s, w->receiver * w->per_member + e), w->tile);
+    return at;
+}
+
+/* The receiver's window in the round; *n_rounds (may be NULL) are those that it needs. */
+static struct walk walk_begin(const struct exec *x, const struct rows *r, int receiver, int64_t *n_rounds)
+{
+    const struct plan *p = &x->program->plan;
+    struct walk w = { .r = r,
+                      .tile = p->tile,
+                      .low = r->round * p->row_capacity,
+                      .high = (r->round + 1) * p->row_capacity,
+                      .per_member = r->experts / p->expert_parallel,
+                      .members = p->expert_parallel,
+                      .receiver = receiver };
+    if (plan_whole_segments(p)) {
+        const int64_t n = whole_windows(p, &w);
+        if (n_rounds)
+            *n_rounds = n;
+    } else if (n_rounds) {
+        *n_rounds = (all_rows(&w) + p->row_capacity - 1) / p->row_capacity;
+    }
+    return w;
 }
 
 static struct segment walk_next(struct walk *w, int64_t local_expert, int sender)
@@ -49,49 +94,56 @@ static struct segment walk_next(struct walk *w, int64_t local_expert, int sender
     return s;
 }
 
-static int64_t virtual_rows(const struct exec *x, const struct rows *r, int receiver)
-{
-    struct walk w = walk_begin(x, r, receiver);
-    for (int64_t e = 0; e < w.per_member; e++)
-        for (int s = 0; s < w.members; s++)
-            walk_next(&w, e, s);
-    return w.at;
-}
-
-/* Ends of my segments -> counts of all members; they stay on the device for backward. */
+/* Ends of my segments -> those of all members; they stay on the device for backward. */
 void rows_route(struct exec *x, const struct instr *in)
 {
-    int32_t *all = x->counts, *ends = x->ends, *mine = all + x->program->layout.ep_index * in->n;
-    exec_get(x, ends, in->ref[0], in->n * (int64_t)sizeof *ends);
-    for (int64_t e = 0; e < in->n; e++)
-        mine[e] = ends[e] - (e ? ends[e - 1] : 0);
-    comm_gather_in_place(x->expert, all, (size_t)in->n * sizeof(int32_t));
-    exec_put(x, in->ref[1], all, x->program->plan.expert_parallel * in->n * (int64_t)sizeof *all);
+    const int64_t bytes = in->n * (int64_t)sizeof(int32_t);
+    char *all = exec_at(x, in->ref[1]);
+    x->device->copy(all + x->program->layout.ep_index * bytes, exec_at(x, in->ref[0]), (size_t)bytes);
+    comm_gather_in_place(x->expert, all, (size_t)bytes);
 }
 
-/* Ends of this receiver's segments in the round: the argument "end" of the experts' operators. */
+/* For this receiver's segments in the round: their ends, the argument "end" of the experts' operators, and behind them
+ * where each begins in the packed rows, which stand by sender. */
 static void set_ends(struct exec *x, const struct rows *r)
 {
     const struct instr *send = r->head + 1;
-    int32_t *ends = x->ends;
-    struct walk w = walk_begin(x, r, x->program->layout.ep_index);
+    const int n = x->program->plan.expert_parallel;
+    int64_t *cursor = x->scratch, at = 0;
+    memset(cursor, 0, (size_t)n * sizeof *cursor);
+    struct walk w = walk_begin(x, r, x->program->layout.ep_index, NULL);
     for (int64_t e = 0; e < w.per_member; e++)
-        for (int s = 0; s < w.members; s++)
-            *ends++ = (int32_t)walk_next(&w, e, s).end;
-    exec_put(x, send->ref[2], x->ends, (ends - x->ends) * (int64_t)sizeof *ends);
+        for (int s = 0; s < n; s++) {
+            const struct segment g = walk_next(&w, e, s);
+            cursor[s] += g.end - g.begin;
+        }
+    for (int s = 0; s < n; s++) {
+        const int64_t rows = cursor[s];
+        cursor[s] = at;
+        at += rows;
+    }
+    int32_t *end = x->ends, *from = end + r->experts;
+    w = walk_begin(x, r, x->program->layout.ep_index, NULL);
+    for (int64_t e = 0; e < w.per_member; e++)
+        for (int s = 0; s < n; s++) {
+            const struct segment g = walk_next(&w, e, s);
+            *end++ = (int32_t)g.end;
+            *from++ = (int32_t)cursor[s];
+            cursor[s] += g.end - g.begin;
+        }
+    exec_put(x, send->ref[2], x->ends, 2 * r->experts * (int64_t)sizeof *x->ends);
 }
 
 void rows_begin(struct exec *x, const struct instr *head, struct rows *r)
 {
     const struct plan *p = &x->program->plan;
-    int64_t most = 0;
     exec_get(x, x->counts, head->ref[0], p->expert_parallel * head->n * (int64_t)sizeof *x->counts);
-    *r = (struct rows){ .head = head, .counts = x->counts, .experts = head->n };
+    *r = (struct rows){ .head = head, .ends = x->counts, .experts = head->n };
     for (int m = 0; m < p->expert_parallel; m++) {
-        const int64_t n = virtual_rows(x, r, m);
-        most = n > most ? n : most;
+        int64_t n;
+        walk_begin(x, r, m, &n);
+        r->n_rounds = n > r->n_rounds ? n : r->n_rounds;
     }
-    r->n_rounds = (most + p->row_capacity - 1) / p->row_capacity;
     x->rounds = r->n_rounds;
     x->most_rounds = r->n_rounds > x->most_rounds ? r->n_rounds : x->most_rounds;
     set_ends(x, r);
@@ -112,7 +164,7 @@ static void plan_exchange(struct exec *x, const struct rows *r, struct comm_rows
     *c = (struct comm_rows){ x->scratch, x->scratch + n, x->scratch + 2 * n, x->scratch + 3 * n };
     int64_t before = 0; /* my rows of lower experts */
     for (int m = 0; m < n; m++) {
-        struct walk w = walk_begin(x, r, m);
+        struct walk w = walk_begin(x, r, m, NULL);
         c->send_rows[m] = 0;
         c->send_at[m] = before;
         for (int64_t e = 0; e < w.per_member; e++)
@@ -128,7 +180,7 @@ static void plan_exchange(struct exec *x, const struct rows *r, struct comm_rows
             }
     }
     int64_t at = 0;
-    struct walk w = walk_begin(x, r, me);
+    struct walk w = walk_begin(x, r, me, NULL);
     memset(c->recv_rows, 0, (size_t)n * sizeof *c->recv_rows);
     for (int64_t e = 0; e < w.per_member; e++)
         for (int s = 0; s < n; s++) {
@@ -139,71 +191,34 @@ static void plan_exchange(struct exec *x, const struct rows *r, struct comm_rows
         c->recv_at[s] = at;
 }
 
-/* Copies between the order of the exchange (by sender) and the order of the experts, both in host memory. */
-static void reorder(struct exec *x, const struct instr *in, const struct rows *r, const struct comm_rows *c,
-                    char *rows, char *staging, bool to_experts)
+/* Between the packed rows, which stand by sender, and those of the experts. */
+static void move_rows(struct exec *x, const struct instr *in, const struct rows *r, bool pack)
 {
-    const int n = x->program->plan.expert_parallel;
-    int64_t *cursor = x->scratch + 4 * n;
-    memcpy(cursor, c->recv_at, (size_t)n * sizeof *cursor);
-    if (to_experts && x->program->plan.tile > 1) /* rows that fill a tile are zero */
-        memset(rows, 0, (size_t)(x->program->plan.row_capacity * in->row_bytes));
-    struct walk w = walk_begin(x, r, x->program->layout.ep_index);
-    for (int64_t e = 0; e < w.per_member; e++)
-        for (int s = 0; s < n; s++) {
-            const struct segment g = walk_next(&w, e, s);
-            char *a = rows + g.begin * in->row_bytes, *b = staging + cursor[s] * in->row_bytes;
-            memcpy(to_experts ? a : b, to_experts ? b : a, (size_t)((g.end - g.begin) * in->row_bytes));
-            cursor[s] += g.end - g.begin;
-        }
-}
-
-/* Host memory of the rows of one rank (outer), of the experts (inner), and of the exchange between them. The CPU's
- * buffers are that memory; another device needs staging: outer and inner take turns in the first. */
-struct places {
-    char *outer, *inner, *between;
-    int64_t outer_bytes, inner_bytes;
-};
-
-static struct places places_of(const struct exec *x, const struct instr *in)
-{
-    const struct buffer *b = x->program->buffers;
-    struct places p = { exec_at(x, in->ref[0]), exec_at(x, in->ref[1]), exec_at(x, in->ref[4]),
-                        b[in->ref[0].buffer].bytes, b[in->ref[1].buffer].bytes };
-    if (x->device->backend != CPU) {
-        p.outer = p.inner = x->staging[0];
-        p.between = x->staging[1];
-    }
-    return p;
+    const int32_t *end = exec_at(x, in->ref[2]);
+    x->device->move(&(struct device_move){ .rows = exec_at(x, in->ref[1]),
+                                           .packed = exec_at(x, in->ref[4]),
+                                           .end = end,
+                                           .from = end + r->experts,
+                                           .n_segments = r->experts,
+                                           .tile = x->program->plan.tile,
+                                           .n_rows = x->program->plan.row_capacity,
+                                           .row_bytes = in->row_bytes,
+                                           .pack = pack });
 }
 
 void rows_send(struct exec *x, const struct instr *in, const struct rows *r)
 {
     struct comm_rows c;
-    const struct places p = places_of(x, in);
-    const bool staged = p.outer == p.inner;
     plan_exchange(x, r, &c);
-    if (staged)
-        exec_get(x, p.outer, in->ref[0], p.outer_bytes);
-    comm_exchange(x->expert, p.outer, p.between, &c, in->row_bytes);
-    reorder(x, in, r, &c, p.inner, p.between, true);
-    if (staged)
-        exec_put(x, in->ref[1], p.inner, p.inner_bytes);
+    comm_exchange(x->expert, exec_at(x, in->ref[0]), exec_at(x, in->ref[4]), &c, in->row_bytes);
+    move_rows(x, in, r, false);
 }
 
 void rows_return(struct exec *x, const struct instr *in, const struct rows *r)
 {
     struct comm_rows c;
-    const struct places p = places_of(x, in);
-    const bool staged = p.outer == p.inner;
     plan_exchange(x, r, &c);
-    if (staged)
-        exec_get(x, p.inner, in->ref[1], p.inner_bytes);
-    reorder(x, in, r, &c, p.inner, p.between, false);
+    move_rows(x, in, r, true);
     const struct comm_rows back = { c.recv_rows, c.recv_at, c.send_rows, c.send_at };
-    if (staged && r->round > 0) /* rows of earlier rounds are there already */
-        exec_get(x, p.outer, in->ref[0], p.outer_bytes);
-    comm_exchange(x->expert, p.between, p.outer, &back, in->row_bytes);
-    if (staged)
-        exec_put(x, in->ref[0], p.outer, p.outer_bytes);
+    comm_exchange(x->expert, exec_at(x, in->ref[4]), exec_at(x, in->ref[0]), &back, in->row_bytes);
 }

@@ -2,13 +2,15 @@
  * The receiver's rows stand in a virtual order: by expert, then by sender, each such segment starting at a
  * multiple of the tile. Round j moves virtual rows [jR, (j+1)R), R = the plan's row capacity. Everybody
  * computes the same windows from the counts of all members, so nothing else is communicated, no row is ever
- * dropped, and the order in which a receiver sees its rows does not depend on R. */
+ * dropped, and the order in which a receiver sees its rows does not depend on R. Where a segment may not be cut
+ * (plan_whole_segments), round j moves as many whole segments as fit into R. */
 #pragma once
 #include "run/exec.h"
 struct rows {
     const struct instr *head;
-    const int32_t *counts; /* [members, experts]: rows that a member has for an expert */
-    int64_t experts;       /* E */
+    const int32_t
+        *ends;       /* [members, experts]: where a member's rows for an expert end, among its sorted rows */
+    int64_t experts; /* E */
     int64_t round, n_rounds;
 };
 void rows_route(struct exec *x, const struct instr *in);

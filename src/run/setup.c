@@ -119,6 +119,19 @@ static int64_t head_chunk(const struct setup *s)
     return rows < 64 ? 64 : rows;
 }
 
+bool setup_connect(struct setup *s, const struct config *c, const char *cluster, struct err *e)
+{
+    if (!comm_use(s->device, (enum comm_way)c->comm, e))
+        return false;
+    if (s->backend == CUDA && !cluster) {
+        comm_barrier(); /* all contexts are there */
+        const int64_t all = s->device->memory() - (comm_on_device() ? COMM_DEVICE_BYTES : 0);
+        cluster_cuda(&s->cluster, comm_local_ranks(), all > 0 ? all / comm_sharers() : 1);
+        comm_barrier(); /* nobody has taken any */
+    }
+    return true;
+}
+
 /* Ways to store the states, the most exact first; the split master is an exact float32. */
 static const struct numbers ways[] = {
     { CUDA, MASTER_SPLIT, MOMENTS_FLOAT, F32 }, { CUDA, MASTER_SPLIT, MOMENTS_BF16, F32 },
@@ -160,9 +173,16 @@ bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequ
                         "sequences of %lld tokens, but max_position_embeddings of the model is %lld",
                         (long long)sequence, (long long)s->model.max_positions);
     base_plan(s, sequence, l->reproducible, &base);
+    const bool exact = l->n_ranks > 1 && plan_whole_segments(&base); /* sums of gradients in float32 alone */
+    if (exact && s->gradient == GRADIENT_BF16)
+        return err_code(
+            e, EXIT_USAGE,
+            "--gradient_dtype bf16: with --reproducible several ranks add their gradients in fp32");
     for (int way = 0;; way++) {
         struct err why = { 0 };
         base.numbers = numbers_of(s, way);
+        if (exact)
+            base.numbers.gradient = F32;
         if (search_plan(&base, l, s->model.experts, sequence * s->model.experts_per_token, measure, &copy,
                         out, &why))
             return true;

@@ -25,6 +25,9 @@ struct engine {
 /* The model that the options name, and the device. `describe` opens no device: for plans of other machines. */
 bool setup_open(struct arena *a, const struct config *c, struct setup *s, struct err *e);
 bool setup_describe(struct arena *a, const struct config *c, struct setup *s, struct err *e);
+/* How the ranks exchange what lies on the device, and what memory each has; by all ranks together, with the same answer
+ * for all. cluster: the description that gives the memory, or NULL. */
+bool setup_connect(struct setup *s, const struct config *c, const char *cluster, struct err *e);
 /* The machines of `ranks` ranks: a description (NULL = this machine shared by all of them). */
 bool setup_cluster(struct setup *s, const char *path, int ranks, int threads, struct err *e);
 /* The plan for given limits (search.h); `fixed`: a plan to check and measure instead of searching. */

@@ -355,7 +355,7 @@ bool train_run(struct arena *a, const struct config *c, struct err *e)
     signal(SIGTERM, on_signal);
     signal(SIGUSR1, on_signal);
     blas_warm_up();
-    if (!open_everywhere(r, e) || !share_plan(r, e))
+    if (!open_everywhere(r, e) || !setup_connect(&r->setup, c, c->cluster, e) || !share_plan(r, e))
         return false;
     count_steps(r);
     if (!start_engine(r, e) || !run_open_metrics(r, e))

@@ -121,8 +121,9 @@ static void begin_rounds(struct lower *l, enum list_kind which, const struct reg
     const struct node *n = &l->p->graph->nodes[r->first];
     const int64_t ends = n->dim[l->split[r->first].expert]; /* E/ep experts x ep senders */
     forget_inner(l);
+    /* ends, and where each segment begins in the packed rows */
     l->round_end =
-        (struct ref){ lower_buffer(l, "round ends", MEM_EXCHANGE, ends * (int64_t)sizeof(int32_t)), 0 };
+        (struct ref){ lower_buffer(l, "round ends", MEM_EXCHANGE, 2 * ends * (int64_t)sizeof(int32_t)), 0 };
     struct instr *i = lower_emit(l, which, RUN_ROUND, n->name);
     i->ref[0] = l->counts;
     i->node = r->first;

@@ -5,7 +5,11 @@
 #include "graph/registry.h"
 #include "sched/lower.h"
 
-enum { STAGING_ELEMENTS = 1 << 18 }; /* per member of the group */
+/* Per member of the group; on CUDA more, because a message costs more than its bytes. */
+static int64_t staging_elements(const struct program *p)
+{
+    return p->plan.numbers.backend == CUDA ? 1 << 20 : 1 << 18;
+}
 
 static void reduce_flat(struct lower *l, int which)
 {
@@ -20,7 +24,7 @@ static void reduce_flat(struct lower *l, int which)
         most = f->cut[m + 1] - f->cut[m] > most ? f->cut[m + 1] - f->cut[m] : most;
     i->flat = which;
     i->ref[0] = p->gradients[which];
-    i->n = most < STAGING_ELEMENTS ? most : STAGING_ELEMENTS;
+    i->n = most < staging_elements(p) ? most : staging_elements(p);
     i->ref[1] =
         (struct ref){ lower_buffer(l, "reduce staging", MEM_EXCHANGE,
                                    i->n * f->n_ranks * (int64_t)num_dtype_bytes(p->plan.numbers.gradient)),

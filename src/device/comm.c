@@ -1,0 +1,278 @@
+/* comm.c - bulk calls of comm.h: MPI for memory of the host, NCCL for that of a device, or MPI with staging. */
+#include "base/err.h"
+#include "device/comm_impl.h"
+#include "device/device.h"
+#include <stdio.h>
+#include <string.h>
+
+static const struct device *device; /* NULL: the host's memory is used as it is */
+static bool by_nccl;
+static int sharers = 1;
+static const char *doing = "start";
+static char *staging[2];
+static size_t staging_bytes;
+static void *nccl_comms[MAX_GROUPS]; /* by number of the MPI communicator */
+
+const char *comm_what(void)
+{
+    return doing;
+}
+
+void comm_doing(const char *what)
+{
+    doing = what;
+}
+
+bool comm_on_device(void)
+{
+    return by_nccl;
+}
+
+int comm_sharers(void)
+{
+    return sharers;
+}
+
+const char *comm_name(void)
+{
+    static char text[256];
+    if (!mpi_active())
+        return "none (one rank)";
+    snprintf(text, sizeof text, "%s%s%.180s%s", by_nccl ? nccl_name() : "", by_nccl ? ", " : "",
+             comm_library(), device && !by_nccl ? ", staged on the host" : "");
+    return text;
+}
+
+/* What a rank tells the others. */
+struct answer {
+    unsigned char gpu[16];
+    int backend, has_library;
+};
+
+static int most_sharers(const struct answer *all, int n)
+{
+    int most = 1;
+    for (int i = 0; i < n; i++) {
+        int same = 0;
+        for (int k = 0; k < n; k++)
+            same += memcmp(all[i].gpu, all[k].gpu, sizeof all[i].gpu) == 0;
+        most = same > most ? same : most;
+    }
+    return most;
+}
+
+static bool same_backend(const struct answer *all, int n, struct err *e)
+{
+    static const char *const names[BACKENDS] = { "the CPU", "a CUDA device" };
+    for (int i = 1; i < n; i++)
+        if (all[i].backend != all[0].backend)
+            return err_code(e, EXIT_WORLD, "rank %d computes on %s, rank 0 on %s: --device chooses for all",
+                            i, names[all[i].backend], names[all[0].backend]);
+    return true;
+}
+
+bool comm_use(const struct device *d, enum comm_way way, struct err *e)
+{
+    static struct answer all[MAX_RANKS];
+    struct err why = { 0 };
+    bool everywhere = true;
+    struct answer *mine = &all[comm_rank()];
+    mine->backend = d->backend;
+    if (d->backend == CUDA) {
+        d->identity(mine->gpu);
+        mine->has_library = way != COMM_MPI && (way == COMM_NCCL || comm_ranks() > 1) && nccl_open(&why);
+    }
+    mpi_gather_all(all, sizeof *mine);
+    if (!same_backend(all, comm_ranks(), e))
+        return false;
+    if (d->backend == CPU)
+        return way != COMM_NCCL ||
+               err_code(e, EXIT_USAGE, "--comm nccl moves data between CUDA devices, this run is on the CPU");
+    device = d;
+    sharers = most_sharers(all, comm_ranks());
+    for (int i = 0; i < comm_ranks(); i++)
+        everywhere = everywhere && all[i].has_library;
+    if (way == COMM_NCCL && sharers > 1)
+        return err_code(e, EXIT_USAGE,
+                        "--comm nccl: %d ranks share one GPU, NCCL wants one for each; use --comm mpi or "
+                        "fewer ranks",
+                        sharers);
+    if (way == COMM_NCCL && !everywhere)
+        return err_code(e, EXIT_WORLD, "%s", why.code ? why.text : "another rank finds no libnccl.so.2");
+    by_nccl = way != COMM_MPI && everywhere && sharers == 1 && comm_ranks() > 1;
+    return true;
+}
+
+void comm_reserve(size_t bytes)
+{
+    if (!device || by_nccl || bytes <= staging_bytes)
+        return;
+    for (int i = 0; i < 2; i++) {
+        arena_slab_free(staging[i]);
+        staging[i] = arena_slab(bytes);
+    }
+    staging_bytes = bytes;
+}
+
+/* Every kind of call once, on memory that is there for this alone. */
+static void exercise(const struct comm_group *g)
+{
+    static int64_t ids[2 * MAX_RANKS], one[MAX_RANKS + 1], at[MAX_RANKS + 1], cut[MAX_RANKS + 1];
+    const size_t bytes = sizeof *ids * (size_t)g->n;
+    char *room = device->allocate(2 * bytes);
+    for (int m = 0; m <= g->n; m++) {
+        at[m] = m;
+        cut[m] = m * (int64_t)sizeof *ids;
+        ids[m] = 0;
+        one[m] = 1;
+    }
+    ids[g->index] = 1 + g->index;
+    device->put(room, ids, bytes);
+    comm_gather_in_place(g, room, sizeof *ids);
+    comm_gather_ranges(g, room, cut);
+    const struct comm_rows all_to_all = { one, at, one, at };
+    comm_exchange(g, room, room + bytes, &all_to_all, sizeof *ids);
+    device->get(ids, room, 2 * bytes);
+    for (int m = 0; m < g->n; m++)
+        CHECK(ids[m] == 1 + m && ids[g->n + m] == 1 + g->index,
+              "group \"%s\": from member %d came %lld, %lld", g->name, m, (long long)ids[m],
+              (long long)ids[g->n + m]);
+    device->release(room);
+}
+
+struct comm_group *comm_split(struct arena *a, const char *name, int color)
+{
+    struct comm_group g = { .name = name };
+    char id[NCCL_ID_BYTES] = { 0 };
+    g.mpi = mpi_active() ? mpi_split(color, &g.n, &g.index) : -1;
+    if (g.mpi < 0)
+        return NULL;
+    struct comm_group *made = ARENA_NEW(a, struct comm_group, 1);
+    comm_doing("start");
+    if (by_nccl && !nccl_comms[g.mpi]) {
+        if (g.index == 0)
+            nccl_id(id);
+        mpi_broadcast(&g, 0, id, sizeof id);
+        nccl_join(&g, id);
+        nccl_comms[g.mpi] = g.nccl;
+    }
+    g.nccl = nccl_comms[g.mpi];
+    *made = g;
+    comm_reserve(2 * MAX_RANKS * sizeof(int64_t));
+    if (device)
+        exercise(made);
+    return made;
+}
+
+/* Before MPI is left. */
+void comm_leave_groups(void)
+{
+    for (int i = 0; i < MAX_GROUPS; i++)
+        if (nccl_comms[i])
+            nccl_leave(nccl_comms[i]);
+    memset(nccl_comms, 0, sizeof nccl_comms);
+}
+
+static void check_staging(const struct comm_group *g, size_t bytes)
+{
+    CHECK(bytes <= staging_bytes, "%s, group \"%s\": %zu bytes, %zu were reserved", doing, g->name, bytes,
+          staging_bytes);
+}
+
+void comm_gather_in_place(const struct comm_group *g, void *all, size_t bytes)
+{
+    if (!g)
+        return;
+    if (by_nccl) {
+        nccl_gather(g, all, bytes, device->stream());
+        return;
+    }
+    if (!device) {
+        mpi_gather(g, all, bytes);
+        return;
+    }
+    check_staging(g, bytes * (size_t)g->n);
+    const size_t own = bytes * (size_t)g->index;
+    device->get(staging[0] + own, (char *)all + own, bytes);
+    mpi_gather(g, staging[0], bytes);
+    device->put(all, staging[0], bytes * (size_t)g->n);
+}
+
+/* Bytes from their owner to all. */
+static void staged_broadcast(const struct comm_group *g, int owner, char *at, int64_t bytes)
+{
+    for (int64_t done = 0, n; done < bytes; done += n) {
+        n = bytes - done < (int64_t)staging_bytes ? bytes - done : (int64_t)staging_bytes;
+        if (owner == g->index)
+            device->get(staging[0], at + done, (size_t)n);
+        mpi_broadcast(g, owner, staging[0], (size_t)n);
+        if (owner != g->index)
+            device->put(at + done, staging[0], (size_t)n);
+    }
+}
+
+void comm_gather_ranges(const struct comm_group *g, void *all, const int64_t *cut)
+{
+    if (!g)
+        return;
+    if (by_nccl) {
+        nccl_gather_ranges(g, all, cut, device->stream());
+        return;
+    }
+    for (int m = 0; m < g->n; m++) {
+        char *const at = (char *)all + cut[m];
+        if (device)
+            staged_broadcast(g, m, at, cut[m + 1] - cut[m]);
+        else
+            mpi_broadcast(g, m, at, (size_t)(cut[m + 1] - cut[m]));
+    }
+}
+
+/* Rows packed member by member; at[m] is where those of m begin. Returns all bytes. */
+static size_t pack(const int64_t *rows, int64_t *at, int n, int64_t row_bytes)
+{
+    int64_t sum = 0;
+    for (int m = 0; m < n; m++) {
+        at[m] = sum;
+        sum += rows[m];
+    }
+    return (size_t)(sum * row_bytes);
+}
+
+static void staged_exchange(const struct comm_group *g, const char *send, char *recv,
+                            const struct comm_rows *r, int64_t row_bytes)
+{
+    static int64_t send_at[MAX_RANKS], recv_at[MAX_RANKS];
+    check_staging(g, pack(r->send_rows, send_at, g->n, row_bytes));
+    check_staging(g, pack(r->recv_rows, recv_at, g->n, row_bytes));
+    for (int m = 0; m < g->n; m++)
+        if (r->send_rows[m])
+            device->get(staging[0] + send_at[m] * row_bytes, send + r->send_at[m] * row_bytes,
+                        (size_t)(r->send_rows[m] * row_bytes));
+    const struct comm_rows packed = { r->send_rows, send_at, r->recv_rows, recv_at };
+    mpi_exchange(g, staging[0], staging[1], &packed, row_bytes);
+    for (int m = 0; m < g->n; m++)
+        if (r->recv_rows[m])
+            device->put(recv + r->recv_at[m] * row_bytes, staging[1] + recv_at[m] * row_bytes,
+                        (size_t)(r->recv_rows[m] * row_bytes));
+}
+
+void comm_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *r,
+                   int64_t row_bytes)
+{
+    if (g && by_nccl) {
+        nccl_exchange(g, send, recv, r, row_bytes, device->stream());
+    } else if (g && device) {
+        staged_exchange(g, send, recv, r, row_bytes);
+    } else if (g) {
+        mpi_exchange(g, send, recv, r, row_bytes);
+    } else {
+        char *const to = (char *)recv + r->recv_at[0] * row_bytes;
+        const char *const from = (const char *)send + r->send_at[0] * row_bytes;
+        const size_t bytes = (size_t)(r->send_rows[0] * row_bytes);
+        if (device)
+            device->copy(to, from, bytes);
+        else
+            memcpy(to, from, bytes);
+    }
+}

@@ -1,0 +1,33 @@
+/* comm_impl.h - inside device/: what comm.c makes bulk calls of. */
+#pragma once
+#include "device/comm.h"
+enum { MAX_RANKS = 4096, MAX_GROUPS = 16 };
+struct comm_group {
+    const char *name;
+    int n, index; /* members; which of them this rank is */
+    int mpi;      /* number of its communicator, the same for groups of the same ranks */
+    void *nccl;   /* ncclComm_t; NULL: not used */
+};
+const char *comm_what(void);  /* as comm_doing() said; never NULL */
+void comm_leave_groups(void); /* before MPI is left */
+
+/* comm_mpi.c: host memory; g is not NULL. */
+int mpi_split(int color, int *n, int *index); /* number of the communicator, -1 for this rank alone */
+bool mpi_active(void);
+void mpi_gather_all(void *all, size_t bytes); /* as mpi_gather, over all ranks */
+void mpi_gather(const struct comm_group *g, void *all, size_t bytes);
+void mpi_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *rows,
+                  int64_t row_bytes);
+void mpi_broadcast(const struct comm_group *g, int from, void *data, size_t bytes);
+
+/* comm_nccl.c: device memory, in the order of `stream`. Failures stop all ranks with what, group and call. */
+enum { NCCL_ID_BYTES = 128 };
+bool nccl_open(struct err *e); /* finds the library */
+const char *nccl_name(void);   /* "NCCL 2.27.3" */
+void nccl_id(char id[NCCL_ID_BYTES]);
+void nccl_join(struct comm_group *g, const char id[NCCL_ID_BYTES]);
+void nccl_leave(void *comm);
+void nccl_gather(const struct comm_group *g, void *all, size_t bytes, void *stream);
+void nccl_gather_ranges(const struct comm_group *g, void *all, const int64_t *cut, void *stream);
+void nccl_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *rows,
+                   int64_t row_bytes, void *stream);

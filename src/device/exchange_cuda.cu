@@ -1,0 +1,98 @@
+/* exchange_cuda.cu - sums and moves of device.h on CUDA. */
+extern "C" {
+#include "device/device_impl.h"
+}
+#include "cuda/cuda.cuh"
+enum { THREADS = 256, WARP = 32, LEVELS = 13 }; /* up to 2^13 - 1 parts */
+
+/* The sums of whole blocks of 2^k parts wait in level k for their neighbours, as the digits of a counter do: the tree
+ * of device.h in one pass, whatever the number of parts. */
+__global__ static void __launch_bounds__(THREADS)
+    sum_kernel(const void *parts, void *out, bool wide, int n_parts, int64_t stride, int64_t n)
+{
+    const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    float level[LEVELS] = { 0 }, sum = 0;
+    bool begun = false;
+    if (i >= n)
+        return;
+    for (int part = 0; part < n_parts; part++) {
+        float x = grad_load(parts, wide, part * stride + i);
+        bool carry = true;
+#pragma unroll
+        for (int k = 0; k < LEVELS; k++) {
+            if (carry && (part >> k & 1)) {
+                x = level[k] + x;
+            } else if (carry) {
+                level[k] = x;
+                carry = false;
+            }
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < LEVELS; k++)
+        if (n_parts >> k & 1) {
+            sum = begun ? level[k] + sum : level[k];
+            begun = true;
+        }
+    grad_store(out, wide, i, sum);
+}
+
+void device_sum_cuda(const struct device_sum *s, void *stream)
+{
+    CHECK((s->type == F32 || s->type == BF16) && s->n_parts > 0 && s->n_parts < 1 << LEVELS, "%d parts of %s",
+          s->n_parts, num_dtype_name(s->type));
+    if (s->n == 0)
+        return;
+    sum_kernel<<<blocks_for(s->n, THREADS), THREADS, 0, (cudaStream_t)stream>>>(
+        s->parts, s->out, s->type == F32, s->n_parts, s->stride, s->n);
+    LAUNCHED();
+}
+
+/* First segment whose tiles end behind `row`; n_segments when there is none. */
+__device__ static int64_t segment_of(const struct device_move *m, int64_t row)
+{
+    int64_t low = 0, high = m->n_segments;
+    while (low < high) {
+        const int64_t middle = (low + high) / 2;
+        if (round_up(m->end[middle], m->tile) > row)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
+}
+
+/* A warp per row, in pieces of T. */
+template <typename T> __global__ static void __launch_bounds__(THREADS) move_kernel(struct device_move m)
+{
+    const int64_t row = (int64_t)blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP,
+                  each = m.row_bytes / sizeof(T);
+    if (row >= m.n_rows)
+        return;
+    const int64_t i = segment_of(&m, row);
+    if (i == m.n_segments)
+        return;
+    const int64_t begin = i == 0 ? 0 : round_up(m.end[i - 1], m.tile);
+    T *at = (T *)m.rows + row * each, *packed = (T *)m.packed + (m.from[i] + row - begin) * each;
+    if (row >= m.end[i]) {
+        for (int64_t k = threadIdx.x % WARP; k < each && !m.pack; k += WARP)
+            at[k] = T();
+        return;
+    }
+    T *to = m.pack ? packed : at;
+    const T *from = m.pack ? at : packed;
+#pragma unroll 4
+    for (int64_t k = threadIdx.x % WARP; k < each; k += WARP)
+        to[k] = from[k];
+}
+
+void device_move_cuda(const struct device_move *m, void *stream)
+{
+    const unsigned blocks = blocks_for(m->n_rows, THREADS / WARP);
+    CHECK(m->row_bytes % 4 == 0, "rows of %lld bytes", (long long)m->row_bytes);
+    if (m->row_bytes % 16 == 0)
+        move_kernel<uint4><<<blocks, THREADS, 0, (cudaStream_t)stream>>>(*m);
+    else
+        move_kernel<uint32_t><<<blocks, THREADS, 0, (cudaStream_t)stream>>>(*m);
+    LAUNCHED();
+}

@@ -1,0 +1,163 @@
+/* collect_cuda_test.c - what exchanges between ranks do on a CUDA device: sums and moves against those of the host, bit
+ * for bit, and NCCL with one rank. Skips where there is no device or no library. */
+#include "device/comm_impl.h"
+#include "device/device_impl.h"
+#include "tests/cuda_fixture.h"
+
+static uint32_t random_bits(uint64_t i)
+{
+    return (uint32_t)rng_u64(opcall_seed(), 9, i);
+}
+
+/* out = tree of parts, both as `type`; sums of the host are float32. */
+static void check_sum(enum dtype type, int n_parts, int64_t stride, int64_t n, bool in_place)
+{
+    const size_t each = num_dtype_bytes(type), bytes = each * (size_t)(n_parts * stride);
+    char *raw = malloc(bytes + 16), *got = malloc(each * (size_t)n + 16),
+         *want = malloc(each * (size_t)n + 16);
+    float *parts = malloc(sizeof *parts * (size_t)(n_parts * stride) + 16);
+    char *device = device_buffer(bytes), *out = device_buffer(each * (size_t)n);
+    for (int64_t i = 0; i < n_parts * stride; i++)
+        parts[i] = (float)rng_normal(opcall_seed(), 3, (uint64_t)i) * (i % 5 == 0 ? 1e4f : 1e-3f);
+    num_from_float(raw, parts, type, n_parts * stride);
+    num_to_float(parts, raw, type, n_parts * stride);
+    device_cuda()->put(device, raw, bytes);
+    struct device_sum s = { parts, parts, F32, n_parts, stride, n };
+    device_sum_cpu(&s);
+    num_from_float(want, parts, type, n);
+    s = (struct device_sum){ device, in_place ? device : out, type, n_parts, stride, n };
+    device_cuda()->sum(&s);
+    device_cuda()->get(got, s.out, each * (size_t)n);
+    EXPECT(memcmp(got, want, each * (size_t)n) == 0);
+    EXPECT(device_guarded(device, bytes) && device_guarded(out, each * (size_t)n));
+    device_cuda()->release(device);
+    device_cuda()->release(out);
+    free(raw), free(got), free(want), free(parts);
+}
+
+TEST(sums_of_parts_are_those_of_the_host)
+{
+    static const int n_parts[] = { 1, 2, 3, 4, 5, 6, 7, 8, 13, 16, 33, 100 };
+    if (!have_device())
+        return;
+    for (size_t i = 0; i < sizeof n_parts / sizeof *n_parts; i++)
+        for (int k = 0; k < 4; k++) {
+            check_sum(k % 2 ? BF16 : F32, n_parts[i], 1000 + 8 * k, 1000 - k, k < 2);
+            check_sum(k % 2 ? BF16 : F32, n_parts[i], 257, 257, k >= 2);
+        }
+}
+
+/* Every fourth segment or so is empty. */
+static int64_t rows_of_segment(int64_t i, int64_t most)
+{
+    return random_bits((uint64_t)i) % 4 == 0 ? 0 : random_bits((uint64_t)(1000 + i)) % (uint32_t)most;
+}
+
+/* Segments of random lengths, some empty, in tiles; rows of row_bytes. */
+static void check_move(int64_t n_segments, int64_t tile, int64_t row_bytes, int64_t most, bool pack)
+{
+    int32_t *end = malloc(sizeof *end * 2 * (size_t)n_segments), *from = end + n_segments;
+    int64_t at = 0, sum = 1; /* packed rows stand in another order: the last segment first */
+    for (int64_t i = 0; i < n_segments; i++) {
+        from[i] = (int32_t)rows_of_segment(i, most);
+        end[i] = (int32_t)(at + from[i]);
+        at = (end[i] + tile - 1) / tile * tile;
+    }
+    for (int64_t i = n_segments - 1; i >= 0; i--) {
+        sum += from[i];
+        from[i] = (int32_t)(sum - from[i]);
+    }
+    const int64_t n_rows = at + tile;
+    const size_t bytes[2] = { (size_t)(n_rows * row_bytes), (size_t)((sum + 1) * row_bytes) },
+                 ends = sizeof *end * 2 * (size_t)n_segments;
+    char *host[2], *device[2], *got = malloc(bytes[0] + bytes[1]), *places = device_buffer(ends);
+    for (int k = 0; k < 2; k++) {
+        host[k] = malloc(bytes[k]);
+        device[k] = device_buffer(bytes[k]);
+        for (size_t i = 0; i < bytes[k]; i++)
+            host[k][i] = (char)random_bits(i + (size_t)k * 1000003);
+        device_cuda()->put(device[k], host[k], bytes[k]);
+    }
+    device_cuda()->put(places, end, ends);
+    struct device_move m = { host[0], host[1], end, from, n_segments, tile, n_rows, row_bytes, pack };
+    device_move_cpu(&m);
+    m.rows = device[0], m.packed = device[1];
+    m.end = (const int32_t *)places, m.from = m.end + n_segments;
+    device_cuda()->move(&m);
+    for (int k = 0; k < 2; k++) {
+        device_cuda()->get(got, device[k], bytes[k]);
+        EXPECT(memcmp(got, host[k], bytes[k]) == 0);
+        EXPECT(device_guarded(device[k], bytes[k]));
+        device_cuda()->release(device[k]);
+        free(host[k]);
+    }
+    device_cuda()->release(places);
+    free(end), free(got);
+}
+
+TEST(rows_move_as_on_the_host)
+{
+    static const int64_t cases[][4] = { { 1, 128, 16, 5 },    { 8, 128, 4, 300 },  { 64, 128, 4096, 200 },
+                                        { 160, 128, 144, 3 }, { 6, 128, 20, 400 }, { 5, 1, 48, 9 } };
+    if (!have_device())
+        return;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int pack = 0; pack < 2; pack++)
+            check_move(cases[i][0], cases[i][1], cases[i][2], cases[i][3], pack);
+}
+
+/* One rank is member 0 of a group of one: every call that several make. */
+static void try_nccl(struct comm_group *g)
+{
+    enum { N = 3000 };
+    int32_t host[N], got[N];
+    const int64_t cut[2] = { 40, 4 * N - 40 };
+    int64_t rows[1] = { 100 }, send_at[1] = { 7 }, recv_at[1] = { 20 };
+    const struct comm_rows r = { rows, send_at, rows, recv_at };
+    char *a = device_buffer(sizeof host), *b = device_buffer(sizeof host);
+    void *stream = device_cuda()->stream();
+    for (int i = 0; i < N; i++)
+        host[i] = (int32_t)random_bits((uint64_t)i);
+    device_cuda()->put(a, host, sizeof host);
+    device_cuda()->zero(b, sizeof host);
+    nccl_gather(g, a, sizeof host, stream);
+    nccl_gather_ranges(g, a, cut, stream);
+    nccl_exchange(g, a, b, &r, 12, stream);
+    device_cuda()->get(got, a, sizeof host);
+    EXPECT(memcmp(got, host, sizeof host) == 0);
+    device_cuda()->get(got, b, sizeof host);
+    EXPECT(memcmp(got + 3 * 20, host + 3 * 7, 100 * 12) == 0);
+    EXPECT(got[3 * 20 - 1] == 0 && got[3 * 120] == 0);
+    EXPECT(device_guarded(a, sizeof host) && device_guarded(b, sizeof host));
+    device_cuda()->release(a);
+    device_cuda()->release(b);
+}
+
+TEST(nccl_with_one_rank)
+{
+    struct err e = { 0 };
+    struct comm_group g = { "test", 1, 0, -1, NULL };
+    char id[NCCL_ID_BYTES];
+    if (!have_device())
+        return;
+    if (!nccl_open(&e)) {
+        test_skip("%s", e.text);
+        return;
+    }
+    printf("  %s\n", nccl_name());
+    nccl_id(id);
+    nccl_join(&g, id);
+    try_nccl(&g);
+    device_cuda()->wait();
+    nccl_leave(g.nccl);
+}
+
+TEST(devices_have_an_identity)
+{
+    unsigned char a[16] = { 0 }, b[16] = { 0 }, none[16] = { 0 };
+    if (!have_device())
+        return;
+    device_cuda()->identity(a);
+    device_cuda()->identity(b);
+    EXPECT(memcmp(a, b, 16) == 0 && memcmp(a, none, 16) != 0);
+}

@@ -1,0 +1,140 @@
+/* comm_test.c - bulk calls between ranks, on the host's memory and on a device behind staging: here a device that is
+ * memory of its own. Alone, one rank; tests/e2e/comm_test.sh starts several. */
+#include "device/comm.h"
+#include "device/device.h"
+#include "tests/test.h"
+#include <stdlib.h>
+#include <string.h>
+
+static struct arena *arena;
+
+static void identity(unsigned char id[16])
+{
+    memset(id, 7, 16);
+}
+
+/* Ranks of three groups of different sizes, all ranks, and this rank alone. */
+static int colors(int kind)
+{
+    return kind == 0 ? 0 : kind == 1 ? comm_rank() % 3 : comm_rank();
+}
+
+static int members(int kind, int *index)
+{
+    int n = 0;
+    for (int r = 0; r < comm_ranks(); r++)
+        if (kind == 0 || (kind == 1 ? r % 3 == comm_rank() % 3 : r == comm_rank())) {
+            *index = r == comm_rank() ? n : *index;
+            n++;
+        }
+    return n;
+}
+
+static int32_t row_value(int from, int to, int64_t row)
+{
+    return (int32_t)(10000 * from + 100 * to + row);
+}
+
+/* Member i sends 1 + (i + 2 m) % 3 rows to member m, none where i + m is 4; with a row between. */
+static int64_t rows_from_to(int i, int m)
+{
+    return i + m == 4 ? 0 : 1 + (i + 2 * m) % 3;
+}
+
+static void try_exchange(const struct comm_group *g, int n, int index)
+{
+    enum { MOST = 8, ROWS = 64 };
+    int64_t send_rows[MOST], send_at[MOST], recv_rows[MOST], recv_at[MOST], sent = 1, received = 2;
+    int32_t out[ROWS][3], in[ROWS][3];
+    memset(out, 0, sizeof out);
+    memset(in, 0, sizeof in);
+    for (int m = 0; m < n; m++) {
+        send_rows[m] = rows_from_to(index, m);
+        recv_rows[m] = rows_from_to(m, index);
+        send_at[m] = sent;
+        recv_at[m] = received;
+        sent += send_rows[m] + 1;
+        received += recv_rows[m] + 1;
+        for (int64_t k = 0; k < send_rows[m]; k++)
+            out[send_at[m] + k][2] = row_value(index, m, k);
+    }
+    const struct comm_rows r = { send_rows, send_at, recv_rows, recv_at };
+    comm_exchange(g, out, in, &r, sizeof out[0]);
+    for (int m = 0; m < n; m++)
+        for (int64_t k = 0; k < recv_rows[m]; k++) {
+            EXPECT(in[recv_at[m] + k][2] == row_value(m, index, k));
+            in[recv_at[m] + k][2] = 0;
+        }
+    for (int k = 0; k < ROWS; k++) /* nothing else was written */
+        EXPECT(in[k][2] == 0);
+}
+
+static void try_gathers(const struct comm_group *g, int n, int index)
+{
+    enum {
+        MOST = 8,
+        EACH = 2000,
+        LONG = 30000
+    }; /* a long range is more than staging holds: it goes in pieces */
+    static int32_t all[MOST * LONG];
+    int64_t cut[MOST + 1] = { 0 };
+    for (int i = 0; i < MOST * LONG; i++)
+        all[i] = -1;
+    for (int i = 0; i < EACH; i++)
+        all[index * EACH + i] = index * EACH + i;
+    comm_gather_in_place(g, all, EACH * sizeof *all);
+    for (int i = 0; i < n * EACH; i++)
+        EXPECT(all[i] == i);
+    for (int m = 0; m < n; m++) /* ranges of different lengths, one of them empty */
+        cut[m + 1] = cut[m] + (m == 1 ? 0 : 4 * (LONG - 7 * m));
+    for (int i = 0; i < MOST * LONG; i++)
+        all[i] = 4 * i >= cut[index] && 4 * i < cut[index + 1] ? i : -1;
+    comm_gather_ranges(g, all, cut);
+    for (int i = 0; i < MOST * LONG; i++)
+        EXPECT(all[i] == (4 * i < cut[n] ? i : -1));
+}
+
+static void try_groups(void)
+{
+    for (int kind = 0; kind < 3; kind++) {
+        int index = 0;
+        const int n = members(kind, &index);
+        struct comm_group *g = comm_split(arena, "test", colors(kind));
+        EXPECT((g != NULL) == (n > 1));
+        try_exchange(g, n, index);
+        if (n > 1)
+            try_gathers(g, n, index);
+    }
+}
+
+TEST(groups_exchange_memory_of_the_host)
+{
+    struct err e = { 0 };
+    arena = arena_new("comm");
+    comm_start();
+    EXPECT(comm_use(&device_cpu, COMM_AUTO, &e) && !comm_on_device() && comm_sharers() == 1);
+    EXPECT(!comm_use(&device_cpu, COMM_NCCL, &e) && e.code == EXIT_USAGE);
+    for (int i = 0; i < 20; i++) /* groups of the same ranks are made once */
+        comm_split(arena, "again", 0);
+    try_groups();
+}
+
+TEST(groups_exchange_memory_of_a_device_through_the_host)
+{
+    static struct device other;
+    struct err e = { 0 };
+    other = device_cpu;
+    other.backend = CUDA;
+    other.identity = identity;
+    if (comm_ranks() > 1)
+        EXPECT(!comm_use(&other, COMM_NCCL, &e) && e.code == EXIT_USAGE && strstr(e.text, "share one GPU"));
+    e = (struct err){ 0 };
+    if (comm_ranks() > 1)
+        EXPECT(!comm_use(comm_rank() == 1 ? &device_cpu : &other, COMM_MPI, &e) && strstr(e.text, "rank 1"));
+    e = (struct err){ 0 };
+    EXPECT(comm_use(&other, COMM_MPI, &e) && !comm_on_device() && comm_sharers() == comm_ranks());
+    try_groups();
+    comm_barrier();
+    comm_stop();
+    arena_free(arena);
+}

@@ -1,0 +1,23 @@
+#!/bin/bash
+# Ranks exchange what they should: the program of tests/comm_test.c on several ranks, and the option --comm.
+. "$(dirname "$0")/lib.sh"
+program=$(dirname "$moec")/tests/comm_test
+for ranks in 1 2 5 8; do
+    launch="$mpirun -np $ranks"
+    [ $ranks != 1 ] || launch=
+    ok "exchanges on $ranks ranks" timeout 60 $launch "$program"
+done
+make_inputs
+common="--global_batch_size 8 --max_steps 1 --save_every 0"
+ok "--comm auto on the CPU" train 2 auto $common
+shows_means() { # NAME PATTERN
+    if grep -Eq "^ranks 2 \(.*$2" "$1.out"; then passed "$1: the ranks line says $2"; else failed "$1: the ranks line" "$1.out"; fi
+}
+shows_means auto MPI
+ok "--comm mpi on the CPU" train 2 mpi $common --comm mpi
+refused "--comm nccl on the CPU" 2 '--comm nccl .*CPU' "$moec" train --model_id model --dataset_path data $common --comm nccl
+refused "--comm nccl in eval on the CPU" 2 '--comm nccl .*CPU' "$moec" eval --model_id model --dataset_path data --comm nccl
+refused "--comm of another word" 2 'auto\|nccl\|mpi|auto, nccl' "$moec" train --model_id model --dataset_path data $common --comm gloo
+train 2 nccl $common --comm nccl
+if [ "$(grep -c '^moec: ' nccl.err)" = 1 ] && grep -q -- '--comm nccl' nccl.err; then passed "one message on two ranks"; else failed "one message on two ranks" nccl.err; fi
+finish
