@@ -137,6 +137,8 @@ void exec_new(struct arena *a, struct program *p, const struct device *d, struct
     make_groups(a, x);
     collect_staging(x);
     x->slab = d->allocate((size_t)p->memory.peak_bytes);
+    if (d->backend != CPU) /* sums and moments begin at zero; the host's slab is zero already */
+        d->zero(x->slab, (size_t)p->memory.peak_bytes);
     for (int k = 0; k < LISTS; k++)
         bind_list(a, x, (enum list_kind)k);
     upload_constants(x);
