@@ -108,12 +108,12 @@ __global__ static void __launch_bounds__(THREADS)
 }
 
 __global__ static void __launch_bounds__(THREADS)
-    gradient_kernel(struct groups g, int64_t m, int64_t n, const bf16 *dy, const bf16 *x, bool add, void *dw,
-                    bool wide)
+    gradient_kernel(struct groups g, int64_t parts, int64_t m, int64_t n, const bf16 *dy, const bf16 *x,
+                    bool add, void *dw, bool wide)
 {
     const int64_t expert = blockIdx.z, from = groups_edge(&g, expert),
                   rows = groups_edge(&g, expert + 1) - from;
-    const int64_t at = expert * m * n * (wide ? 4 : 2);
+    const int64_t at = groups_plane(expert, g.n_experts, parts) * m * n * (wide ? 4 : 2);
     const struct product p = {
         dy + from * m, x + from * n, (char *)dw + at, m, n, rows, m, n, add, wide,
     };
@@ -178,15 +178,22 @@ void grouped_up(cudaStream_t stream, const struct groups *g, int64_t d, int64_t 
     LAUNCHED();
 }
 
-void grouped_gradient(cudaStream_t stream, const struct groups *g, int64_t m, int64_t n, const bf16 *dy,
-                      const bf16 *x, bool add, void *dw, bool wide)
+void grouped_gradient(cudaStream_t stream, const struct groups *g, int64_t parts, int64_t m, int64_t n,
+                      const bf16 *dy, const bf16 *x, bool add, void *dw, bool wide)
 {
+    struct groups apart = *g;
     check(g, m, n, dy, x, dw);
-    if (grouped_hopper_takes(g)) {
-        grouped_hopper_gradient(stream, g, m, n, dy, x, add, dw, wide);
+    CHECK(parts == 1 || parts == g->n_sources, "%lld parts of %lld sources", (long long)parts,
+          (long long)g->n_sources);
+    if (parts > 1) {
+        apart.n_experts *= parts;
+        apart.n_sources = 1;
+    }
+    if (grouped_hopper_takes(&apart)) {
+        grouped_hopper_gradient(stream, &apart, parts, m, n, dy, x, add, dw, wide);
         return;
     }
-    const dim3 grid(blocks_for(m, BLOCK), blocks_for(n, BLOCK), (unsigned)g->n_experts);
-    gradient_kernel<<<grid, THREADS, 0, stream>>>(*g, m, n, dy, x, add, dw, wide);
+    const dim3 grid(blocks_for(m, BLOCK), blocks_for(n, BLOCK), (unsigned)apart.n_experts);
+    gradient_kernel<<<grid, THREADS, 0, stream>>>(apart, parts, m, n, dy, x, add, dw, wide);
     LAUNCHED();
 }

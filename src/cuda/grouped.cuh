@@ -27,9 +27,15 @@ void grouped_up(cudaStream_t stream, const struct groups *g, int64_t d, int64_t 
 /* out[r, n] (+)= in[r, k] op(w[e]): NO with w[e][k, n], TR with w[e][n, k] */
 void grouped_rows(cudaStream_t stream, const struct groups *g, enum trans tw, int64_t n, int64_t k,
                   const bf16 *in, const bf16 *w, bool add, bf16 *out);
-/* dw[e][m, n] (+)= dy[r, m]^T x[r, n], summed over the rows of e; zeros where there is none. */
-void grouped_gradient(cudaStream_t stream, const struct groups *g, int64_t m, int64_t n, const bf16 *dy,
-                      const bf16 *x, bool add, void *dw, bool wide);
+/* dw[e][m, n] (+)= dy[r, m]^T x[r, n], summed over the rows of e; zeros where there is none. With parts = the number of
+ * sources dw is [part][e][m, n], a part for the rows of each source: the bits that those rows give alone. */
+void grouped_gradient(cudaStream_t stream, const struct groups *g, int64_t parts, int64_t m, int64_t n,
+                      const bf16 *dy, const bf16 *x, bool add, void *dw, bool wide);
+/* Of a gradient in parts every segment is a group; its matrix in [part][e]. parts = 1: the group itself. */
+__host__ __device__ static inline int64_t groups_plane(int64_t group, int64_t n_groups, int64_t parts)
+{
+    return group % parts * (n_groups / parts) + group / parts;
+}
 
 /* 1 / (1 + exp(-x)) with two instructions of the unit for functions; relative error about 2^-21. */
 __device__ static inline float sigmoid(float x)
@@ -51,5 +57,5 @@ void grouped_hopper_up(cudaStream_t stream, const struct groups *g, int64_t d, i
                        const float *weight, const bf16 *w, bf16 *h, bf16 *y);
 void grouped_hopper_rows(cudaStream_t stream, const struct groups *g, enum trans tw, int64_t n, int64_t k,
                          const bf16 *in, const bf16 *w, bool add, bf16 *out);
-void grouped_hopper_gradient(cudaStream_t stream, const struct groups *g, int64_t m, int64_t n,
+void grouped_hopper_gradient(cudaStream_t stream, const struct groups *g, int64_t parts, int64_t m, int64_t n,
                              const bf16 *dy, const bf16 *x, bool add, void *dw, bool wide);

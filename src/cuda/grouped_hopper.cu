@@ -40,6 +40,7 @@ struct job {
         k; /* rows of a matrix (gradient), columns of the output (UP: of y), contraction (not gradient) */
     bool add;
     const float *weight; /* UP */
+    int parts;           /* of the gradient: groups_plane() */
 };
 struct tile {
     int expert, row, column; /* of the output: rows of all experts, or of one matrix (gradient) */
@@ -277,7 +278,8 @@ __device__ static void multiply_all(const struct job *j, struct shared *s, const
     for (const int64_t begin = clock64(); STAGGER > 0 && half == 1 && clock64() - begin < STAGGER;)
         ;
     for (bool more = walk_next<FORM>(&w, j, s, &t); more; t = next) {
-        const int row = t.row + 64 * half, plane = is_gradient(FORM) ? t.expert : 0;
+        const int row = t.row + 64 * half;
+        const int plane = is_gradient(FORM) ? (int)groups_plane(t.expert, j->g.n_experts, j->parts) : 0;
         if (t.parts == 0 || row >= (is_gradient(FORM) ? j->m : s->end[t.expert])) {
             skip(t.steps, s, &step);
             if (!is_gradient(FORM) && !j->add && t.parts > 0)
@@ -421,7 +423,7 @@ void grouped_hopper_up(cudaStream_t stream, const struct groups *g, int64_t d, i
 {
     const struct maps m = { rows_map(g, x, d), matrix_map(w, 2 * g->n_experts, f, d, 128),
                             cuda_tensor_map(h, false, f, g->n_rows, 2, 2 * f, f, 64, 64), rows_map(g, y, f) };
-    const struct job j = { *g, 0, (int)f, (int)d, false, weight };
+    const struct job j = { *g, 0, (int)f, (int)d, false, weight, 1 };
     launch<UP>(stream, &m, &j);
 }
 
@@ -432,20 +434,20 @@ void grouped_hopper_rows(cudaStream_t stream, const struct groups *g, enum trans
     const struct maps m =
         maps_of(rows_map(g, in, k), tw == TR ? matrix_map(w, e, n, k, 128) : matrix_map(w, e, k, n, 64),
                 rows_map(g, out, n));
-    const struct job j = { *g, 0, (int)n, (int)k, add, NULL };
+    const struct job j = { *g, 0, (int)n, (int)k, add, NULL, 1 };
     if (tw == TR)
         launch<ROWS_TR>(stream, &m, &j);
     else
         launch<ROWS_NO>(stream, &m, &j);
 }
 
-void grouped_hopper_gradient(cudaStream_t stream, const struct groups *g, int64_t m, int64_t n,
+void grouped_hopper_gradient(cudaStream_t stream, const struct groups *g, int64_t parts, int64_t m, int64_t n,
                              const bf16 *dy, const bf16 *x, bool add, void *dw, bool wide)
 {
     const struct maps maps =
         maps_of(rows_map(g, dy, m), rows_map(g, x, n),
                 cuda_tensor_map(dw, wide, n, m, g->n_experts, n, n * m, wide ? 32 : 64, 64));
-    const struct job j = { *g, (int)m, (int)n, 0, add, NULL };
+    const struct job j = { *g, (int)m, (int)n, 0, add, NULL, (int)parts };
     if (wide)
         launch<GRADIENT_WIDE>(stream, &maps, &j);
     else

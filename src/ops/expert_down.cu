@@ -22,14 +22,12 @@ extern "C" void expert_down_bwd_cuda(const struct call *c)
     const struct groups g = groups_of(c);
     const int64_t d = c->dim[D], f = c->dim[F];
     const bf16 *dz = (const bf16 *)c->grad[Z];
-    CHECK(c->attr[A_PARTS] == 1, "%.0f parts of the gradient of experts, on CUDA it has one",
-          c->attr[A_PARTS]);
     CHECK(!is_wide(c, Y), "the gradient of rows of experts is bfloat16");
     if (c->grad[Y])
         grouped_rows(stream_of(c), &g, NO, f, d, dz, (const bf16 *)c->arg[W], adds(c, Y), (bf16 *)c->grad[Y]);
     if (c->grad[W])
-        grouped_gradient(stream_of(c), &g, d, f, dz, (const bf16 *)c->arg[Y], adds(c, W), c->grad[W],
-                         is_wide(c, W));
+        grouped_gradient(stream_of(c), &g, (int64_t)c->attr[A_PARTS], d, f, dz, (const bf16 *)c->arg[Y],
+                         adds(c, W), c->grad[W], is_wide(c, W));
 }
 
 extern "C" void expert_down_work_cuda(const struct call *c, size_t bytes[2])

@@ -67,8 +67,6 @@ extern "C" void expert_up_bwd_cuda(const struct call *c)
     const struct groups g = groups_of(c);
     const int64_t d = c->dim[D], f = c->dim[F];
     bf16 *dh = c->grad[XS] || c->grad[W] ? (bf16 *)c->work : NULL;
-    CHECK(c->attr[A_PARTS] == 1, "%.0f parts of the gradient of experts, on CUDA it has one",
-          c->attr[A_PARTS]);
     CHECK(!is_wide(c, XS), "the gradient of rows of experts is bfloat16");
     swiglu_bwd_kernel<<<blocks_for(g.n_rows, BLOCK_ROWS), WARP * BLOCK_ROWS, 0, stream_of(c)>>>(
         g, f, (const bf16 *)c->arg[HID], (const bf16 *)c->grad[Y], (const float *)c->arg[GATE], dh,
@@ -78,8 +76,8 @@ extern "C" void expert_up_bwd_cuda(const struct call *c)
         grouped_rows(stream_of(c), &g, NO, d, 2 * f, dh, (const bf16 *)c->arg[W], adds(c, XS),
                      (bf16 *)c->grad[XS]);
     if (c->grad[W])
-        grouped_gradient(stream_of(c), &g, 2 * f, d, dh, (const bf16 *)c->arg[XS], adds(c, W), c->grad[W],
-                         is_wide(c, W));
+        grouped_gradient(stream_of(c), &g, (int64_t)c->attr[A_PARTS], 2 * f, d, dh, (const bf16 *)c->arg[XS],
+                         adds(c, W), c->grad[W], is_wide(c, W));
 }
 
 /* y[r, f] from h[r, 2f] and weight[r] */

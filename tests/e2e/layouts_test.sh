@@ -29,16 +29,6 @@ else
     failed "rounds: a step took fewer than 3 rounds" rounds.out
 fi
 
-# Which rank writes which tensor depends on the layout; exported into one file, the bytes must not.
-model_sums() {
-    rm -rf hf && "$moec" export --ckpt_dir "runs/$1" --output hf >/dev/null 2>"$1.err" && (cd hf && md5sum *.safetensors config.json)
-}
-same() { # NAME RUN REFERENCE
-    same_losses "$1: losses" "$2" "$3"
-    local sums
-    sums=$(model_sums "$2")
-    if [ -n "$sums" ] && [ "$sums" = "$(model_sums "$3")" ]; then passed "$1: model files"; else failed "$1: model files differ" "$2.err"; fi
-}
 reproducible() { # NAME REFERENCE OPTIONS...
     local name=$1 reference=$2
     shift 2

@@ -7,6 +7,7 @@
 #   finish                                the line "N passed, N failed, N skipped" and the exit status
 set -u
 export LC_ALL=C
+devices=${CUDA_VISIBLE_DEVICES-} # for those that are about others
 export CUDA_VISIBLE_DEVICES= # these tests are about the CPU device; --device auto must not find another
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 moec=$root/${OUT:-build/cpu}/moec
@@ -169,4 +170,14 @@ same_losses() { # NAME RUN REFERENCE: the same text
     else
         failed "$1: losses differ by $(distance "$2" "$3"), expected the same bits" "$2.err"
     fi
+}
+# Which rank writes which tensor depends on the layout; exported into one file, the bytes must not.
+model_sums() {
+    rm -rf hf && "$moec" export --ckpt_dir "runs/$1" --output hf >/dev/null 2>"$1.err" && (cd hf && md5sum *.safetensors config.json)
+}
+same() { # NAME RUN REFERENCE: the same bits of losses and weights
+    same_losses "$1: losses" "$2" "$3"
+    local sums
+    sums=$(model_sums "$2")
+    if [ -n "$sums" ] && [ "$sums" = "$(model_sums "$3")" ]; then passed "$1: model files"; else failed "$1: model files differ" "$2.err"; fi
 }

@@ -192,7 +192,7 @@ static void run(const struct data *t)
     } else if (t->v.product == UP_FWD) {
         grouped_up(0, &t->g, t->k, t->n / 2, t->a, t->weight, t->b, t->out, t->y);
     } else if (t->m) {
-        grouped_gradient(0, &t->g, t->m, t->n, t->a, t->b, add, t->out, t->v.wide);
+        grouped_gradient(0, &t->g, 1, t->m, t->n, t->a, t->b, add, t->out, t->v.wide);
     } else {
         grouped_rows(0, &t->g, t->v.product == DOWN_FWD ? TR : NO, t->n, t->k, t->a, t->b, add, t->out);
     }

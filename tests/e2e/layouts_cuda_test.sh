@@ -1,0 +1,71 @@
+#!/bin/bash
+# As layouts_test.sh, on a CUDA device: all ranks share one GPU (--comm mpi), so everything but NCCL's own calls is tried. With
+# two GPUs also NCCL. Skips without a device.
+. "$(dirname "$0")/lib.sh"
+gpu=${devices%%,*}
+export CUDA_VISIBLE_DEVICES=${gpu:-0}
+make_tokenizer "$work/tokenizer" 512
+make_config "$work/model" 512 bfloat16
+sed -i 's/"hidden_size": 64/"hidden_size": 128/; s/"moe_intermediate_size": 40/"moe_intermediate_size": 136/
+        s/"kv_lora_rank": 24/"kv_lora_rank": 64/' model/config.json
+cp tokenizer/* model/
+make_dataset "$work/data" "$work/tokenizer" 128 300000
+common="--device cuda --global_batch_size 32 --max_steps 6 --epochs 9 --lr 1e-3 --warmup_steps 2 --save_every 0 --threads 1"
+if ! train 1 one-rank $common --micro_batch_size 8; then
+    if grep -Eq 'no CUDA device|built without|needs lib' one-rank.err; then
+        skip "layouts on CUDA" "$(sed 's/^moec: //' one-rank.err | head -n 1)"
+    else
+        failed "one rank" one-rank.err
+    fi
+    finish
+fi
+passed "one rank"
+reordered=3e-3 # of a loss: what another order of sums does to bfloat16 within a few steps
+layout() { # NAME RANKS OPTIONS...
+    local name=$1
+    train "$2" "$name" $common --comm mpi "${@:3}" || { failed "$name" "$name.err"; return 1; }
+}
+layout ranks-4 4 && close_to ranks-4 ranks-4 one-rank $reordered
+planned=$(sed -n 's/^memory of the largest rank: \([0-9]*\) bytes allocated, \([0-9]*\) bytes planned/\1 \2/p' ranks-4.out)
+if [ -n "$planned" ] && [ "${planned% *}" = "${planned#* }" ]; then passed "ranks-4: planned = allocated"; else failed "ranks-4: planned, allocated: $planned" ranks-4.out; fi
+
+# The expert-parallel degree, ZeRO and rounds do not change a bit; several tiles of 128 rows from one sender are a case.
+for ranks in 2 4 8; do
+    micro="--reproducible --micro_batch_size $((4 * ranks))"
+    first=same-$ranks-ep-1
+    layout $first $ranks $micro --expert_parallel 1 --zero 0 || continue
+    close_to "$first" $first one-rank $reordered
+    for ep in 2 4 8; do
+        name=same-$ranks-ep-$ep
+        if [ $ep -le $ranks ] && layout $name $ranks $micro --expert_parallel $ep --zero $((ep / 2 % 2)); then same $name $name $first; fi
+    done
+done
+rounds=same-4-rounds
+if layout $rounds 4 --reproducible --micro_batch_size 16 --expert_parallel 4 --row_capacity 512; then
+    same $rounds $rounds same-4-ep-1
+    if grep -q '"rounds": [2-9]' runs/$rounds/metrics.jsonl; then passed "several rounds"; else failed "one round only" $rounds.out; fi
+fi
+refused "a capacity that would cut a segment" 3 'row_capacity = 128.*at least 512' "$moec" train --model_id model --dataset_path data \
+    $common --runtime_ngpus 4 --run_mode compile --reproducible --micro_batch_size 16 --expert_parallel 4 --row_capacity 128
+refused "gradients in bfloat16" 2 'gradient_dtype bf16.*reproducible' "$moec" train --model_id model --dataset_path data \
+    $common --runtime_ngpus 4 --run_mode compile --reproducible --gradient_dtype bf16
+
+# NCCL: refused where ranks share a GPU; with a GPU for each the same bits.
+train 2 shared $common --comm nccl
+if [ $? = 2 ] && grep -q -- '--comm nccl: 2 ranks share one GPU' shared.err; then passed "--comm nccl on one GPU"; else failed "--comm nccl on one GPU" shared.err; fi
+if [ -n "$devices" ]; then n_gpus=$(echo "$devices" | tr , '\n' | grep -c .); else n_gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU '); fi
+for ranks in 2 4 8; do
+    if [ "$n_gpus" -lt $ranks ]; then
+        skip "NCCL on $ranks ranks" "there are $n_gpus GPUs"
+        continue
+    fi
+    if [ -n "$devices" ]; then export CUDA_VISIBLE_DEVICES=$devices; else unset CUDA_VISIBLE_DEVICES; fi
+    for ep in 1 $ranks; do
+        name=nccl-$ranks-ep-$ep
+        train $ranks $name $common --comm nccl --reproducible --micro_batch_size $((4 * ranks)) --expert_parallel $ep --zero 1 ||
+            { failed $name $name.err; continue; }
+        same $name $name same-$ranks-ep-1
+        if grep -q '^ranks .*NCCL' $name.out; then passed "$name: through NCCL"; else failed "$name: the ranks line" $name.out; fi
+    done
+done
+finish
