@@ -1,7 +1,7 @@
 /* gemm.cu - see gemm.cuh. cuBLASLt is column-major: a row-major product is the column-major product of the
  * operands in the other order. */
 #include "cuda/gemm.cuh"
-#include "cuda/library.cuh"
+#include "cuda/gemm_tune.cuh"
 #include <string.h>
 
 struct shape {
@@ -11,6 +11,7 @@ struct shape {
 struct choice {
     struct shape shape;
     cublasLtMatmulAlgo_t algorithm;
+    struct product record;
 };
 enum { CHOICES = 1024 };
 static struct choice choices[CHOICES];
@@ -23,12 +24,6 @@ static void check(cublasStatus_t status, const char *what, const struct shape *s
           (long long)s->m, (long long)s->n, (long long)s->k, (long long)s->lda, (long long)s->ldb,
           (long long)s->ldc);
 }
-
-/* What one call hands to the library. */
-struct problem {
-    cublasLtMatmulDescOpaque_t matmul;
-    cublasLtMatrixLayoutOpaque_t first, second, out;
-};
 
 static void describe(const struct shape *s, struct problem *p)
 {
@@ -51,14 +46,12 @@ static void describe(const struct shape *s, struct problem *p)
     check(l->layout_init(&p->out, sizeof p->out, out, (uint64_t)s->n, (uint64_t)s->m, s->ldc), "layout", s);
 }
 
-static const cublasLtMatmulAlgo_t *choose(const struct shape *s, struct problem *p)
+/* What the library proposes, fastest first by its own estimate; returns how many there are. */
+static int propose(const struct shape *s, struct problem *p,
+                   cublasLtMatmulHeuristicResult_t result[CANDIDATES])
 {
     const struct cuda_library *l = cuda_library();
-    for (int i = 0; i < n_choices; i++)
-        if (memcmp(&choices[i].shape, s, sizeof *s) == 0)
-            return &choices[i].algorithm;
     cublasLtMatmulPreferenceOpaque_t preference;
-    cublasLtMatmulHeuristicResult_t result;
     const uint64_t bytes = GEMM_WORK;
     const uint32_t align = (uint32_t)s->align;
     int found = 0;
@@ -71,15 +64,36 @@ static const cublasLtMatmulAlgo_t *choose(const struct shape *s, struct problem 
                                                            CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES };
     for (int i = 0; i < 4; i++)
         check(l->preference_set(&preference, sides[i], &align, sizeof align), "preference", s);
-    check(l->heuristic(l->lt, &p->matmul, &p->first, &p->second, &p->out, &p->out, &preference, 1, &result,
-                       &found),
+    check(l->heuristic(l->lt, &p->matmul, &p->first, &p->second, &p->out, &p->out, &preference, CANDIDATES,
+                       result, &found),
           "choice of the algorithm", s);
-    CHECK(found == 1, "cuBLASLt has no algorithm for [%lld x %lld x %lld]", (long long)s->m, (long long)s->n,
+    CHECK(found >= 1, "cuBLASLt has no algorithm for [%lld x %lld x %lld]", (long long)s->m, (long long)s->n,
           (long long)s->k);
+    return found;
+}
+
+static bool captured(cudaStream_t stream)
+{
+    cudaStreamCaptureStatus status;
+    CUDA_DO(cudaStreamIsCapturing(stream, &status));
+    return status != cudaStreamCaptureStatusNone;
+}
+
+static struct choice *choose(const struct shape *s, struct problem *p, const struct trial *t)
+{
+    cublasLtMatmulHeuristicResult_t result[CANDIDATES];
+    for (int i = 0; i < n_choices; i++)
+        if (memcmp(&choices[i].shape, s, sizeof *s) == 0)
+            return &choices[i];
     CHECK(n_choices < CHOICES, "more than %d shapes of matrix products", CHOICES);
-    choices[n_choices].shape = *s;
-    choices[n_choices].algorithm = result.algo;
-    return &choices[n_choices++].algorithm;
+    struct choice *c = &choices[n_choices++];
+    const int n = propose(s, p, result);
+    c->shape = *s;
+    c->record.m = s->m, c->record.n = s->n, c->record.k = s->k;
+    c->record.ta = s->ta, c->record.tb = s->tb, c->record.wide = s->wide, c->record.add = s->add;
+    c->record.candidates = n;
+    c->algorithm = result[captured(t->stream) ? 0 : gemm_tune(t, result, n, &c->record)].algo;
+    return c;
 }
 
 /* Largest power of two up to 256 that divides all addresses. */
@@ -93,18 +107,23 @@ void cuda_gemm(cudaStream_t stream, enum trans ta, enum trans tb, int64_t m, int
                const bf16 *a, int64_t lda, const bf16 *b, int64_t ldb, float beta, void *out, bool wide,
                int64_t ldc, void *work)
 {
-    const struct cuda_library *l = cuda_library();
     struct shape s;
     struct problem p;
-    const float one = 1;
     if (m == 0 || n == 0)
         return;
     memset(&s, 0, sizeof s); /* it is compared byte by byte */
     s.m = m, s.n = n, s.k = k, s.lda = lda, s.ldb = ldb, s.ldc = ldc;
     s.ta = ta, s.tb = tb, s.wide = wide, s.add = beta != 0, s.align = alignment(a, b, out);
     describe(&s, &p);
-    const cublasLtMatmulAlgo_t *algorithm = choose(&s, &p);
-    check(l->matmul(l->lt, &p.matmul, &one, b, &p.first, a, &p.second, &beta, out, &p.out, out, &p.out,
-                    algorithm, work, GEMM_WORK, stream),
-          "cublasLtMatmul", &s);
+    const struct trial t = { &p, b, a, out, out, m, n, ldc, beta, wide, work, stream };
+    struct choice *c = choose(&s, &p, &t);
+    c->record.calls++;
+    check(gemm_run(&t, &c->algorithm), "cublasLtMatmul", &s);
+}
+
+extern "C" int cuda_products(struct product *out, int capacity)
+{
+    for (int i = 0; i < n_choices && i < capacity; i++)
+        out[i] = choices[i].record;
+    return n_choices;
 }

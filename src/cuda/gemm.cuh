@@ -1,6 +1,7 @@
 /* gemm.cuh - dense matrix products on cuBLASLt; row-major, the conventions of base/blas.h.
  * out[M,N] = op(a)[M,K] op(b)[K,N] + beta out with bfloat16 a and b, float32 accumulation; out is bfloat16
- * or float32 (wide). The algorithm is chosen once per shape and kept, so that every run has the same bits. */
+ * or float32 (wide). The algorithm is chosen once per shape, when it is first met, and kept. It has the bits of the
+ * library's first choice (gemm_tune.cuh), so every run has the same. */
 #pragma once
 #include "cuda/cuda.cuh"
 enum { GEMM_WORK = 32 << 20 }; /* bytes of `work` that cuda_gemm may use */

@@ -41,6 +41,7 @@ static bool open_cublas(struct err *e)
                                 SYMBOL(cublasLtMatmulPreferenceInit_internal, preference_init),
                                 SYMBOL(cublasLtMatmulPreferenceSetAttribute, preference_set),
                                 SYMBOL(cublasLtMatmulAlgoGetHeuristic, heuristic),
+                                SYMBOL(cublasLtMatmulAlgoConfigGetAttribute, algorithm_get),
                                 SYMBOL(cublasLtGetVersion, matmul_version) };
     if (!open_one("libcublasLt.so." TEXT(CUBLAS_VER_MAJOR), s, sizeof s / sizeof *s, e))
         return false;

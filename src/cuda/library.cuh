@@ -13,6 +13,7 @@ struct cuda_library {
     decltype(&cublasLtMatmulPreferenceInit_internal) preference_init;
     decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set;
     decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic;
+    decltype(&cublasLtMatmulAlgoConfigGetAttribute) algorithm_get;
     decltype(&cublasLtGetVersion) matmul_version;
     decltype(&cudnnCreate) dnn_create;
     decltype(&cudnnSetStream) dnn_set_stream;

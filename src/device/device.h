@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "base/num.h"
 #include "base/rng.h"
+#include "cuda/products.h"
 #include "graph/op.h"
 /* A binary tree of float32 sums over parts, blocks of 2^k neighbours first, each element by itself: the bits depend on
  * nothing but the parts. `parts` may be overwritten; out is part 0's place or apart from all of them. */

@@ -183,6 +183,7 @@ static void print_result(const struct bench *b, double seconds, double fastest, 
                (long long)lines[i].calls, 1e3 * lines[i].seconds, 100 * lines[i].seconds / sum,
                lines[i].flops / lines[i].seconds / 1e12);
     printf("sum %.1f ms (each operator waited for)\n", 1e3 * sum);
+    bench_products_print();
 }
 
 static void print_json(const struct bench *b, double seconds, const struct line *lines, int n)
@@ -196,7 +197,9 @@ static void print_json(const struct bench *b, double seconds, const struct line 
         printf("%s{\"name\": \"%s\", \"backward\": %s, \"calls\": %lld, \"seconds\": %.6g, \"flops\": %.6g}",
                i ? ", " : "", lines[i].name, lines[i].backward ? "true" : "false", (long long)lines[i].calls,
                lines[i].seconds, lines[i].flops);
-    printf("]}\n");
+    printf("], ");
+    bench_products_json();
+    printf("}\n");
 }
 
 bool bench_step(struct arena *a, const struct config *c, struct err *e)

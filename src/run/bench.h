@@ -3,3 +3,6 @@
 #include "config/config.h"
 bool bench_step(struct arena *a, const struct config *c, struct err *e); /* a whole step, and by operator */
 bool bench_grouped(struct arena *a, const struct config *c, struct err *e); /* the experts' products */
+/* The algorithms of dense products on CUDA: a line, or `"products": [...]`. On the CPU no line, an empty list. */
+void bench_products_print(void);
+void bench_products_json(void);
