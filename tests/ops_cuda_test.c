@@ -376,3 +376,42 @@ TEST(cuda_gradients_may_be_null)
     if (have_device())
         for_all(unwanted);
 }
+
+/* The kernel `again` leaves the bits of forward, from the saved arguments alone. */
+static void again(struct opcall *t, uint64_t seed)
+{
+    (void)seed;
+    if (!t->op->again[CUDA])
+        return;
+    struct side s = side_new(t, 0);
+    struct call c = s.c;
+    device_poison(c.work, s.work_bytes / 4 * 4);
+    for (int i = t->a.n_inputs; i < t->a.n_args; i++)
+        device_poison_elements(c.arg[i], s.bytes[i], element_bytes(t, i, false));
+    t->op->fwd[CUDA](&c);
+    for (int i = 0; i < t->a.n_args; i++)
+        if (!(t->a.saved >> i & 1)) {
+            const size_t each = element_bytes(t, i, false);
+            if (i >= t->a.n_inputs) {
+                download(t->cpu.arg[i], c.arg[i], t->n[i], each);
+                device_poison_elements(c.arg[i], s.bytes[i], each);
+            } else {
+                c.arg[i] = NULL;
+            }
+        }
+    t->op->again[CUDA](&c);
+    for (int i = t->a.n_inputs; i < t->a.n_args; i++)
+        if (!(t->a.saved >> i & 1)) {
+            float *now = ARENA_NEW(t->arena, float, t->n[i] + 1);
+            download(now, c.arg[i], t->n[i], element_bytes(t, i, false));
+            EXPECTF(same_bytes(now, t->cpu.arg[i], (size_t)t->n[i] * sizeof(float)),
+                    "%s: again leaves another %s", t->op->name, t->a.arg[i].name);
+        }
+    side_free(&s);
+}
+
+TEST(cuda_again_leaves_the_same)
+{
+    if (have_device())
+        for_all(again);
+}

@@ -281,13 +281,41 @@ TEST(nan_stays_visible)
     ((float *)t.cpu.arg[1])[39 * 5] = NAN; /* one logit of each row */
     opcall_fwd(&t);
     EXPECT(isnan(((float *)t.cpu.arg[4])[0]) && isnan(((float *)t.cpu.arg[4])[2]));
-    const struct op_case up = { { 4, 5 }, { 0 } };
-    t = opcall_new(registry_find("swiglu"), &up, arena, opcall_seed());
-    ((float *)t.cpu.arg[0])[7] = NAN;
+    const struct op_case up = { { 4, 3, 2, 5 }, { 0 } };
+    t = opcall_new(registry_find("gate_up"), &up, arena, opcall_seed());
+    ((float *)t.cpu.arg[0])[2 * 3 + 1] = NAN;
     opcall_fwd(&t);
     for (int i = 0; i < 20; i++)
-        EXPECT(isnan(((float *)t.cpu.arg[2])[i]) == (i == 7));
+        EXPECT(isnan(((float *)t.cpu.arg[3])[i]) == (i / 5 == 2));
     arena_free(arena);
+}
+
+/* The kernel `again` sees the saved arguments only, and leaves what forward left. */
+static void check_again(struct opcall *t, uint64_t seed)
+{
+    struct call c = t->cpu;
+    (void)seed;
+    if (!t->op->again[CPU])
+        return;
+    opcall_fwd(t);
+    for (int i = 0; i < t->a.n_args; i++) {
+        if (t->a.saved >> i & 1)
+            continue;
+        const size_t bytes = (size_t)t->n[i] * num_dtype_bytes(opcall_dtype(t, i, false));
+        c.arg[i] = i < t->a.n_inputs ? NULL : opcall_buffer(t->arena, bytes);
+        if (c.arg[i])
+            poison(c.arg[i], t->n[i], opcall_dtype(t, i, false));
+    }
+    t->op->again[CPU](&c);
+    for (int i = t->a.n_inputs; i < t->a.n_args; i++)
+        EXPECTF(
+            same_bytes(c.arg[i], t->cpu.arg[i], (size_t)t->n[i] * num_dtype_bytes(opcall_dtype(t, i, false))),
+            "%s: again leaves another %s", t->op->name, t->a.arg[i].name);
+}
+
+TEST(again_leaves_the_same)
+{
+    opcall_for_all(check_again);
 }
 
 /* An attribute that gives a length must agree with it; costs are positive and grow with the sizes. */

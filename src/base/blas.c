@@ -76,7 +76,7 @@ static int64_t round_up(int64_t n, int64_t multiple)
 /* Rows of C per panel. B is packed again for each panel, which costs at 16 rows half of the speed, at 48 a
  * quarter, at 128 a few percent (K = N = 2048, B transposed); so few rows only where there are no more, and no
  * panel of less than 16 MFLOP. */
-static int64_t rows_per_panel(int64_t m, int64_t n, int64_t k)
+int64_t gemm_panel_rows(int64_t m, int64_t n, int64_t k)
 {
     const double row_flops = 2.0 * (double)n * (double)k + 1;
     int64_t rows = m / 4 < FEWEST_ROWS ? FEWEST_ROWS : m / 4 < MANY_ROWS ? m / 4 : MANY_ROWS;
@@ -94,7 +94,7 @@ void gemm_panels(enum trans ta, enum trans tb, int64_t m, int64_t n, int64_t k, 
     struct product p = { ta, tb, m, n, k, lda, ldb, ldc, 0, alpha, beta, a, b, c };
     if (m <= 0 || n <= 0)
         return;
-    p.panel_rows = rows_per_panel(m, n, k);
+    p.panel_rows = gemm_panel_rows(m, n, k);
     pool_run((m + p.panel_rows - 1) / p.panel_rows, one_panel, &p);
 }
 

@@ -10,5 +10,7 @@ void gemm(enum trans ta, enum trans tb, int64_t m, int64_t n, int64_t k, float a
  * depend on the number of threads. */
 void gemm_panels(enum trans ta, enum trans tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
                  int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+/* Rows of such a panel, a multiple of 16, for kernels that do more with a panel while it is in the cache. */
+int64_t gemm_panel_rows(int64_t m, int64_t n, int64_t k);
 const char *blas_name(void); /* library and kernel family, for the log */
 void blas_warm_up(void);     /* makes OpenBLAS take its buffers now */

@@ -108,13 +108,33 @@ static value attention(struct build *b, value h)
     return linear(b, o, "self_attn.o_proj", m->width); /* [B S D] */
 }
 
+/* Gate and up projection of an MLP as one parameter [2, width, D]; a piece for each. */
+static value gate_up_weight(struct build *b, const char *name, int64_t width)
+{
+    static const char *const projection[] = { "gate_proj", "up_proj" };
+    struct graph *g = b->g;
+    const int64_t n = width * b->m->width, shape[3] = { 2, width, b->m->width };
+    const value w = graph_param(g, path(b, arena_printf(g->arena, "%s.gate_up_proj", name)), 3, shape,
+                                INIT_NORMAL, b->m->initializer_range);
+    struct param *p = &g->params.item[g->values[w].param];
+    p->n_pieces = 2;
+    p->piece = ARENA_NEW(g->arena, struct piece, 2);
+    for (int i = 0; i < 2; i++)
+        p->piece[i] =
+            (struct piece){ .tensor = path(b, arena_printf(g->arena, "%s.%s.weight", name, projection[i])),
+                            .n_dims = 2,
+                            .shape = { width, b->m->width },
+                            .offset = i * n,
+                            .n_elements = n };
+    return w;
+}
+
 static value mlp(struct build *b, value h, const char *name, int64_t width)
 {
     struct arena *a = b->g->arena;
-    const value gate = linear(b, h, arena_printf(a, "%s.gate_proj", name), width);
-    const value up = linear(b, h, arena_printf(a, "%s.up_proj", name), width);
-    const value y = op(b, swiglu, arena_printf(a, "%s.act_fn", name), in(gate, up));
-    return linear(b, y, arena_printf(a, "%s.down_proj", name), b->m->width);
+    const value up =
+        op(b, gate_up, arena_printf(a, "%s.gate_up", name), in(h, gate_up_weight(b, name, width)));
+    return linear(b, graph_output(b->g, up, 1), arena_printf(a, "%s.down_proj", name), b->m->width);
 }
 
 /* All experts of a layer as one parameter; one piece per expert (and projection). */
