@@ -1,10 +1,8 @@
 /* rmsnorm.c - y = w x / sqrt(mean(x^2) + eps) for each token (arXiv 1910.07467); r = 1/sqrt(...) is kept for
  * backward. */
-#include "base/num.h"
 #include "base/pool.h"
 #include "graph/op.h"
-#include "ops/kernel.h"
-#include "ops/vector.h"
+#include "ops/norm.h"
 enum { X, W, Y, R, N = 0, H };
 
 static void fwd_rows(void *context, int64_t task)
@@ -15,22 +13,14 @@ static void fwd_rows(void *context, int64_t task)
     const float *w = c->arg[W], *x = (const float *)c->arg[X] + s.from * h;
     float *y = (float *)c->arg[Y] + s.from * h, *r = c->arg[R];
     for (int64_t n = s.from; n < s.to; n++, x += h, y += h) {
-        r[n] = 1 / sqrtf(dot(x, x, h) / (float)h + (float)c->attr[0]);
-        for (int64_t i = 0; i < h; i++)
-            y[i] = w[i] * x[i] * r[n];
+        r[n] = norm_of_row(x, h, c->attr[0]);
+        norm_scale_row(y, x, w, r[n], h);
     }
 }
 
 static void fwd(const struct call *c)
 {
     pool_run(cut_parts(c->dim[N], cut_rows(c->dim[H])), fwd_rows, (void *)c);
-}
-
-/* Rows of a backward task; at most 32 tasks, so that their parts of dw stay small. */
-static int64_t bwd_rows(const struct call *c)
-{
-    const int64_t even = cut_parts(c->dim[N], 32);
-    return even > 16 ? even : 16;
 }
 
 static void bwd_row(float *dx, const float *dy, const float *x, const float *w, float r, int64_t h, bool add)
@@ -48,7 +38,7 @@ static void bwd_part(void *context, int64_t task)
 {
     const struct call *c = context;
     const int64_t h = c->dim[H];
-    const struct span s = cut_span(c->dim[N], bwd_rows(c), task);
+    const struct span s = cut_span(c->dim[N], norm_bwd_rows(c->dim[N]), task);
     const float *x = c->arg[X], *w = c->arg[W], *r = c->arg[R], *dy = c->grad[Y];
     float *dx = c->grad[X], *dw = (float *)c->work + task * h;
     memset(dw, 0, (size_t)h * sizeof *dw);
@@ -56,30 +46,22 @@ static void bwd_part(void *context, int64_t task)
         const float *xn = x + n * h, *dyn = dy + n * h;
         if (dx)
             bwd_row(dx + n * h, dyn, xn, w, r[n], h, adds(c, X));
-        for (int64_t i = 0; i < h; i++)
-            dw[i] += dyn[i] * xn[i] * r[n];
+        norm_weight_row(dw, dyn, xn, r[n], h);
     }
 }
 
 static void bwd(const struct call *c)
 {
-    const int64_t h = c->dim[H], parts = cut_parts(c->dim[N], bwd_rows(c));
-    const float *part = c->work;
-    float *dw = c->grad[W];
+    const int64_t h = c->dim[H], parts = cut_parts(c->dim[N], norm_bwd_rows(c->dim[N]));
     pool_run(parts, bwd_part, (void *)c);
-    if (!dw)
-        return;
-    if (!adds(c, W))
-        memset(dw, 0, (size_t)h * sizeof *dw);
-    for (int64_t p = 0; p < parts; p++)
-        for (int64_t i = 0; i < h; i++)
-            dw[i] += part[p * h + i];
+    if (c->grad[W])
+        norm_add_parts(c->grad[W], adds(c, W), c->work, parts, h);
 }
 
 static void work(const struct call *c, size_t bytes[2])
 {
     bytes[0] = 0;
-    bytes[1] = (size_t)(cut_parts(c->dim[N], bwd_rows(c)) * c->dim[H]) * sizeof(float);
+    bytes[1] = (size_t)(cut_parts(c->dim[N], norm_bwd_rows(c->dim[N])) * c->dim[H]) * sizeof(float);
 }
 
 static void cost(const struct call *c, double flops[2], double bytes[2])
