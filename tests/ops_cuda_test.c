@@ -415,3 +415,64 @@ TEST(cuda_again_leaves_the_same)
     if (have_device())
         for_all(again);
 }
+
+/* Backward of an operator that joins: missing gradients of outputs, and one buffer for the summands' gradients, which
+ * holds that of the first output to begin with. */
+static void joined(struct opcall *t, uint64_t seed)
+{
+    (void)seed;
+    if (!t->op->joins)
+        return;
+    struct side s = side_new(t, 0);
+    const int first = t->a.n_inputs, w = opcall_arg(t, "w");
+    const size_t bytes = s.grad_bytes[first];
+    side_run(&s, t->by, 0);
+    float *want = ARENA_NEW(t->arena, float, t->n[0] + 1), *got = ARENA_NEW(t->arena, float, t->n[0] + 1);
+    memcpy(want, t->cpu.grad[0], (size_t)t->n[0] * sizeof *want);
+    EXPECTF(same_bytes(want, t->cpu.grad[1], (size_t)t->n[0] * sizeof *want), "%s: the gradients differ",
+            t->op->name);
+    struct call c = s.c;
+    void *shared = device_buffer(bytes);
+    upload(shared, t->cpu.grad[first], t->n[first], element_bytes(t, first, false));
+    for (int i = 0; i <= first; i++)
+        if (i == first || ((t->by >> i & 1) && i != w))
+            c.grad[i] = shared;
+    t->op->bwd[CUDA](&c);
+    device_cuda()->wait();
+    download(got, shared, t->n[0], element_bytes(t, 0, false));
+    EXPECTF(same_bytes(want, got, (size_t)t->n[0] * sizeof *want), "%s: other bits in place", t->op->name);
+    EXPECTF(device_guarded(shared, bytes), "%s: a shared gradient is written behind its end", t->op->name);
+    device_cuda()->release(shared);
+    side_free(&s);
+}
+
+/* A NULL gradient of an output is zero. */
+static void missing(struct opcall *t, uint64_t seed)
+{
+    (void)seed;
+    for (int i = t->a.n_inputs; i < t->a.n_args && t->op->joins; i++) {
+        if (!(t->of >> i & 1))
+            continue;
+        struct side s = side_new(t, 0);
+        void *kept = s.c.grad[i];
+        double *exact = t->exact.grad[i];
+        t->exact.grad[i] = ARENA_NEW(t->arena, double, t->n_grad[i]); /* zeros */
+        opcall_exact(t);
+        s.c.grad[i] = NULL;
+        side_run(&s, t->by, 0);
+        for (int j = 0; j < t->a.n_inputs; j++)
+            if (t->by >> j & 1)
+                compare(t, j, t->cpu.grad[j], t->exact.grad[j], t->n_grad[j], "gradient without one");
+        t->exact.grad[i] = exact;
+        s.c.grad[i] = kept;
+        side_free(&s);
+    }
+}
+
+TEST(cuda_joined_gradients_share_a_buffer)
+{
+    if (have_device()) {
+        for_all(joined);
+        for_all(missing);
+    }
+}

@@ -318,6 +318,57 @@ TEST(again_leaves_the_same)
     opcall_for_all(check_again);
 }
 
+/* Backward of an operator that joins, with one buffer for the gradients of its summands, which holds that of the first
+ * output (NULL: there is none): the bits of separate ones. */
+static void expect_joined(struct opcall *t, const float *first, const float *want)
+{
+    struct call c = t->cpu;
+    const int out = t->a.n_inputs;
+    const size_t bytes = (size_t)t->n[out] * sizeof(float);
+    float *shared = opcall_buffer(t->arena, bytes);
+    poison(shared, t->n[out], F32);
+    if (first)
+        memcpy(shared, first, bytes);
+    c.grad[out] = first ? shared : NULL;
+    for (int i = 0; i < out; i++)
+        if ((t->by >> i & 1) && i != opcall_arg(t, "w"))
+            c.grad[i] = shared;
+    t->op->bwd[CPU](&c);
+    EXPECTF(same_bytes(shared, want, bytes), "%s: other bits in place", t->op->name);
+    if (!first)
+        return;
+    memcpy(shared, first, bytes); /* the first summand has a gradient already, elsewhere */
+    c.grad[0] = opcall_buffer(t->arena, bytes);
+    memset(c.grad[0], 0, bytes);
+    c.add = 1;
+    t->op->bwd[CPU](&c);
+    EXPECTF(same_bytes(shared, want, bytes), "%s: other bits beside an added gradient", t->op->name);
+    for (int64_t i = 0; i < t->n[out]; i++)
+        EXPECT(((const float *)c.grad[0])[i] == want[i]);
+}
+
+static void check_joined(struct opcall *t, uint64_t seed)
+{
+    void *first = t->cpu.grad[t->a.n_inputs];
+    (void)seed;
+    if (!t->op->joins)
+        return;
+    for (int i = 0; i < 2; i++) {
+        t->cpu.grad[t->a.n_inputs] = i ? NULL : first;
+        opcall_cpu(t);
+        const size_t bytes = (size_t)t->n[0] * sizeof(float);
+        float *want = opcall_buffer(t->arena, bytes);
+        memcpy(want, t->cpu.grad[0], bytes);
+        EXPECT(same_bytes(want, t->cpu.grad[1], bytes));
+        expect_joined(t, i ? NULL : first, want);
+    }
+}
+
+TEST(joined_gradients_share_a_buffer)
+{
+    opcall_for_all(check_joined);
+}
+
 /* An attribute that gives a length must agree with it; costs are positive and grow with the sizes. */
 static void check_record(struct opcall *t, uint64_t seed)
 {

@@ -20,6 +20,9 @@
  *   bwd    reads saved arguments and grad[] of float outputs, writes grad[] of float inputs; a NULL grad of
  *          an input is not wanted, a NULL grad of an output is zero. Bit i of c->add: add to grad[i]
  *          instead of writing it.
+ *   joins  the gradients of all float inputs that are no parameters are the same sum, with that of the first output
+ *          in it: those of them whose add bit is not set may share one buffer, which may be that of the first
+ *          output as well (each element is read before it is written)
  *   widths on CUDA the last dimension of every float argument is a multiple of 8 (16 bytes); other lengths are free
  *   rows   (of r(e)) between the end of a segment and the next multiple of the attribute `tile`, where the next
  *          segment begins: on the CPU never read as data; on CUDA zero in every input and every output, so
@@ -56,6 +59,7 @@ struct op {
     void (*fill)(const struct call *c, uint64_t seed);
     bool
         passes; /* the gradient of every input is that of the output: no kernel is needed where nothing is added */
+    bool joins;
     const struct op_case *cases; /* sizes for test, bench and profile; a case with dim[0] = 0 ends the list */
     const struct op_case *cuda_cases; /* sizes that the CUDA kernels take, where not all are; else NULL */
 };

@@ -1,5 +1,5 @@
 /* backward.c - the backward half of a micro-batch: values that were dropped come back first, gradients of sums pass
- * on without a copy. */
+ * on without a copy, and a residual sum with a norm works in place on them. */
 #include "sched/lower.h"
 #include <limits.h>
 
@@ -43,33 +43,43 @@ static int reader_of(const struct graph *g, value v)
     return -1;
 }
 
-/* First backward step after `step` that adds to the gradient of v. */
-static int writer_after(const struct graph *g, int step, value v)
+/* Does step b change the gradient of v: by adding to it, or in place, as v is the first output of a node that joins? */
+static bool changes(const struct graph *g, const struct back *b, value v)
+{
+    const struct node *n = &g->nodes[b->node];
+    if (n->op->joins && n->arg[n->anno->n_inputs] == v)
+        return true;
+    for (int j = 0; j < n->anno->n_inputs; j++)
+        if ((b->want >> j & 1) && n->arg[j] == v)
+            return true;
+    return false;
+}
+
+static int change_after(const struct graph *g, int step, value v)
 {
     for (int i = step + 1; i < g->n_backs; i++)
-        for (int j = 0; j < g->nodes[g->backs[i].node].anno->n_inputs; j++)
-            if ((g->backs[i].want >> j & 1) && g->nodes[g->backs[i].node].arg[j] == v)
-                return i;
+        if (changes(g, &g->backs[i], v))
+            return i;
     return INT_MAX;
 }
 
-/* May the gradient of input j be the output's buffer itself? Not if somebody adds to it while another input that
- * has the same buffer is still to be read, or the other way round. */
-static bool may_pass(const struct lower *l, const struct back *b, int j)
+/* May the gradient of input j lie in `buffer` (-1 = a new one)? Not if that of another value lies there that is still
+ * to be read when somebody changes this one, or the other way round. */
+static bool may_share(const struct lower *l, const struct back *b, int j, int buffer)
 {
     const struct graph *g = l->p->graph;
     const struct node *n = &g->nodes[b->node];
     const int step = (int)(b - g->backs);
     const value v = n->arg[j];
-    if (!n->op->passes || (b->add >> j & 1) || !(b->want >> j & 1) || g->values[v].kind != VALUE_ACT ||
+    if ((b->add >> j & 1) || !(b->want >> j & 1) || g->values[v].kind != VALUE_ACT ||
         l->p->grad[v].buffer >= 0)
         return false;
-    for (int k = 0; k < n->anno->n_inputs; k++) {
-        const value other = n->arg[k];
-        if (k == j || !(b->want >> k & 1))
-            continue;
-        if (other == v || writer_after(g, step, v) <= reader_of(g, other) ||
-            writer_after(g, step, other) <= reader_of(g, v))
+    for (int k = 0; k < n->anno->n_inputs; k++)
+        if (k != j && n->arg[k] == v)
+            return false;
+    for (value u = 0; u < g->n_values && buffer >= 0; u++) {
+        const int read = l->p->grad[u].buffer == buffer ? reader_of(g, u) : -1;
+        if (read > step && (change_after(g, step, v) <= read || change_after(g, step, u) <= reader_of(g, v)))
             return false;
     }
     return true;
@@ -80,12 +90,30 @@ static uint32_t pass_gradients(struct lower *l, const struct back *b)
 {
     const struct node *n = &l->p->graph->nodes[b->node];
     uint32_t left = b->want;
-    for (int j = 0; j < n->anno->n_inputs; j++)
-        if (may_pass(l, b, j)) {
-            l->p->grad[n->arg[j]] = lower_grad(l, b->node, n->anno->n_inputs, false);
+    for (int j = 0; n->op->passes && j < n->anno->n_inputs; j++) {
+        const struct ref at = lower_grad(l, b->node, n->anno->n_inputs, false);
+        if (may_share(l, b, j, at.buffer)) {
+            l->p->grad[n->arg[j]] = at;
             left &= ~(1u << j);
         }
+    }
     return left;
+}
+
+/* One buffer for the gradients of the inputs, that of the first output where it has one. */
+static void join_gradients(struct lower *l, const struct back *b)
+{
+    const struct graph *g = l->p->graph;
+    const struct node *n = &g->nodes[b->node];
+    struct ref at = NOWHERE;
+    if (n->op->joins && g->has_grad[n->arg[n->anno->n_inputs]])
+        at = lower_grad(l, b->node, n->anno->n_inputs, false);
+    for (int j = 0; n->op->joins && j < n->anno->n_inputs; j++)
+        if (may_share(l, b, j, at.buffer)) {
+            if (at.buffer < 0)
+                at = lower_grad(l, b->node, j, false);
+            l->p->grad[n->arg[j]] = at;
+        }
 }
 
 void lower_backward_op(struct lower *l, const struct back *b, bool inside)
@@ -93,6 +121,8 @@ void lower_backward_op(struct lower *l, const struct back *b, bool inside)
     const uint32_t want = inside ? b->want : pass_gradients(l, b);
     if (want == 0)
         return;
+    if (!inside)
+        join_gradients(l, b);
     const struct graph *g = l->p->graph;
     const struct anno *a = g->nodes[b->node].anno;
     for (int j = 0; j < a->n_args && !inside; j++)
