@@ -169,6 +169,29 @@ TEST(buffers_do_not_overlap)
     check_offsets(plan_of(4, 2, 2, 2, 2, true));
 }
 
+/* Residual sums work in place: one buffer for the gradients of both summands, that of the sum where it has one. */
+TEST(residual_gradients_have_one_buffer)
+{
+    struct arena *a = arena_new("test");
+    const struct plan p = plan_of(1, 1, 1, 1, 2, false);
+    const struct graph *g = graph_of(a, &p);
+    struct program x;
+    int n = 0, last = 0;
+    sched_lower(a, g, &p, 0, true, &adam, &x);
+    for (int i = 0; i < x.list[LIST_MICRO].n; i++) {
+        const struct instr *in = &x.list[LIST_MICRO].item[i];
+        if (!in->op || !in->op->joins || !in->backward)
+            continue;
+        n++;
+        EXPECT(in->grad[0].buffer >= 0 && in->grad[0].buffer == in->grad[1].buffer && !(in->add & 3));
+        EXPECT(in->grad[3].buffer == in->grad[0].buffer || in->grad[3].buffer < 0);
+        last += in->grad[3].buffer < 0;
+    }
+    EXPECT_INT(n, 2 * small.layers);
+    EXPECT_INT(last, 1); /* nothing but the norm reads the last sum */
+    arena_free(a);
+}
+
 TEST(text_both_ways)
 {
     struct arena *a = arena_new("test");

@@ -3,7 +3,7 @@
  * of one head are [nope | v], softmax runs over all experts before top-k, the shared experts are one MLP.
  *
  *   h = embed(tokens)
- *   h = h + attention(norm(h))          27 times
+ *   h = h + attention(norm(h))          27 times; a sum and the norm of it are one operator
  *   h = h + mlp(norm(h))                dense, or shared + routed experts
  *   loss = cross_entropy(head(norm(h)), next token) + aux */
 #include "model/deepseek_v2.h"
@@ -57,16 +57,15 @@ static value linear(struct build *b, value x, const char *name, int64_t rows)
 /* The norms of the low ranks have the reference code's fixed epsilon, whatever rms_norm_eps says. */
 #define LOW_RANK_EPS 1e-6
 
-static value norm_eps(struct build *b, value x, const char *name, double eps)
+/* full_name: that of the norm, from "model." on */
+static value norm_weight(struct build *b, const char *full_name, int64_t width)
 {
-    const char *full = path(b, arena_printf(b->g->arena, "%s.weight", name));
-    const value w = graph_param(b->g, full, 1, (const int64_t[]){ width_of(b, x) }, INIT_ONE, 0);
-    return op(b, rmsnorm, name, in(x, w), eps);
+    return graph_param(b->g, arena_printf(b->g->arena, "%s.weight", full_name), 1, &width, INIT_ONE, 0);
 }
 
-static value norm(struct build *b, value x, const char *name)
+static value norm(struct build *b, value x, const char *name, double eps)
 {
-    return norm_eps(b, x, name, b->m->norm_eps);
+    return op(b, rmsnorm, name, in(x, norm_weight(b, path(b, name), width_of(b, x))), eps);
 }
 
 /* A part of the rows of a larger stored matrix. */
@@ -89,8 +88,7 @@ static value attention(struct build *b, value h)
                   stored = m->kv_rank + m->rope_width;
     value q = h;
     if (m->q_rank) {
-        q = norm_eps(b, linear(b, h, "self_attn.q_a_proj", m->q_rank), "self_attn.q_a_layernorm",
-                     LOW_RANK_EPS);
+        q = norm(b, linear(b, h, "self_attn.q_a_proj", m->q_rank), "self_attn.q_a_layernorm", LOW_RANK_EPS);
         q = linear(b, q, "self_attn.q_b_proj", m->heads * qk); /* [B S A*(Dn+Dr)] */
     } else {
         q = linear(b, h, "self_attn.q_proj", m->heads * qk);
@@ -99,7 +97,7 @@ static value attention(struct build *b, value h)
         linear_rows(b, h, "self_attn.kv_a_proj", "self_attn.kv_a_proj_with_mqa", 0, m->kv_rank, stored);
     value kr = linear_rows(b, h, "self_attn.k_r_proj", "self_attn.kv_a_proj_with_mqa", m->kv_rank,
                            m->rope_width, stored);
-    value kv = linear(b, norm_eps(b, ck, "self_attn.kv_a_layernorm", LOW_RANK_EPS), "self_attn.kv_b_proj",
+    value kv = linear(b, norm(b, ck, "self_attn.kv_a_layernorm", LOW_RANK_EPS), "self_attn.kv_b_proj",
                       m->heads * kv_v); /* [B S A*(Dn+Dv)] */
     q = op(b, rope, "self_attn.rope_q", in(q, b->table), (double)qk);
     kr = op(b, rope, "self_attn.rope_k", in(kr, b->table), (double)m->rope_width); /* [B S Dr] */
@@ -217,6 +215,26 @@ static value rope_table(struct build *b)
     return graph_const(b->g, "rope_table", F32, 2, (const int64_t[]){ S, 2 * half }, t);
 }
 
+static void enter_layer(struct build *b, int64_t layer)
+{
+    snprintf(b->at, sizeof b->at, "model.layers.%lld.", (long long)layer);
+}
+
+/* The norm behind a layer: the next one's first, or the last of all. */
+static const char *next_norm(const struct build *b, int64_t next)
+{
+    return next == b->m->layers
+               ? "model.norm"
+               : arena_printf(b->g->arena, "model.layers.%lld.input_layernorm", (long long)next);
+}
+
+/* *h += y; returns the norm of it. */
+static value add_norm(struct build *b, value *h, value y, const char *name, const char *full_norm_name)
+{
+    *h = op(b, add_norm, name, in(*h, y, norm_weight(b, full_norm_name, b->m->width)), b->m->norm_eps);
+    return graph_output(b->g, *h, 1);
+}
+
 struct graph *deepseek_v2_graph(struct arena *a, const struct model_config *m, const struct model_options *o,
                                 struct model_values *v)
 {
@@ -232,24 +250,23 @@ struct graph *deepseek_v2_graph(struct arena *a, const struct model_config *m, c
     strcpy(b.at, "model.");
     const value embedding = weight(&b, "embed_tokens", m->vocab, m->width);
     value h = op(&b, embed, "embed_tokens", in(v->tokens, embedding)); /* [B S D] */
+    enter_layer(&b, 0);
+    value x = norm(&b, h, "input_layernorm", m->norm_eps);
     for (int64_t layer = 0; layer < m->layers; layer++) {
-        snprintf(b.at, sizeof b.at, "model.layers.%lld.", (long long)layer);
+        enter_layer(&b, layer);
         v->moe_layer[v->n_moe < 256 ? v->n_moe : 255] = (int)layer;
-        h = op(&b, add, "add_attention", in(h, attention(&b, norm(&b, h, "input_layernorm"))));
-        const value x = norm(&b, h, "post_attention_layernorm");
-        h = op(&b, add, "add_mlp",
-               in(h, model_is_moe(m, layer) ? moe(&b, x) : mlp(&b, x, "mlp", m->dense_width)));
+        x = add_norm(&b, &h, attention(&b, x), "add_attention", path(&b, "post_attention_layernorm"));
+        x = model_is_moe(m, layer) ? moe(&b, x) : mlp(&b, x, "mlp", m->dense_width);
+        x = add_norm(&b, &h, x, "add_mlp", next_norm(&b, layer + 1));
     }
-    strcpy(b.at, "model.");
-    h = norm(&b, h, "norm");
     b.at[0] = 0;
     const value head = m->tied ? embedding : weight(&b, "lm_head", m->vocab, m->width);
     if (o->logits) {
-        v->logits = op(&b, linear, "lm_head", in(h, head)); /* [B S V] */
+        v->logits = op(&b, linear, "lm_head", in(x, head)); /* [B S V] */
         graph_keep(b.g, v->logits);
     } else {
         v->nll =
-            op(&b, head_loss, "loss", in(h, head, v->labels), (double)(o->batch * o->sequence)); /* [B S] */
+            op(&b, head_loss, "loss", in(x, head, v->labels), (double)(o->batch * o->sequence)); /* [B S] */
         graph_root(b.g, v->nll, ROOT_NLL);
     }
     graph_grad(b.g);
