@@ -1,7 +1,7 @@
 /* gemm_cuda_test.c - dense products on CUDA: an algorithm is chosen once for a shape, among those with the same bits, and
  * the first call of a shape leaves what the later ones leave. Skips where there is no CUDA device. */
 #include "tests/cuda_fixture.h"
-enum { N = 2063, K = 264, M = 264 }; /* enough numbers for a comparison (cuda/gemm_tune.cuh) */
+enum { N = 4127, K = 264, M = 264 }; /* enough numbers for a comparison (cuda/gemm_tune.cuh) */
 
 static struct product product_of(int64_t m, int64_t n, int64_t k)
 {
