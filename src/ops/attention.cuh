@@ -16,6 +16,12 @@ bool attention_dnn_serves(const struct attention *z);
 void attention_dnn_work(const struct attention *z, size_t bytes[2]);
 void attention_dnn_fwd(const struct call *c, const struct attention *z);
 void attention_dnn_bwd(const struct call *c, const struct attention *z);
+/* k [n, s, a, q]: keys of n sequences from the first'th on */
+void attention_keys(const struct call *c, const struct attention *z, int64_t first, int64_t n, bf16 *k);
+/* Their gradient dk [n, s, a, q] into those of kv and k_rope, as far as these are wanted. dv: rows [n, s, a, c] with
+ * the gradient of v; NULL where it is in kv's already. */
+void attention_split_keys(const struct call *c, const struct attention *z, int64_t first, int64_t n,
+                          const bf16 *dk, const bf16 *dv);
 
 /* any s, b and a; widths up to 256 */
 void attention_plain_work(const struct attention *z, size_t bytes[2]);

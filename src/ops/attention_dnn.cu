@@ -1,5 +1,5 @@
-/* attention_dnn.cu - attention on cuDNN's fused kernels. Keys are assembled first, as [b, s, a, q]; values are read,
- * and their gradients written, where they lie in kv. Graphs and plans are made when sizes are met the first time.
+/* attention_dnn.cu - attention on cuDNN's fused kernels. Keys are assembled first, as [b, s, a, q] (attention_keys.cu); values
+ * are read, and their gradients written, where they lie in kv. Graphs and plans are made when sizes are met the first time.
  *
  * The backward graph is the deterministic one of Hopper: dQ is a plain product of dS, which lies in the plan's
  * workspace as bfloat16 [sequences, heads, s, s]. (With dQ summed in a float32 [sequences, heads, s, q] the workspace
@@ -210,58 +210,6 @@ void attention_dnn_work(const struct attention *z, size_t bytes[2])
     bytes[1] = room_of(z, true).end;
 }
 
-/* One block per row of k [rows, a, q]: [k_nope | k_rope] of every head; widths in vectors of VEC. */
-__global__ static void assemble(bf16 *k, const bf16 *kv, const bf16 *k_rope, int a, int q, int c, int nope)
-{
-    const int64_t row = blockIdx.x;
-    const int r = q - nope;
-    for (int i = threadIdx.x; i < a * q; i += THREADS) {
-        const int head = i / q, j = i - head * q;
-        const bf16 *from =
-            j < nope ? kv + ((row * a + head) * c + j) * VEC : k_rope + (row * r + j - nope) * VEC;
-        *(uint4 *)(k + (row * a * q + i) * VEC) = *(const uint4 *)from;
-    }
-}
-
-/* Gradients of one row; widths in vectors of VEC. */
-struct split {
-    const bf16 *dk;    /* [rows, a, q] */
-    const bf16 *dv;    /* in the v of [rows, a, c], or NULL: it is in its place */
-    bf16 *kv, *k_rope; /* gradients [rows, a, c], [rows, r]; NULL: not wanted */
-    int a, q, c, nope;
-    bool add_kv, add_rope;
-};
-
-/* The heads in their order. */
-__device__ static void sum_rope(const struct split *s, int64_t row, int j)
-{
-    const int r = s->q - s->nope;
-    float sum[VEC] = { 0 }, x[VEC];
-#pragma unroll 4
-    for (int head = 0; head < s->a; head++) {
-        load8(x, s->dk + ((row * s->a + head) * s->q + s->nope + j) * VEC);
-        for (int i = 0; i < VEC; i++)
-            sum[i] += x[i];
-    }
-    grad_put8(s->k_rope, false, s->add_rope, (row * r + j) * VEC, sum);
-}
-
-/* One block per row: dk -> k_nope's part of kv's gradient, and the sum over heads to k_rope's. */
-__global__ static void split_keys(const __grid_constant__ struct split s)
-{
-    const int64_t row = blockIdx.x;
-    const int width = s.dv ? s.c : s.nope, r = s.q - s.nope;
-    float x[VEC];
-    for (int i = threadIdx.x; s.kv && i < s.a * width; i += THREADS) {
-        const int head = i / width, j = i - head * width;
-        const int64_t at = row * s.a + head;
-        load8(x, j < s.nope ? s.dk + (at * s.q + j) * VEC : s.dv + (at * s.c + j) * VEC);
-        grad_put8(s.kv, false, s.add_kv, (at * s.c + j) * VEC, x);
-    }
-    for (int j = threadIdx.x; s.k_rope && j < r; j += THREADS)
-        sum_rope(&s, row, j);
-}
-
 /* to[n] += x[n], n in vectors of VEC */
 __global__ static void add_rows(bf16 *to, const bf16 *from, int64_t n)
 {
@@ -271,16 +219,6 @@ __global__ static void add_rows(bf16 *to, const bf16 *from, int64_t n)
         return;
     load8(x, from + i * VEC);
     grad_put8(to, false, true, i * VEC, x);
-}
-
-/* Keys of n sequences from the first'th on. */
-static void assemble_keys(const struct call *c, const struct attention *z, int64_t first, int64_t n, bf16 *k)
-{
-    const int64_t row = first * z->s;
-    assemble<<<blocks_for(n * z->s, 1), THREADS, 0, stream_of(c)>>>(
-        k, (const bf16 *)c->arg[KV] + row * z->a * z->c, (const bf16 *)c->arg[K_ROPE] + row * z->r, (int)z->a,
-        (int)(z->q / VEC), (int)(z->c / VEC), (int)(z->nope / VEC));
-    LAUNCHED();
 }
 
 static struct key key_of(const struct attention *z, int64_t n, int64_t h, bool backward)
@@ -310,7 +248,7 @@ void attention_dnn_fwd(const struct call *c, const struct attention *z)
     char *work = (char *)c->work;
     struct dnn_binding b;
     b.n = 0;
-    assemble_keys(c, z, 0, z->b, (bf16 *)(work + w.key));
+    attention_keys(c, z, 0, z->b, (bf16 *)(work + w.key));
     dnn_bind(&b, Q_, c->arg[QUERY]);
     dnn_bind(&b, K_, work + w.key);
     dnn_bind(&b, V_, (const bf16 *)c->arg[KV] + z->nope);
@@ -353,21 +291,14 @@ static void run_bwd(const struct call *c, const struct attention *z, const struc
 static void finish(const struct call *c, const struct attention *z, const struct room *w, int64_t first,
                    int64_t n)
 {
-    const int64_t row = first * z->s, rows = n * z->s, vectors = rows * z->a * z->q / VEC;
+    const int64_t head = first * z->s * z->a, vectors = n * z->s * z->a * z->q / VEC;
     const char *work = (const char *)c->work;
-    struct split s;
-    s.dk = (const bf16 *)(work + w->d_key);
-    s.dv = adds(c, KV) ? (const bf16 *)(work + w->d_kv) : NULL;
-    s.kv = c->grad[KV] ? (bf16 *)c->grad[KV] + row * z->a * z->c : NULL;
-    s.k_rope = c->grad[K_ROPE] ? (bf16 *)c->grad[K_ROPE] + row * z->r : NULL;
-    s.a = (int)z->a, s.q = (int)(z->q / VEC), s.c = (int)(z->c / VEC), s.nope = (int)(z->nope / VEC);
-    s.add_kv = adds(c, KV), s.add_rope = adds(c, K_ROPE);
-    split_keys<<<blocks_for(rows, 1), THREADS, 0, stream_of(c)>>>(s);
-    LAUNCHED();
+    attention_split_keys(c, z, first, n, (const bf16 *)(work + w->d_key),
+                         adds(c, KV) ? (const bf16 *)(work + w->d_kv) : NULL);
     if (!c->grad[QUERY] || !adds(c, QUERY))
         return;
     add_rows<<<blocks_for(vectors, THREADS), THREADS, 0, stream_of(c)>>>(
-        (bf16 *)c->grad[QUERY] + row * z->a * z->q, (const bf16 *)(work + w->d_query), vectors);
+        (bf16 *)c->grad[QUERY] + head * z->q, (const bf16 *)(work + w->d_query), vectors);
     LAUNCHED();
 }
 
@@ -382,7 +313,7 @@ void attention_dnn_bwd(const struct call *c, const struct attention *z)
             out.dq = (bf16 *)c->grad[QUERY] + row * z->q;
         if (c->grad[KV] && !adds(c, KV))
             out.dkv = (bf16 *)c->grad[KV] + row * z->c;
-        assemble_keys(c, z, first, n, (bf16 *)(work + w.key));
+        attention_keys(c, z, first, n, (bf16 *)(work + w.key));
         for (int64_t head = 0; head < z->a; head += w.h)
             run_bwd(c, z, &w, first, n, head, z->a - head < w.h ? z->a - head : w.h, out);
         finish(c, z, &w, first, n);
