@@ -160,6 +160,34 @@ __device__ static inline void norm_gradient(float dx[VEC], float dw[VEC], uint4 
     }
 }
 
+/* Adds to dw and writes dx (where it is not NULL). */
+__device__ static inline void norm_finish_row(const struct norm_row *row, const bf16 *w, float r, float mean,
+                                              float dw[EACH][VEC], bf16 *dx, bool add, int n)
+{
+#pragma unroll
+    for (int k = 0; k < EACH; k++) {
+        const int i = threadIdx.x + k * blockDim.x;
+        float g[VEC];
+        if (i >= n)
+            break;
+        norm_gradient(g, dw[k], row->x[k], row->dy[k], w + i * VEC, r, mean);
+        if (dx)
+            grad_put8(dx, false, add, i * VEC, g);
+    }
+}
+
+/* Backward of one row of h elements for every team: adds its part to dw. dx: NULL where it is not wanted, dy: where it is
+ * zero; r: the row's scale, 0 where there is no row (not live). room as in team_sum. */
+__device__ static inline void norm_bwd_row(bf16 *dx, float dw[EACH][VEC], const bf16 *dy, const bf16 *x,
+                                           const bf16 *w, float r, bool live, int h, bool add, float *room)
+{
+    struct norm_row now;
+    load_row(now.x, x, live, h / VEC);
+    load_row(now.dy, dy, live && dy, h / VEC);
+    const float mean = team_sum(norm_product(&now, w, h / VEC), room) * r / h;
+    norm_finish_row(&now, w, r, mean, dw, live ? dx : NULL, add, h / VEC);
+}
+
 static __global__ void __launch_bounds__(SUM_X *SUM_Y)
     norm_add_parts(void *dw, bool wide, bool add, const float *part, int n_parts, int h)
 {

@@ -20,6 +20,17 @@ static inline int64_t norm_bwd_rows(int64_t n)
     const int64_t even = cut_parts(n, 32);
     return even > 16 ? even : 16;
 }
+/* dx (+)= the gradient of a row */
+static inline void norm_bwd_row(float *dx, const float *dy, const float *x, const float *w, float r, int64_t h, bool add)
+{
+    const float mean = vector_dot3(dy, w, x, h) * r / (float)h; /* of dy w x^, x^ = x r */
+    if (add)
+        for (int64_t i = 0; i < h; i++)
+            dx[i] += r * (dy[i] * w[i] - x[i] * r * mean);
+    else
+        for (int64_t i = 0; i < h; i++)
+            dx[i] = r * (dy[i] * w[i] - x[i] * r * mean);
+}
 /* What a row adds to dw */
 static inline void norm_weight_row(float *dw, const float *dy, const float *x, float r, int64_t h)
 {

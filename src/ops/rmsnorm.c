@@ -23,17 +23,6 @@ static void fwd(const struct call *c)
     pool_run(cut_parts(c->dim[N], cut_rows(c->dim[H])), fwd_rows, (void *)c);
 }
 
-static void bwd_row(float *dx, const float *dy, const float *x, const float *w, float r, int64_t h, bool add)
-{
-    const float mean = vector_dot3(dy, w, x, h) * r / (float)h; /* of dy w x^, x^ = x r */
-    if (add)
-        for (int64_t i = 0; i < h; i++)
-            dx[i] += r * (dy[i] * w[i] - x[i] * r * mean);
-    else
-        for (int64_t i = 0; i < h; i++)
-            dx[i] = r * (dy[i] * w[i] - x[i] * r * mean);
-}
-
 static void bwd_part(void *context, int64_t task)
 {
     const struct call *c = context;
@@ -45,7 +34,7 @@ static void bwd_part(void *context, int64_t task)
     for (int64_t n = s.from; n < s.to; n++) {
         const float *xn = x + n * h, *dyn = dy + n * h;
         if (dx)
-            bwd_row(dx + n * h, dyn, xn, w, r[n], h, adds(c, X));
+            norm_bwd_row(dx + n * h, dyn, xn, w, r[n], h, adds(c, X));
         norm_weight_row(dw, dyn, xn, r[n], h);
     }
 }

@@ -17,22 +17,6 @@ __global__ static void __launch_bounds__(WIDEST)
     norm_scale_row(y + row * h, raw, w, scale, h / VEC);
 }
 
-/* Adds to dw and writes dx (where it is not NULL). */
-__device__ static inline void finish_row(const struct norm_row *row, const bf16 *w, float r, float mean,
-                                         float dw[EACH][VEC], bf16 *dx, bool add, int n)
-{
-#pragma unroll
-    for (int k = 0; k < EACH; k++) {
-        const int i = threadIdx.x + k * blockDim.x;
-        float g[VEC];
-        if (i >= n)
-            break;
-        norm_gradient(g, dw[k], row->x[k], row->dy[k], w + i * VEC, r, mean);
-        if (dx)
-            grad_put8(dx, false, add, i * VEC, g);
-    }
-}
-
 /* part [gridDim.x, h], NULL when dw is not wanted. */
 __global__ static void __launch_bounds__(WIDEST)
     rmsnorm_bwd(bf16 *dx, float *part, const bf16 *dy, const bf16 *x, const bf16 *w, const float *r,
@@ -40,16 +24,12 @@ __global__ static void __launch_bounds__(WIDEST)
 {
     __shared__ float room[2][WIDEST / 32];
     const int64_t step = (int64_t)gridDim.x * blockDim.y, rounds = cut_parts(n, step);
-    struct norm_row now;
     float dw[EACH][VEC] = {};
     for (int64_t i = 0; i < rounds; i++) {
         const int64_t row = i * step + (int64_t)blockIdx.x * blockDim.y + threadIdx.y;
         const bool live = row < n;
-        load_row(now.x, x + row * h, live, h / VEC);
-        load_row(now.dy, dy + row * h, live, h / VEC);
-        const float scale = live ? r[row] : 0;
-        const float mean = team_sum(norm_product(&now, w, h / VEC), room[i % 2]) * scale / h;
-        finish_row(&now, w, scale, mean, dw, dx && live ? dx + row * h : NULL, add, h / VEC);
+        norm_bwd_row(dx && live ? dx + row * h : NULL, dw, dy + row * h, x + row * h, w, live ? r[row] : 0, live,
+                     h, add, room[i % 2]);
     }
     if (part)
         store_part(part, dw, h);

@@ -1,29 +1,10 @@
 /* rope.c - rotates the last c entries of each head's h in interleaved pairs (2i, 2i+1) by the angle of the
  * position; a row of the table holds c/2 cosines, then c/2 sines. Backward turns the other way. */
+#include "ops/rope.h"
 #include "base/pool.h"
 #include "graph/op.h"
 #include "ops/kernel.h"
-#include "ops/vector.h"
 enum { X, TABLE, Y, B = 0, S, A, H, C };
-
-WIDE static void turn(float *restrict y, const float *restrict x, const float *restrict table, int64_t half,
-                      float sign)
-{
-    for (int64_t i = 0; i < half; i++) {
-        const float cosine = table[i], sine = sign * table[half + i];
-        y[2 * i] = x[2 * i] * cosine - x[2 * i + 1] * sine;
-        y[2 * i + 1] = x[2 * i + 1] * cosine + x[2 * i] * sine;
-    }
-}
-
-static void turn_add(float *y, const float *x, const float *table, int64_t half, float sign)
-{
-    for (int64_t i = 0; i < half; i++) {
-        const float cosine = table[i], sine = sign * table[half + i];
-        y[2 * i] += x[2 * i] * cosine - x[2 * i + 1] * sine;
-        y[2 * i + 1] += x[2 * i + 1] * cosine + x[2 * i] * sine;
-    }
-}
 
 /* One head of one position. */
 static void head(const struct call *c, float *y, const float *x, const float *table, float sign, bool add)
@@ -31,12 +12,12 @@ static void head(const struct call *c, float *y, const float *x, const float *ta
     const int64_t plain = c->dim[H] - c->dim[C], half = c->dim[C] / 2;
     if (!add) {
         memcpy(y, x, (size_t)plain * sizeof *y);
-        turn(y + plain, x + plain, table, half, sign);
+        rope_turn(y + plain, x + plain, table, half, sign);
         return;
     }
     for (int64_t i = 0; i < plain; i++)
         y[i] += x[i];
-    turn_add(y + plain, x + plain, table, half, sign);
+    rope_turn_add(y + plain, x + plain, table, half, sign);
 }
 
 static void rows(const struct call *c, int64_t task, float *y, const float *x, float sign, bool add)
@@ -82,15 +63,8 @@ static void bwd(const struct call *c)
 
 static void fill(const struct call *c, uint64_t seed)
 {
-    float *table = c->arg[TABLE];
-    const int64_t half = c->dim[C] / 2;
     (void)seed;
-    for (int64_t s = 0; s < c->dim[S]; s++)
-        for (int64_t i = 0; i < half; i++) {
-            const double angle = (double)s * pow(1e4, -(double)i / (double)half);
-            table[s * 2 * half + i] = (float)cos(angle);
-            table[s * 2 * half + half + i] = (float)sin(angle);
-        }
+    rope_fill_table(c->arg[TABLE], c->dim[S], c->dim[C] / 2);
 }
 
 static void cost(const struct call *c, double flops[2], double bytes[2])

@@ -1,6 +1,6 @@
 /* rope.cu - the last c entries of each head of h turn in pairs (2i, 2i+1); the others are copied. A thread takes
  * vectors of 8 entries, which lie on one side: h and c are multiples of 8. */
-#include "cuda/cuda.cuh"
+#include "ops/rope.cuh"
 enum { X, TABLE, Y, B = 0, S, A, H, C };
 enum { THREADS = 256, EACH = 4 }; /* vectors per thread, a block apart */
 
@@ -38,16 +38,7 @@ __device__ static inline void turn(float x[VEC], uint32_t i, const struct rope_s
     const uint32_t row = divide(head, s->heads), position = row - divide(row, s->positions) * s->positions.by;
     if (at < s->plain)
         return;
-    const float *from = table + (int64_t)position * s->turned + (at - s->plain) / 2;
-    const float4 c4 = *(const float4 *)from, s4 = *(const float4 *)(from + s->turned / 2);
-    const float cosine[4] = { c4.x, c4.y, c4.z, c4.w };
-    const float sine[4] = { s->sign * s4.x, s->sign * s4.y, s->sign * s4.z, s->sign * s4.w };
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-        const float a = x[2 * j], b = x[2 * j + 1];
-        x[2 * j] = a * cosine[j] - b * sine[j];
-        x[2 * j + 1] = b * cosine[j] + a * sine[j];
-    }
+    rope_turn8(x, table + (int64_t)position * s->turned + (at - s->plain) / 2, s->turned / 2, s->sign);
 }
 
 __global__ static void __launch_bounds__(THREADS)
