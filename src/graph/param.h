@@ -1,7 +1,7 @@
 /* param.h - the list of parameters of a model, and how each maps to tensors of a Hugging Face directory.
- * A parameter may merge many tensors (all experts of a layer) or be a part of one (the rows of
- * kv_a_proj_with_mqa that make the rope key); every piece is a contiguous range on both sides. A rank holds
- * a contiguous range of elements of each parameter (all of it, or its experts). */
+ * A parameter may merge many tensors (all experts of a layer) or be a part of one (some rows of a matrix);
+ * every piece is a contiguous range on both sides. A rank holds a contiguous range of elements of each
+ * parameter (all of it, or its experts). */
 #pragma once
 #include "base/num.h"
 #include <stdbool.h>

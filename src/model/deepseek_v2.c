@@ -68,24 +68,11 @@ static value norm(struct build *b, value x, const char *name, double eps)
     return op(b, rmsnorm, name, in(x, norm_weight(b, path(b, name), width_of(b, x))), eps);
 }
 
-/* A part of the rows of a larger stored matrix. */
-static value linear_rows(struct build *b, value x, const char *name, const char *stored, int64_t first,
-                         int64_t rows, int64_t stored_rows)
-{
-    const value w = weight(b, name, rows, width_of(b, x));
-    struct piece *p = b->g->params.item[b->g->values[w].param].piece;
-    p->tensor = path(b, arena_printf(b->g->arena, "%s.weight", stored));
-    p->shape[0] = stored_rows;
-    p->at = first * width_of(b, x);
-    return op(b, linear, name, in(x, w));
-}
-
 /* Multi-head latent attention. h: [B S D] */
 static value attention(struct build *b, value h)
 {
     const struct model_config *m = b->m;
-    const int64_t qk = m->nope_width + m->rope_width, kv_v = m->nope_width + m->v_width,
-                  stored = m->kv_rank + m->rope_width;
+    const int64_t qk = m->nope_width + m->rope_width, kv_v = m->nope_width + m->v_width;
     value q = h;
     if (m->q_rank) {
         q = norm(b, linear(b, h, "self_attn.q_a_proj", m->q_rank), "self_attn.q_a_layernorm", LOW_RANK_EPS);
@@ -93,14 +80,14 @@ static value attention(struct build *b, value h)
     } else {
         q = linear(b, h, "self_attn.q_proj", m->heads * qk);
     }
-    value ck =
-        linear_rows(b, h, "self_attn.kv_a_proj", "self_attn.kv_a_proj_with_mqa", 0, m->kv_rank, stored);
-    value kr = linear_rows(b, h, "self_attn.k_r_proj", "self_attn.kv_a_proj_with_mqa", m->kv_rank,
-                           m->rope_width, stored);
-    value kv = linear(b, norm(b, ck, "self_attn.kv_a_layernorm", LOW_RANK_EPS), "self_attn.kv_b_proj",
-                      m->heads * kv_v); /* [B S A*(Dn+Dv)] */
+    const value ck =
+        linear(b, h, "self_attn.kv_a_proj_with_mqa", m->kv_rank + m->rope_width); /* [latent | rope key] */
+    const value latent =
+        op(b, latent, "self_attn.latent",
+           in(ck, norm_weight(b, path(b, "self_attn.kv_a_layernorm"), m->kv_rank), b->table), LOW_RANK_EPS);
+    const value kr = graph_output(b->g, latent, 1);                             /* [B S Dr] */
+    const value kv = linear(b, latent, "self_attn.kv_b_proj", m->heads * kv_v); /* [B S A*(Dn+Dv)] */
     q = op(b, rope, "self_attn.rope_q", in(q, b->table), (double)qk);
-    kr = op(b, rope, "self_attn.rope_k", in(kr, b->table), (double)m->rope_width); /* [B S Dr] */
     const value o = op(b, attention, "self_attn.attention", in(q, kv, kr), (double)qk, (double)kv_v,
                        (double)m->v_width, b->scale);
     return linear(b, o, "self_attn.o_proj", m->width); /* [B S D] */

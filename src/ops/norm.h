@@ -21,7 +21,8 @@ static inline int64_t norm_bwd_rows(int64_t n)
     return even > 16 ? even : 16;
 }
 /* dx (+)= the gradient of a row */
-static inline void norm_bwd_row(float *dx, const float *dy, const float *x, const float *w, float r, int64_t h, bool add)
+static inline void norm_bwd_row(float *dx, const float *dy, const float *x, const float *w, float r,
+                                int64_t h, bool add)
 {
     const float mean = vector_dot3(dy, w, x, h) * r / (float)h; /* of dy w x^, x^ = x r */
     if (add)

@@ -28,8 +28,8 @@ __global__ static void __launch_bounds__(WIDEST)
     for (int64_t i = 0; i < rounds; i++) {
         const int64_t row = i * step + (int64_t)blockIdx.x * blockDim.y + threadIdx.y;
         const bool live = row < n;
-        norm_bwd_row(dx && live ? dx + row * h : NULL, dw, dy + row * h, x + row * h, w, live ? r[row] : 0, live,
-                     h, add, room[i % 2]);
+        norm_bwd_row(dx && live ? dx + row * h : NULL, dw, dy + row * h, x + row * h, w, live ? r[row] : 0,
+                     live, h, add, room[i % 2]);
     }
     if (part)
         store_part(part, dw, h);
