@@ -223,7 +223,7 @@ static int compare(const struct graph *g, void **want, int recompute, uint64_t s
             fill_value(g, v, at_ref(&p, slab, p.value[v]));
     fill(at_ref(&p, slab, p.nll_weight), BATCH * LENGTH, 1000);
     run_lowered(&p, slab);
-    int kinds = p.recompute_kinds;
+    int kinds = p.recompute_most;
     for (value v = 0; v < g->n_values && kinds >= 0; v++)
         if (g->values[v].kind == VALUE_PARAM && want[v] &&
             memcmp(param_at(&p, slab, p.gradients, g->values[v].param), want[v],

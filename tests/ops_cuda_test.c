@@ -476,3 +476,34 @@ TEST(cuda_joined_gradients_share_a_buffer)
         for_all(missing);
     }
 }
+
+/* Output 0 over input 0, and the gradient of input 0 over that of output 0: the same bits. */
+static void in_place(struct opcall *t, uint64_t seed)
+{
+    const int y = t->a.n_inputs;
+    const size_t each = element_bytes(t, 0, false), bytes = (size_t)t->n[0] * sizeof(float);
+    (void)seed;
+    if (!t->op->in_place)
+        return;
+    struct side s = side_new(t, 0);
+    side_run(&s, t->by, 0);
+    float *got = malloc(bytes);
+    struct call c = s.c;
+    c.arg[y] = c.arg[0];
+    c.grad[0] = c.grad[y];
+    t->op->fwd[CUDA](&c);
+    t->op->bwd[CUDA](&c);
+    device_cuda()->wait();
+    download(got, c.arg[y], t->n[y], each);
+    EXPECTF(same_bytes(got, t->cpu.arg[y], bytes), "%s: other outputs in place", t->op->name);
+    download(got, c.grad[0], t->n[0], each);
+    EXPECTF(same_bytes(got, t->cpu.grad[0], bytes), "%s: other gradients in place", t->op->name);
+    free(got);
+    side_free(&s);
+}
+
+TEST(cuda_in_place_gives_the_same_bits)
+{
+    if (have_device())
+        for_all(in_place);
+}

@@ -223,6 +223,34 @@ TEST(same_bits_again_and_with_any_threads)
     pool_start(2);
 }
 
+/* Output 0 over input 0, and the gradient of input 0 over that of output 0. */
+static void check_in_place(struct opcall *t, uint64_t seed)
+{
+    const int y = t->a.n_inputs;
+    const size_t bytes = (size_t)t->n[0] * sizeof(float);
+    (void)seed;
+    if (!t->op->in_place)
+        return;
+    EXPECT_INT(t->n[y], t->n[0]);
+    EXPECT(!(t->a.saved & (1u << y | 1u)));
+    opcall_cpu(t);
+    struct call c = t->cpu;
+    c.arg[0] = c.arg[y] = opcall_buffer(t->arena, bytes);
+    c.grad[0] = c.grad[y] = opcall_buffer(t->arena, bytes);
+    memcpy(c.arg[0], t->cpu.arg[0], bytes);
+    memcpy(c.grad[y], t->cpu.grad[y], bytes);
+    t->op->fwd[CPU](&c);
+    EXPECTF(same_bytes(c.arg[y], t->cpu.arg[y], bytes), "%s: other outputs in place", t->op->name);
+    t->op->bwd[CPU](&c);
+    EXPECTF(same_bytes(c.grad[0], t->cpu.grad[0], bytes), "%s: other gradients in place", t->op->name);
+    EXPECT(guarded(c.arg[0], bytes) && guarded(c.grad[0], bytes));
+}
+
+TEST(in_place_gives_the_same_bits)
+{
+    opcall_for_all(check_in_place);
+}
+
 TEST(adamw_may_write_its_inputs)
 {
     const struct op_case k = { { 1000, 6 }, { 0.9, 0.95, 1e-8, 0.1 } };

@@ -23,6 +23,8 @@
  *   joins  the gradients of all float inputs that are no parameters are the same sum, with that of the first output
  *          in it: those of them whose add bit is not set may share one buffer, which may be that of the first
  *          output as well (each element is read before it is written)
+ *   in_place  output 0 may lie where input 0 does (which is gone then), and the gradient of input 0 where that of
+ *          output 0 does: the kernels read an element before they write it, and leave alone what stays the same
  *   widths on CUDA the last dimension of every float argument is a multiple of 8 (16 bytes); other lengths are free
  *   rows   (of r(e)) between the end of a segment and the next multiple of the attribute `tile`, where the next
  *          segment begins: on the CPU never read as data; on CUDA zero in every input and every output, so
@@ -36,7 +38,7 @@
 enum backend { CPU, CUDA, BACKENDS }; /* the model's float: float32 on the CPU, bfloat16 on CUDA */
 enum { OP_ARGS = 12, OP_DIMS = 10, OP_ATTRS = 8 };
 struct call {
-    void *arg[OP_ARGS], *grad[OP_ARGS]; /* order of anno; dense, row-major, not aliased */
+    void *arg[OP_ARGS], *grad[OP_ARGS]; /* order of anno; dense, row-major, not aliased but for in_place */
     uint32_t add;                       /* see bwd */
     uint32_t wide;         /* bit i: grad[i] is float32, whatever the device's float (parameters) */
     int64_t dim[OP_DIMS];  /* local sizes in elements, order of first appearance in anno */
@@ -60,6 +62,7 @@ struct op {
     bool
         passes; /* the gradient of every input is that of the output: no kernel is needed where nothing is added */
     bool joins;
+    bool in_place;
     const struct op_case *cases; /* sizes for test, bench and profile; a case with dim[0] = 0 ends the list */
     const struct op_case *cuda_cases; /* sizes that the CUDA kernels take, where not all are; else NULL */
 };

@@ -1,5 +1,6 @@
 /* rope.c - rotates the last c entries of each head's h in interleaved pairs (2i, 2i+1) by the angle of the
- * position; a row of the table holds c/2 cosines, then c/2 sines. Backward turns the other way. */
+ * position; a row of the table holds c/2 cosines, then c/2 sines. Backward turns the other way. In place, the other
+ * entries are not touched. */
 #include "ops/rope.h"
 #include "base/pool.h"
 #include "graph/op.h"
@@ -10,6 +11,10 @@ enum { X, TABLE, Y, B = 0, S, A, H, C };
 static void head(const struct call *c, float *y, const float *x, const float *table, float sign, bool add)
 {
     const int64_t plain = c->dim[H] - c->dim[C], half = c->dim[C] / 2;
+    if (y == x) {
+        rope_turn_in_place(y + plain, table, half, sign);
+        return;
+    }
     if (!add) {
         memcpy(y, x, (size_t)plain * sizeof *y);
         rope_turn(y + plain, x + plain, table, half, sign);
@@ -85,10 +90,12 @@ const struct op op_rope = {
     .fwd = { [CPU] = fwd, [CUDA] = rope_fwd_cuda },
     .bwd = { [CPU] = bwd, [CUDA] = rope_bwd_cuda },
     .fill = fill,
+    .in_place = true,
     .cases = (const struct op_case[]){ { { 1, 1, 1, 2, 2 }, { 2 } },
                                        { { 2, 5, 3, 7, 4 }, { 7 } },
                                        { { 3, 40, 4, 48, 16 }, { 48 } },
                                        { { 2, 9, 1, 64, 64 }, { 64 } },
+                                       { { 1, 3, 2, 145, 142 }, { 145 } },
                                        { .dim = { 0 } } },
     .cuda_cases = (const struct op_case[]){ { { 1, 1, 1, 8, 8 }, { 8 } },
                                             { { 2, 5, 3, 24, 8 }, { 24 } },

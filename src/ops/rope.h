@@ -14,6 +14,19 @@ WIDE static void rope_turn(float *restrict y, const float *restrict x, const flo
     }
 }
 
+/* The same with y = x: a few pairs at a time leave their place first. */
+static inline void rope_turn_in_place(float *x, const float *table, int64_t half, float sign)
+{
+    float held[LANES], angles[LANES];
+    for (int64_t i = 0; i < half; i += LANES / 2) {
+        const int64_t n = half - i < LANES / 2 ? half - i : LANES / 2;
+        memcpy(held, x + 2 * i, (size_t)(2 * n) * sizeof *held);
+        memcpy(angles, table + i, (size_t)n * sizeof *angles);
+        memcpy(angles + n, table + half + i, (size_t)n * sizeof *angles);
+        rope_turn(x + 2 * i, held, angles, n, sign);
+    }
+}
+
 static inline void rope_turn_add(float *y, const float *x, const float *table, int64_t half, float sign)
 {
     for (int64_t i = 0; i < half; i++) {

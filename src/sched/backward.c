@@ -23,6 +23,9 @@ static void compute_again(struct lower *l, int node)
     for (int j = 0; j < n->anno->n_args; j++)
         if (again ? (n->anno->saved >> j & 1) : j < n->anno->n_inputs)
             lower_want_again(l, n->arg[j]);
+    for (int j = n->anno->n_inputs; j < n->anno->n_args; j++)
+        if (in_place_overwrites(l->p->graph, l->in_place, n->arg[j]))
+            l->p->value[n->arg[j]] = NOWHERE; /* its buffer holds what backward reads */
     lower_forward_op(l, LIST_MICRO, node, false);
     struct list *list = &l->p->list[LIST_MICRO];
     struct instr *i = &list->item[list->n - 1];
@@ -116,6 +119,25 @@ static void join_gradients(struct lower *l, const struct back *b)
         }
 }
 
+/* Does the gradient of v lie in a buffer of its own? */
+static bool is_alone(const struct lower *l, value v)
+{
+    for (int i = 0; i < l->p->graph->n_values; i++)
+        if (i != v && l->p->grad[i].buffer >= 0 && l->p->grad[i].buffer == l->p->grad[v].buffer)
+            return false;
+    return true;
+}
+
+/* Of a node that works in place: nobody reads the gradient of its output any more. */
+static void pass_in_place(struct lower *l, const struct back *b)
+{
+    const struct node *n = &l->p->graph->nodes[b->node];
+    const value x = n->arg[0], y = n->arg[n->anno->n_inputs];
+    if (l->in_place[b->node] && (b->want & 1) && !(b->add & 1) && l->p->grad[x].buffer < 0 &&
+        l->p->grad[y].buffer >= 0 && is_alone(l, y))
+        l->p->grad[x] = l->p->grad[y];
+}
+
 void lower_backward_op(struct lower *l, const struct back *b, bool inside)
 {
     const uint32_t want = inside ? b->want : pass_gradients(l, b);
@@ -123,6 +145,7 @@ void lower_backward_op(struct lower *l, const struct back *b, bool inside)
         return;
     if (!inside)
         join_gradients(l, b);
+    pass_in_place(l, b);
     const struct graph *g = l->p->graph;
     const struct anno *a = g->nodes[b->node].anno;
     for (int j = 0; j < a->n_args && !inside; j++)

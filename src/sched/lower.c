@@ -177,6 +177,8 @@ struct ref lower_value(struct lower *l, int node, int arg, bool inside)
     if (info->kind != VALUE_ACT)
         return fixed_value(l, node, arg);
     struct ref *at = inside ? &l->inner[v] : &l->p->value[v];
+    if (at->buffer < 0 && l->in_place[node] && arg == g->nodes[node].anno->n_inputs)
+        return *at = lower_value(l, node, 0, inside);
     if (at->buffer < 0)
         *at = (struct ref){ lower_buffer(l, info->name, inside ? MEM_EXCHANGE : MEM_ACTIVATIONS,
                                          lower_value_bytes(l, node, arg)),
@@ -292,6 +294,7 @@ void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan
                        .inner_grad = no_refs(a, g->n_values),
                        .kept = no_refs(a, g->n_values),
                        .parts = no_refs(a, g->params.n),
+                       .in_place = ARENA_NEW(a, bool, g->n_nodes),
                        .present = ARENA_NEW(a, bool, g->n_values),
                        .node_counts = no_refs(a, g->n_nodes),
                        .n_parts = plan->reproducible ? plan->expert_parallel : 1 };
@@ -300,7 +303,8 @@ void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan
     for (int i = 0; i < g->n_nodes; i++)
         if (l.split[i].expert >= 0 && g->nodes[i].dim[l.split[i].expert] > l.most_experts)
             l.most_experts = g->nodes[i].dim[l.split[i].expert];
-    stash_make(a, g, plan, l.split, &l.stash);
+    in_place_make(g, plan, l.split, l.in_place);
+    stash_make(a, g, plan, l.split, l.in_place, &l.stash);
     p->recompute_most = l.stash.n_nodes;
     lower_make_persistent(&l, training);
     use_kept(&l);

@@ -1,5 +1,6 @@
 /* lower.h - inside sched/: the state of one lowering. */
 #pragma once
+#include "sched/in_place.h"
 #include "sched/sched.h"
 #include "sched/stash.h"
 struct lower {
@@ -9,6 +10,7 @@ struct lower {
     struct ref *inner, *inner_grad; /* by value: copies inside the current exchange region */
     struct ref *kept;               /* by value */
     struct ref *parts;              /* by parameter: gradients apart by sender */
+    bool *in_place;                 /* by node (in_place.h) */
     struct stash stash;
     bool *present;           /* by value: dropped, and computed again by now */
     struct ref *node_counts; /* by first node of a region: the counts that backward reuses */

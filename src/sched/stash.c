@@ -154,7 +154,7 @@ static void keep_roots(struct state *s)
 }
 
 void stash_make(struct arena *a, const struct graph *g, const struct plan *p, const struct node_split *split,
-                struct stash *out)
+                const bool *in_place, struct stash *out)
 {
     struct state s = { .g = g,
                        .saved = ARENA_NEW(a, bool, g->n_values),
@@ -165,7 +165,7 @@ void stash_make(struct arena *a, const struct graph *g, const struct plan *p, co
     keep_roots(&s);
     for (int i = 0; i < g->n_nodes; i++) {
         s.kind_of[i] = -1;
-        if (split[i].expert < 0 || p->expert_parallel == 1)
+        if (!in_place[i] && (split[i].expert < 0 || p->expert_parallel == 1))
             add_kind(&s, i);
     }
     bool *done = ARENA_NEW(a, bool, s.n_kinds + 1), *wanted = ARENA_NEW(a, bool, g->n_values);

@@ -9,6 +9,7 @@ struct stash {
     bool *dropped; /* by value: not kept after its last use in forward */
     int n_nodes;   /* largest `recompute` that makes a difference */
 };
-/* split: by node (layout_split); nodes of exchange regions recompute by themselves and are left alone. */
+/* split: by node (layout_split); nodes of exchange regions recompute by themselves and are left alone. in_place: by
+ * node (in_place.h); those have no input left to compute again from. */
 void stash_make(struct arena *a, const struct graph *g, const struct plan *p, const struct node_split *split,
-                struct stash *out);
+                const bool *in_place, struct stash *out);
