@@ -187,7 +187,10 @@ static void run_lowered(struct program *p, char *slab)
         }
         memcpy(c.dim, in->dim, sizeof c.dim);
         memcpy(c.attr, in->attr, sizeof c.attr);
-        (in->backward ? in->op->bwd : in->again ? in->op->again : in->op->fwd)[CPU](&c);
+        (in->both       ? in->op->both
+         : in->backward ? in->op->bwd
+         : in->again    ? in->op->again
+                        : in->op->fwd)[CPU](&c);
     }
 }
 

@@ -263,6 +263,16 @@ static void opcall_bwd(struct opcall *t)
     arena_reset(t->arena, mark);
 }
 
+/* Forward and backward in one call (op.h: both). */
+__attribute__((unused)) static void opcall_both(struct opcall *t)
+{
+    const size_t most = t->work_bytes[0] > t->work_bytes[1] ? t->work_bytes[0] : t->work_bytes[1];
+    opcall_poison_outputs(t, &t->cpu, false);
+    opcall_poison_grads(t, &t->cpu, false);
+    poison(t->cpu.work, (int64_t)(most / 4), F32);
+    t->op->both[CPU](&t->cpu);
+}
+
 __attribute__((unused)) static void opcall_cpu(struct opcall *t)
 {
     opcall_fwd(t);
@@ -369,6 +379,20 @@ __attribute__((unused)) static uint64_t opcall_hash(const struct opcall *t)
         if (i >= t->a.n_inputs)
             hash_add(h, t->cpu.arg[i], (size_t)t->n[i] * each);
         else if (t->cpu.grad[i])
+            hash_add(h, t->cpu.grad[i], (size_t)t->n_grad[i] * each);
+    }
+    return hash_end(h);
+}
+
+/* A hash of what `both` promises: outputs that have a gradient, and gradients of inputs. */
+__attribute__((unused)) static uint64_t opcall_hash_both(const struct opcall *t)
+{
+    struct hash_state *h = hash_begin();
+    for (int i = 0; i < t->a.n_args; i++) {
+        const size_t each = num_dtype_bytes(opcall_dtype(t, i, false));
+        if (i >= t->a.n_inputs && (t->of >> i & 1))
+            hash_add(h, t->cpu.arg[i], (size_t)t->n[i] * each);
+        else if (i < t->a.n_inputs && t->cpu.grad[i])
             hash_add(h, t->cpu.grad[i], (size_t)t->n_grad[i] * each);
     }
     return hash_end(h);

@@ -206,6 +206,31 @@ static void side_run(struct side *s, uint32_t want, uint32_t add)
             download(t->cpu.grad[i], c.grad[i], t->n_grad[i], element_bytes(t, i, s->c.wide >> i & 1));
 }
 
+/* The same in one call (op.h: both). */
+static void side_run_both(struct side *s, uint32_t want, uint32_t add)
+{
+    struct opcall *t = s->t;
+    struct call c = s->c;
+    c.add = add;
+    device_poison(c.work, s->work_bytes / 4 * 4);
+    for (int i = 0; i < t->a.n_args; i++) {
+        const bool input = i < t->a.n_inputs;
+        if (!input)
+            device_poison_elements(c.arg[i], s->bytes[i], element_bytes(t, i, false));
+        if (input && !(want >> i & 1))
+            c.grad[i] = NULL;
+        if (input && c.grad[i] && !(add >> i & 1))
+            device_poison_elements(c.grad[i], s->grad_bytes[i], element_bytes(t, i, s->c.wide >> i & 1));
+    }
+    t->op->both[CUDA](&c);
+    device_cuda()->wait();
+    for (int i = 0; i < t->a.n_args; i++)
+        if (i >= t->a.n_inputs)
+            download(t->cpu.arg[i], c.arg[i], t->n[i], element_bytes(t, i, false));
+        else if (c.grad[i])
+            download(t->cpu.grad[i], c.grad[i], t->n_grad[i], element_bytes(t, i, s->c.wide >> i & 1));
+}
+
 /* Errors of bfloat16: relative L2 at most 6e-3, each element within 2^-6 of the largest. Float32 results of inputs
  * that are exact (bfloat16 numbers) still pass through bfloat16 intermediates, so the same holds for them. */
 static void compare(const struct opcall *t, int arg, const void *got, const void *want, int64_t n,
@@ -243,6 +268,20 @@ static void compare(const struct opcall *t, int arg, const void *got, const void
             element(want, worst, d), l2);
 }
 
+/* One call against the reference, and with the bits of the two calls, whose results are in t. */
+static void check_both(struct side *s, const char *what)
+{
+    struct opcall *t = s->t;
+    const uint64_t apart = opcall_hash_both(t);
+    side_run_both(s, t->by, 0);
+    for (int i = 0; i < t->a.n_args; i++)
+        if (i < t->a.n_inputs && (t->by >> i & 1))
+            compare(t, i, t->cpu.grad[i], t->exact.grad[i], t->n_grad[i], what);
+        else if (i >= t->a.n_inputs && (t->of >> i & 1))
+            compare(t, i, t->cpu.arg[i], t->exact.arg[i], t->n[i], "output of one call");
+    EXPECTF(opcall_hash_both(t) == apart, "%s: one call gives other bits than two", t->op->name);
+}
+
 /* By-products that the reference does not define are compared where it does. */
 static void check_values(struct opcall *t, uint32_t wide, const char *what)
 {
@@ -257,6 +296,8 @@ static void check_values(struct opcall *t, uint32_t wide, const char *what)
     const uint64_t first = opcall_hash(t);
     side_run(&s, t->by, 0);
     EXPECTF(opcall_hash(t) == first, "%s: other bits in the second run", t->op->name);
+    if (t->op->both[CUDA])
+        check_both(&s, what);
     side_free(&s);
 }
 
@@ -276,7 +317,9 @@ static uint32_t weight_bits(const struct opcall *t)
     return w < 0 ? 0 : model_floats(t) & 1u << w;
 }
 
-static void check_add(struct opcall *t, uint32_t wide, uint64_t seed)
+typedef void side_runner(struct side *s, uint32_t want, uint32_t add);
+
+static void check_add(struct opcall *t, uint32_t wide, uint64_t seed, side_runner *run)
 {
     struct side s = side_new(t, wide);
     opcall_exact(t);
@@ -292,7 +335,7 @@ static void check_add(struct opcall *t, uint32_t wide, uint64_t seed)
         }
         upload(s.c.grad[i], t->cpu.grad[i], t->n_grad[i], element_bytes(t, i, wide >> i & 1));
     }
-    side_run(&s, t->by, t->by);
+    run(&s, t->by, t->by);
     for (int i = 0; i < t->a.n_inputs; i++)
         if ((t->by >> i & 1) && !rows_of_arg(t, i))
             compare(t, i, t->cpu.grad[i], t->exact.grad[i], t->n_grad[i], "added gradient");
@@ -353,9 +396,11 @@ static void additions(struct opcall *t, uint64_t seed)
 {
     if (!t->op->bwd[CUDA])
         return;
-    check_add(t, 0, seed);
-    if (weight_bits(t))
-        check_add(t, weight_bits(t), seed);
+    for (int k = 0; k < (t->op->both[CUDA] ? 2 : 1); k++) {
+        check_add(t, 0, seed, k ? side_run_both : side_run);
+        if (weight_bits(t))
+            check_add(t, weight_bits(t), seed, k ? side_run_both : side_run);
+    }
 }
 
 TEST(cuda_add_bits_add)

@@ -135,11 +135,10 @@ TEST(cpu_equals_reference)
     opcall_for_all(check_cpu);
 }
 
-/* grad = what was there + gradient */
-static void check_add(struct opcall *t, uint64_t seed)
+/* Fresh numbers that gradients are added to; the reference's are added to the same. */
+static void begin_adding(struct opcall *t, uint64_t seed)
 {
     opcall_exact(t);
-    opcall_fwd(t);
     for (int i = 0; i < t->a.n_inputs; i++) {
         if (!(t->by >> i & 1))
             continue;
@@ -149,6 +148,13 @@ static void check_add(struct opcall *t, uint64_t seed)
                 ((double *)t->exact.grad[i])[j] += (double)((const float *)t->cpu.grad[i])[j];
     }
     t->cpu.add = t->by;
+}
+
+/* grad = what was there + gradient */
+static void check_add(struct opcall *t, uint64_t seed)
+{
+    begin_adding(t, seed);
+    opcall_fwd(t);
     opcall_bwd(t);
     compare_grads(t, "added gradient");
 }
@@ -158,12 +164,36 @@ TEST(add_bits_add)
     opcall_for_all(check_add);
 }
 
+/* Outputs and gradients of one call are those of the reference, with the bits of forward then backward. */
+static void check_both(struct opcall *t, uint64_t seed)
+{
+    if (!t->op->both[CPU])
+        return;
+    opcall_exact(t);
+    opcall_cpu(t);
+    const uint64_t apart = opcall_hash_both(t);
+    opcall_both(t);
+    EXPECTF(opcall_hash_both(t) == apart, "%s: one call gives other bits than two", t->op->name);
+    for (int i = t->a.n_inputs; i < t->a.n_args; i++)
+        if (t->of >> i & 1)
+            opcall_compare(t, i, t->cpu.arg[i], F32, t->exact.arg[i], t->n[i], "output of one call");
+    compare_grads(t, "gradient of one call");
+    begin_adding(t, seed);
+    opcall_both(t);
+    compare_grads(t, "added gradient of one call");
+    opcall_check_guards(t);
+}
+
+TEST(forward_and_backward_may_be_one_call)
+{
+    opcall_for_all(check_both);
+}
+
 /* Asking for one gradient only gives the same bits as asking for all. */
-static void check_unwanted_inputs(struct opcall *t, uint64_t seed)
+static void check_unwanted_inputs(struct opcall *t, void (*run)(struct opcall *t))
 {
     void *all[OP_ARGS];
-    (void)seed;
-    opcall_cpu(t);
+    run(t);
     memcpy(all, t->cpu.grad, sizeof all);
     for (int i = 0; i < t->a.n_inputs; i++) {
         if (!(t->by >> i & 1))
@@ -172,11 +202,19 @@ static void check_unwanted_inputs(struct opcall *t, uint64_t seed)
             t->cpu.grad[j] = 0;
         const size_t bytes = (size_t)t->n_grad[i] * sizeof(float);
         t->cpu.grad[i] = opcall_buffer(t->arena, bytes);
-        opcall_cpu(t);
+        run(t);
         EXPECTF(same_bytes(t->cpu.grad[i], all[i], bytes), "%s: gradient of %s alone differs", t->op->name,
                 t->a.arg[i].name);
         memcpy(t->cpu.grad, all, sizeof all);
     }
+}
+
+static void check_unwanted(struct opcall *t, uint64_t seed)
+{
+    (void)seed;
+    check_unwanted_inputs(t, opcall_cpu);
+    if (t->op->both[CPU])
+        check_unwanted_inputs(t, opcall_both);
 }
 
 /* A NULL gradient of an output is zero. */
@@ -199,7 +237,7 @@ static void check_missing_outputs(struct opcall *t, uint64_t seed)
 
 TEST(gradients_may_be_null)
 {
-    opcall_for_all(check_unwanted_inputs);
+    opcall_for_all(check_unwanted);
     opcall_for_all(check_missing_outputs);
 }
 
@@ -214,6 +252,11 @@ static void check_threads(struct opcall *t, uint64_t seed)
         if (i == 0)
             want = opcall_hash(t);
         EXPECTF(opcall_hash(t) == want, "%s: other bits in run %d (%d threads)", t->op->name, i, threads[i]);
+        const uint64_t apart = opcall_hash_both(t);
+        if (t->op->both[CPU])
+            opcall_both(t);
+        EXPECTF(opcall_hash_both(t) == apart, "%s: other bits in one call, %d threads", t->op->name,
+                threads[i]);
     }
 }
 

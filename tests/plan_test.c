@@ -192,6 +192,33 @@ TEST(residual_gradients_have_one_buffer)
     arena_free(a);
 }
 
+/* The loss is one call in a micro-batch, whose logits live for that call alone, and forward only in evaluation. */
+TEST(loss_runs_forward_and_backward_at_once)
+{
+    struct arena *a = arena_new("test");
+    const struct plan p = plan_of(1, 1, 1, 1, 2, false);
+    const struct graph *g = graph_of(a, &p);
+    struct program x;
+    int n_both = 0, n_eval = 0;
+    sched_lower(a, g, &p, 0, true, &adam, &x);
+    for (int i = 0; i < x.list[LIST_MICRO].n; i++) {
+        const struct instr *in = &x.list[LIST_MICRO].item[i];
+        if (in->kind != RUN_OP || strcmp(in->op->name, "head_loss") != 0)
+            continue;
+        const struct buffer *logits = &x.buffers[in->arg[5].buffer];
+        n_both += in->both && in->backward;
+        EXPECTF(in->both, "%s runs apart", in->name);
+        EXPECTF(logits->first == logits->last, "logits live from %d to %d", logits->first, logits->last);
+    }
+    for (int i = 0; i < x.list[LIST_EVAL].n; i++) {
+        const struct instr *in = &x.list[LIST_EVAL].item[i];
+        n_eval += in->kind == RUN_OP && strcmp(in->op->name, "head_loss") == 0 && !in->backward;
+    }
+    EXPECT_INT(n_both, 1);
+    EXPECT_INT(n_eval, 1);
+    arena_free(a);
+}
+
 TEST(text_both_ways)
 {
     struct arena *a = arena_new("test");

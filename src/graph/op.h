@@ -25,6 +25,9 @@
  *          output as well (each element is read before it is written)
  *   in_place  output 0 may lie where input 0 does (which is gone then), and the gradient of input 0 where that of
  *          output 0 does: the kernels read an element before they write it, and leave alone what stays the same
+ *   both   forward and backward in one call, for a node whose outputs no other node reads: nothing lives between the
+ *          two. Reads the inputs and grad[] of outputs, writes outputs and grad[] of inputs with the bits of fwd
+ *          and bwd; outputs without a gradient are its workspace. NULL = there is no such kernel.
  *   widths on CUDA the last dimension of every float argument is a multiple of 8 (16 bytes); other lengths are free
  *   rows   (of r(e)) between the end of a segment and the next multiple of the attribute `tile`, where the next
  *          segment begins: on the CPU never read as data; on CUDA zero in every input and every output, so
@@ -58,6 +61,7 @@ struct op {
     kernel *fwd[BACKENDS], *bwd[BACKENDS];
     kernel *again
         [BACKENDS]; /* writes the outputs that are not saved, from saved arguments alone; NULL = as fwd */
+    kernel *both[BACKENDS];
     void (*fill)(const struct call *c, uint64_t seed);
     bool
         passes; /* the gradient of every input is that of the output: no kernel is needed where nothing is added */

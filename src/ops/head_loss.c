@@ -1,6 +1,6 @@
 /* head_loss.c - logits = x w^T in chunks of c rows, nll = lse - logit[label]; a label below 0 is ignored (its
- * nll and its gradient are 0). When one chunk holds all rows, backward finds the logits of forward and turns
- * them into their gradient in place; otherwise it makes them again. */
+ * nll and its gradient are 0). `both` turns the logits of a chunk into their gradient in place, and nothing is made
+ * twice. Backward alone finds the logits of forward when one chunk holds all rows; otherwise it makes them again. */
 #include "base/blas.h"
 #include "base/err.h"
 #include "base/pool.h"
@@ -82,21 +82,38 @@ static void dlogits_rows(void *context, int64_t task)
     }
 }
 
+/* dx = dlogits w, dw = dlogits^T x */
+static void multiply(const struct call *c, struct span rows)
+{
+    const int64_t d = c->dim[D], v = c->dim[V], n = rows.to - rows.from;
+    const float *x = (const float *)c->arg[X] + rows.from * d, *dlogits = c->arg[LOGITS];
+    if (c->grad[X])
+        gemm_panels(NO, NO, n, d, v, 1, dlogits, v, c->arg[W], d, beta_of(c, X),
+                    (float *)c->grad[X] + rows.from * d, d);
+    if (c->grad[W])
+        gemm_panels(TR, NO, v, d, n, 1, dlogits, v, x, d, rows.from > 0 ? 1 : beta_of(c, W), c->grad[W], d);
+}
+
 static void bwd(const struct call *c)
 {
-    const int64_t d = c->dim[D], v = c->dim[V], chunks = cut_parts(c->dim[N], c->dim[C]);
+    const int64_t chunks = cut_parts(c->dim[N], c->dim[C]);
     for (int64_t i = 0; i < chunks; i++) {
         const struct span rows = cut_span(c->dim[N], c->dim[C], i);
-        const int64_t n = rows.to - rows.from;
-        const float *x = (const float *)c->arg[X] + rows.from * d, *dlogits = c->arg[LOGITS];
         if (chunks > 1)
             make_logits(c, rows);
         for_rows(c, rows, dlogits_rows);
-        if (c->grad[X])
-            gemm_panels(NO, NO, n, d, v, 1, dlogits, v, c->arg[W], d, beta_of(c, X),
-                        (float *)c->grad[X] + rows.from * d, d);
-        if (c->grad[W])
-            gemm_panels(TR, NO, v, d, n, 1, dlogits, v, x, d, i > 0 ? 1 : beta_of(c, W), c->grad[W], d);
+        multiply(c, rows);
+    }
+}
+
+static void both(const struct call *c)
+{
+    for (int64_t i = 0; i < cut_parts(c->dim[N], c->dim[C]); i++) {
+        const struct span rows = cut_span(c->dim[N], c->dim[C], i);
+        make_logits(c, rows);
+        for_rows(c, rows, loss_rows);
+        for_rows(c, rows, dlogits_rows);
+        multiply(c, rows);
     }
 }
 
@@ -111,13 +128,14 @@ static void fill(const struct call *c, uint64_t seed)
         label[t] = t % 5 == 3 ? -1 : (int32_t)fill_below(c->dim[V], seed, t);
 }
 
+/* Backward as a part of `both`; every chunk reads and writes dw. */
 static void cost(const struct call *c, double flops[2], double bytes[2])
 {
     const double n = (double)c->dim[N], d = (double)c->dim[D], v = (double)c->dim[V];
     flops[0] = 2 * n * d * v + 20 * n * v;
-    flops[1] = (c->dim[C] < c->dim[N] ? 6 : 4) * n * d * v + 20 * n * v;
+    flops[1] = 4 * n * d * v + 20 * n * v;
     bytes[0] = 4 * (n * d + v * d + 2 * n * v);
-    bytes[1] = 4 * (2 * n * d + 2 * v * d + 4 * n * v);
+    bytes[1] = 4 * (2 * n * d + 2 * v * d * (double)cut_parts(c->dim[N], c->dim[C]) + 4 * n * v);
 }
 
 CUDA_KERNELS(head_loss);
@@ -130,6 +148,7 @@ const struct op op_head_loss = {
     .work = { [CUDA] = head_loss_work_cuda },
     .fwd = { [CPU] = fwd, [CUDA] = head_loss_fwd_cuda },
     .bwd = { [CPU] = bwd, [CUDA] = head_loss_bwd_cuda },
+    .both = { [CPU] = both, [CUDA] = head_loss_both_cuda },
     .fill = fill,
     .cases = (const struct op_case[]){ { { 1, 3, 2, 1 }, { 1 } },
                                        { { 13, 9, 31, 13 }, { 13 } },
@@ -143,5 +162,6 @@ const struct op op_head_loss = {
                                             { { 70, 40, 304, 128 }, { 128 } },
                                             { { 71, 40, 304, 40 }, { 40 } },
                                             { { 3, 8, 102400, 2 }, { 2 } },
+                                            { { 2, 8, 131072, 2 }, { 2 } }, /* in no shared memory */
                                             { .dim = { 0 } } },
 };

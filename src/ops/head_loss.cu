@@ -1,6 +1,6 @@
 /* head_loss.cu - logits of a chunk by cuBLASLt, then one pass over them: forward reads them once with a running
- * maximum, backward turns them into their gradient in place. Everything follows from the bfloat16 logits as
- * they are stored, so that the softmax sums to 1. */
+ * maximum, backward turns them into their gradient in place, `both` does the two with a row in shared memory, where it
+ * fits. Everything follows from the bfloat16 logits as they are stored, so that the softmax sums to 1. */
 #include "cuda/gemm.cuh"
 enum { X, W, LABEL, NLL, LSE, LOGITS, N = 0, D, V, C };
 enum {
@@ -28,35 +28,84 @@ __device__ static inline void run_on(struct running *r, uint4 raw)
     r->top = top;
 }
 
-/* One block per row of v logits. */
-__global__ static void __launch_bounds__(THREADS)
-    loss_row(float *nll, float *lse, const bf16 *logits, const int32_t *label, int64_t v)
+/* log(sum(exp)) of n vectors, which all threads get; each leaves the vectors that it reads in `kept` too (not NULL). */
+__device__ static inline float lse_of(const uint4 *row, int64_t n, uint4 *kept)
 {
     __shared__ float room[33];
-    const bf16 *row = logits + blockIdx.x * v;
-    const int64_t n = v / VEC, step = blockDim.x;
+    const int64_t step = blockDim.x;
     struct running r = { -INFINITY, 0 };
     int64_t i = threadIdx.x;
     for (; i + (EACH - 1) * step < n; i += EACH * step) {
         uint4 raw[EACH];
 #pragma unroll
         for (int k = 0; k < EACH; k++)
-            raw[k] = ((const uint4 *)row)[i + k * step];
+            raw[k] = row[i + k * step];
 #pragma unroll
-        for (int k = 0; k < EACH; k++)
+        for (int k = 0; k < EACH; k++) {
+            if (kept)
+                kept[i + k * step] = raw[k];
             run_on(&r, raw[k]);
+        }
     }
-    for (; i < n; i += step)
-        run_on(&r, ((const uint4 *)row)[i]);
+    for (; i < n; i += step) {
+        const uint4 raw = row[i];
+        if (kept)
+            kept[i] = raw;
+        run_on(&r, raw);
+    }
     const float top = block_max(r.top, room);
-    const float sum = block_sum(r.sum == 0 ? 0 : r.sum * __expf(r.top - top), room);
+    return top + logf(block_sum(r.sum == 0 ? 0 : r.sum * __expf(r.top - top), room));
+}
+
+/* The logit of the label, 0 where there is none. */
+__device__ static inline float label_logit(const bf16 *row, int32_t at, int64_t v)
+{
+    if (at >= v)
+        __trap(); /* a mistake of ours: readers of data check */
+    return at < 0 ? 0 : __bfloat162float(row[at]);
+}
+
+/* One block per row of v logits. */
+__global__ static void __launch_bounds__(THREADS)
+    loss_row(float *nll, float *lse, const bf16 *logits, const int32_t *label, int64_t v)
+{
+    const bf16 *row = logits + blockIdx.x * v;
+    const float all = lse_of((const uint4 *)row, v / VEC, NULL);
     if (threadIdx.x != 0)
         return;
     const int32_t at = label[blockIdx.x];
-    if (at >= v)
-        __trap(); /* a mistake of ours: readers of data check */
-    lse[blockIdx.x] = top + logf(sum);
-    nll[blockIdx.x] = at < 0 ? 0 : top + logf(sum) - __bfloat162float(row[at]);
+    const float logit = label_logit(row, at, v);
+    lse[blockIdx.x] = all;
+    nll[blockIdx.x] = at < 0 ? 0 : all - logit;
+}
+
+/* Vector i of a row of logits -> of scale (softmax - label) */
+__device__ static inline uint4 gradient8(uint4 raw, int64_t i, int32_t at, float scale, float lse)
+{
+    float x[VEC];
+    unpack8(x, raw);
+#pragma unroll
+    for (int j = 0; j < VEC; j++)
+        x[j] = scale * (__expf(x[j] - lse) - (i * VEC + j == at ? 1.f : 0.f));
+    return pack8(x);
+}
+
+/* The same, and the logits become their gradient: each thread finds what it read in shared memory. */
+__global__ static void __launch_bounds__(THREADS)
+    loss_and_gradient_row(float *nll, float *lse, bf16 *logits, const float *dnll, const int32_t *label,
+                          int64_t v)
+{
+    extern __shared__ uint4 kept[]; /* v / VEC */
+    bf16 *row = logits + blockIdx.x * v;
+    const int32_t at = label[blockIdx.x];
+    const float logit = threadIdx.x == 0 ? label_logit(row, at, v) : 0; /* before the row is overwritten */
+    const float all = lse_of((const uint4 *)row, v / VEC, kept), scale = at < 0 ? 0 : dnll[blockIdx.x];
+    for (int64_t i = threadIdx.x; i < v / VEC; i += blockDim.x)
+        ((uint4 *)row)[i] = at < 0 ? make_uint4(0, 0, 0, 0) : gradient8(kept[i], i, at, scale, all);
+    if (threadIdx.x != 0)
+        return;
+    lse[blockIdx.x] = all;
+    nll[blockIdx.x] = at < 0 ? 0 : all - logit;
 }
 
 /* logits = dnll (softmax - label); `parts` blocks per row of n vectors. */
@@ -76,16 +125,9 @@ __global__ static void __launch_bounds__(BWD_THREADS)
 #pragma unroll
     for (int k = 0; k < EACH; k++) {
         const int64_t i = first + k * BWD_THREADS;
-        float x[VEC] = {};
         if (i >= n)
             return;
-        if (at >= 0) {
-            unpack8(x, raw[k]);
-#pragma unroll
-            for (int j = 0; j < VEC; j++)
-                x[j] = scale * (__expf(x[j] - shift) - (i * VEC + j == at ? 1.f : 0.f));
-        }
-        to[i] = pack8(x);
+        to[i] = at < 0 ? make_uint4(0, 0, 0, 0) : gradient8(raw[k], i, at, scale, shift);
     }
 }
 
@@ -115,21 +157,64 @@ static void make_dlogits(const struct call *c, struct rows r)
     LAUNCHED();
 }
 
+/* Threads of a row; the order of its sums follows from it. */
+static unsigned team_of(int64_t v)
+{
+    const int64_t team = round_up(v / VEC, 32);
+    return (unsigned)(team < THREADS ? team : (int64_t)THREADS);
+}
+
+static void make_loss(const struct call *c, struct rows r)
+{
+    const int64_t v = c->dim[V];
+    loss_row<<<blocks_for(r.n, 1), team_of(v), 0, stream_of(c)>>>(
+        (float *)c->arg[NLL] + r.from, (float *)c->arg[LSE] + r.from, (const bf16 *)c->arg[LOGITS],
+        (const int32_t *)c->arg[LABEL] + r.from, v);
+    LAUNCHED();
+}
+
+/* Does a row fit into the shared memory that a block can have (227 KB on compute capability 9.0)? */
+static bool row_fits(int64_t bytes)
+{
+    static int most;
+    cudaFuncAttributes kernel;
+    int device = 0, block = 0;
+    if (most == 0) {
+        CUDA_DO(cudaGetDevice(&device));
+        CUDA_DO(cudaDeviceGetAttribute(&block, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+        CUDA_DO(cudaFuncGetAttributes(&kernel, loss_and_gradient_row));
+        most = block - (int)kernel.sharedSizeBytes;
+        CUDA_DO(
+            cudaFuncSetAttribute(loss_and_gradient_row, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
+    }
+    return bytes <= most;
+}
+
+static void make_loss_and_dlogits(const struct call *c, struct rows r)
+{
+    const int64_t v = c->dim[V], bytes = v * (int64_t)sizeof(bf16);
+    if (!row_fits(bytes)) {
+        make_loss(c, r);
+        make_dlogits(c, r);
+        return;
+    }
+    loss_and_gradient_row<<<blocks_for(r.n, 1), team_of(v), (size_t)bytes, stream_of(c)>>>(
+        (float *)c->arg[NLL] + r.from, (float *)c->arg[LSE] + r.from, (bf16 *)c->arg[LOGITS],
+        (const float *)c->grad[NLL] + r.from, (const int32_t *)c->arg[LABEL] + r.from, v);
+    LAUNCHED();
+}
+
 extern "C" void head_loss_fwd_cuda(const struct call *c)
 {
-    const int64_t v = c->dim[V], team = round_up(v / VEC, 32);
     for (int64_t i = 0; i < cut_parts(c->dim[N], c->dim[C]); i++) {
         const struct rows r = rows_of(c, i);
         make_logits(c, r);
-        loss_row<<<blocks_for(r.n, 1), (unsigned)(team < THREADS ? team : (int64_t)THREADS), 0,
-                   stream_of(c)>>>((float *)c->arg[NLL] + r.from, (float *)c->arg[LSE] + r.from,
-                                   (const bf16 *)c->arg[LOGITS], (const int32_t *)c->arg[LABEL] + r.from, v);
-        LAUNCHED();
+        make_loss(c, r);
     }
 }
 
 /* dx = dlogits w, dw = dlogits^T x */
-static void multiply(const struct call *c, struct rows r, bool first)
+static void multiply(const struct call *c, struct rows r)
 {
     const int64_t d = c->dim[D], v = c->dim[V];
     const bf16 *x = (const bf16 *)c->arg[X] + r.from * d, *dlogits = (const bf16 *)c->arg[LOGITS];
@@ -138,7 +223,7 @@ static void multiply(const struct call *c, struct rows r, bool first)
         cuda_gemm(stream_of(c), NO, NO, r.n, d, v, dlogits, v, (const bf16 *)c->arg[W], d, adds(c, X), dx,
                   is_wide(c, X), d, c->work);
     if (c->grad[W])
-        cuda_gemm(stream_of(c), TR, NO, v, d, r.n, dlogits, v, x, d, !first || adds(c, W), c->grad[W],
+        cuda_gemm(stream_of(c), TR, NO, v, d, r.n, dlogits, v, x, d, r.from > 0 || adds(c, W), c->grad[W],
                   is_wide(c, W), d, c->work);
 }
 
@@ -155,7 +240,17 @@ extern "C" void head_loss_bwd_cuda(const struct call *c)
         if (chunks > 1)
             make_logits(c, r);
         make_dlogits(c, r);
-        multiply(c, r, i == 0);
+        multiply(c, r);
+    }
+}
+
+extern "C" void head_loss_both_cuda(const struct call *c)
+{
+    for (int64_t i = 0; i < cut_parts(c->dim[N], c->dim[C]); i++) {
+        const struct rows r = rows_of(c, i);
+        make_logits(c, r);
+        make_loss_and_dlogits(c, r);
+        multiply(c, r);
     }
 }
 

@@ -10,6 +10,7 @@
     void name##_fwd_cuda(const struct call *c) __attribute__((weak));                                        \
     void name##_bwd_cuda(const struct call *c) __attribute__((weak));                                        \
     void name##_again_cuda(const struct call *c) __attribute__((weak));                                      \
+    void name##_both_cuda(const struct call *c) __attribute__((weak));                                       \
     void name##_work_cuda(const struct call *c, size_t bytes[2]) __attribute__((weak))
 struct span {
     int64_t from, to;

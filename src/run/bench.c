@@ -5,6 +5,7 @@
 #include "base/pool.h"
 #include "run/step.h"
 #include "run/weights.h"
+#include "sched/predict.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,10 +79,9 @@ static void one_step(struct bench *b)
     CHECK(b->last.finite, "step %lld is not finite", (long long)b->done);
 }
 
-/* One line of the table: an operator, forward or backward. */
+/* One line of the table: an operator, forward ("fwd"), backward ("bwd") or both in one call ("both"). */
 struct line {
-    const char *name;
-    bool backward;
+    const char *name, *way;
     double seconds, flops;
     int64_t calls;
 };
@@ -97,12 +97,17 @@ static const char *name_of(const struct instr *in)
     return in->kind == RUN_OP ? in->op->name : kind[in->kind];
 }
 
-static struct line *line_of(struct line *lines, int *n, const char *name, bool backward)
+static const char *way_of(const struct instr *in)
+{
+    return in->both ? "both" : in->backward ? "bwd" : "fwd";
+}
+
+static struct line *line_of(struct line *lines, int *n, const char *name, const char *way)
 {
     for (int i = 0; i < *n; i++)
-        if (lines[i].backward == backward && strcmp(lines[i].name, name) == 0)
+        if (strcmp(lines[i].way, way) == 0 && strcmp(lines[i].name, name) == 0)
             return &lines[i];
-    lines[*n] = (struct line){ .name = name, .backward = backward };
+    lines[*n] = (struct line){ .name = name, .way = way };
     return &lines[(*n)++];
 }
 
@@ -114,14 +119,10 @@ static int slowest_first(const void *x, const void *y)
 
 static double flops_of(const struct instr *in)
 {
-    double flops[2] = { 0 }, bytes[2] = { 0 };
-    struct call c = { 0 };
-    if (in->kind != RUN_OP || in->again)
-        return 0;
-    memcpy(c.dim, in->dim, sizeof c.dim);
-    memcpy(c.attr, in->attr, sizeof c.attr);
-    in->op->cost(&c, flops, bytes);
-    return flops[in->backward];
+    double flops = 0, bytes = 0;
+    if (in->kind == RUN_OP && !in->again)
+        sched_cost(in, &flops, &bytes);
+    return flops;
 }
 
 /* One more step in which every instruction is waited for. */
@@ -138,7 +139,7 @@ static int profile(struct bench *b, struct arena *a, struct line *lines)
             const int64_t times = k == LIST_MICRO ? p->plan.accumulation : 1;
             if (b->engine.exec.spent[k][i] == 0)
                 continue;
-            struct line *line = line_of(lines, &n, name_of(in), in->backward);
+            struct line *line = line_of(lines, &n, name_of(in), way_of(in));
             line->seconds += b->engine.exec.spent[k][i];
             line->flops += (double)times * flops_of(in);
             line->calls += times;
@@ -179,7 +180,7 @@ static void print_result(const struct bench *b, double seconds, double fastest, 
         sum += lines[i].seconds;
     printf("%-16s %9s %8s %8s %9s\n", "operator", "calls", "ms", "share", "TFLOP/s");
     for (int i = 0; i < n; i++)
-        printf("%-12s %-3s %9lld %8.1f %7.1f%% %9.1f\n", lines[i].name, lines[i].backward ? "bwd" : "",
+        printf("%-12s %-4s %8lld %8.1f %7.1f%% %9.1f\n", lines[i].name, lines[i].way,
                (long long)lines[i].calls, 1e3 * lines[i].seconds, 100 * lines[i].seconds / sum,
                lines[i].flops / lines[i].seconds / 1e12);
     printf("sum %.1f ms (each operator waited for)\n", 1e3 * sum);
@@ -194,9 +195,9 @@ static void print_json(const struct bench *b, double seconds, const struct line 
            seconds, (long long)tokens, (long long)b->setup.model.layers, b->last.loss,
            (long long)b->engine.program.memory.peak_bytes, b->start_s);
     for (int i = 0; i < n; i++)
-        printf("%s{\"name\": \"%s\", \"backward\": %s, \"calls\": %lld, \"seconds\": %.6g, \"flops\": %.6g}",
-               i ? ", " : "", lines[i].name, lines[i].backward ? "true" : "false", (long long)lines[i].calls,
-               lines[i].seconds, lines[i].flops);
+        printf("%s{\"name\": \"%s\", \"way\": \"%s\", \"calls\": %lld, \"seconds\": %.6g, \"flops\": %.6g}",
+               i ? ", " : "", lines[i].name, lines[i].way, (long long)lines[i].calls, lines[i].seconds,
+               lines[i].flops);
     printf("], ");
     bench_products_json();
     printf("}\n");

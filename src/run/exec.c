@@ -64,7 +64,10 @@ void exec_put_floats(struct exec *x, struct ref r, enum dtype t, const float *fr
 static kernel *kernel_of(const struct exec *x, const struct instr *in)
 {
     const enum backend b = x->device->backend;
-    return in->backward ? in->op->bwd[b] : in->again ? in->op->again[b] : in->op->fwd[b];
+    return in->both       ? in->op->both[b]
+           : in->backward ? in->op->bwd[b]
+           : in->again    ? in->op->again[b]
+                          : in->op->fwd[b];
 }
 
 static void check_kernel(const struct exec *x, const struct instr *in)

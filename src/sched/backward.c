@@ -148,14 +148,15 @@ void lower_backward_op(struct lower *l, const struct back *b, bool inside)
     pass_in_place(l, b);
     const struct graph *g = l->p->graph;
     const struct anno *a = g->nodes[b->node].anno;
-    for (int j = 0; j < a->n_args && !inside; j++)
+    const bool both = lower_is_merged(l, b->node);
+    for (int j = 0; j < a->n_args && !inside && !both; j++)
         if (a->saved >> j & 1)
             lower_want_again(l, g->nodes[b->node].arg[j]);
     struct instr *i = lower_emit_op(l, LIST_MICRO, b->node, true);
     i->add = b->add;
     for (int j = 0; j < a->n_args; j++) {
         const bool wanted = j < a->n_inputs ? want >> j & 1 : g->has_grad[g->nodes[b->node].arg[j]];
-        if (a->saved >> j & 1)
+        if (both || (a->saved >> j & 1))
             i->arg[j] = inside ? lower_region_arg(l, b->node, j) : lower_value(l, b->node, j, false);
         if (wanted)
             i->grad[j] = lower_grad(l, b->node, j, inside);

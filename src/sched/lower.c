@@ -1,6 +1,7 @@
 /* lower.c - graph + plan + rank -> instruction lists of forward and backward. The update list is update.c. */
 #include "sched/lower.h"
 #include "base/str.h"
+#include "sched/merge.h"
 #include <limits.h>
 #include <string.h>
 
@@ -52,6 +53,12 @@ struct instr *lower_emit(struct lower *l, enum list_kind which, enum instr_kind 
 bool lower_is_region(const struct lower *l, int node)
 {
     return l->split[node].expert >= 0 && l->p->plan.expert_parallel > 1;
+}
+
+/* Does `both` run the node, at the place of its backward? */
+bool lower_is_merged(const struct lower *l, int node)
+{
+    return !lower_is_region(l, node) && merge_is(l->p->graph, l->p->plan.numbers.backend, node);
 }
 
 /* Rows of the token copies of this rank, with the padding that whole tiles need. */
@@ -222,6 +229,8 @@ void lower_work(struct lower *l, struct instr *i)
     const enum backend backend = l->p->plan.numbers.backend;
     if (i->op->work[backend])
         i->op->work[backend](&c, bytes);
+    if (i->both && bytes[0] > bytes[1])
+        bytes[1] = bytes[0];
     if (bytes[i->backward])
         i->work = (struct ref){ lower_buffer(l, i->name, MEM_WORK, (int64_t)bytes[i->backward]), 0 };
 }
@@ -233,6 +242,7 @@ struct instr *lower_emit_op(struct lower *l, enum list_kind which, int node, boo
     i->op = n->op;
     i->node = node;
     i->backward = backward;
+    i->both = backward && lower_is_merged(l, node);
     local_sizes(l, node, i->dim, i->attr);
     lower_work(l, i);
     return i;
@@ -248,6 +258,8 @@ void lower_forward_op(struct lower *l, enum list_kind which, int node, bool insi
 static void lower_forward(struct lower *l, enum list_kind which)
 {
     for (int node = 0; node < l->p->graph->n_nodes; node++) {
+        if (which == LIST_MICRO && lower_is_merged(l, node))
+            continue;
         if (!lower_is_region(l, node)) {
             lower_forward_op(l, which, node, false);
             continue;

@@ -39,6 +39,7 @@ struct region {
 };
 bool lower_in_region(const struct region *r, int node);
 bool lower_is_region(const struct lower *l, int node); /* is the node in some region? */
+bool lower_is_merged(const struct lower *l, int node); /* are its forward and backward one call? */
 struct region lower_region_at(const struct lower *l, int node);
 void lower_region_forward(struct lower *l, enum list_kind which, const struct region *r);
 void lower_region_backward(struct lower *l, const struct region *r);

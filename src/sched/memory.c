@@ -172,7 +172,11 @@ void sched_print(const struct program *p, struct str *out)
         for (int i = 0; i < p->list[k].n; i++) {
             const struct instr *x = &p->list[k].item[i];
             str_addf(out, "%s %d %s%s %s", list_name[k], i, x->op ? x->op->name : kind_name[x->kind],
-                     x->op && x->op->bwd[CPU] ? (x->backward ? ".bwd" : ".fwd") : "", x->name);
+                     x->op && x->op->bwd[CPU] ? (x->both       ? ".both"
+                                                 : x->backward ? ".bwd"
+                                                               : ".fwd")
+                                              : "",
+                     x->name);
             for (int j = 0; j < OP_ARGS; j++) {
                 print_ref(p, out, "a", x->arg[j]);
                 print_ref(p, out, "g", x->grad[j]);

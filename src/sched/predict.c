@@ -2,15 +2,22 @@
 #include "sched/predict.h"
 #include <string.h>
 
-static double op_us(const struct instr *in, const struct cluster *c)
+void sched_cost(const struct instr *in, double *flops, double *bytes)
 {
-    double flops[2] = { 0 }, bytes[2] = { 0 };
+    double f[2] = { 0 }, b[2] = { 0 };
     struct call call = { 0 };
     memcpy(call.dim, in->dim, sizeof call.dim);
     memcpy(call.attr, in->attr, sizeof call.attr);
-    in->op->cost(&call, flops, bytes);
-    const double compute = flops[in->backward] / c->flops_per_s,
-                 memory = bytes[in->backward] / c->memory_bytes_per_s;
+    in->op->cost(&call, f, b);
+    *flops = f[in->backward] + (in->both ? f[0] : 0);
+    *bytes = b[in->backward] + (in->both ? b[0] : 0);
+}
+
+static double op_us(const struct instr *in, const struct cluster *c)
+{
+    double flops, bytes;
+    sched_cost(in, &flops, &bytes);
+    const double compute = flops / c->flops_per_s, memory = bytes / c->memory_bytes_per_s;
     return 1e6 * (compute > memory ? compute : memory) + c->call_us;
 }
 

@@ -4,3 +4,5 @@
 #include "plan/cluster.h"
 #include "sched/sched.h"
 void sched_predict(const struct program *p, const struct cluster *c, struct plan_cost *out);
+/* What one call of an operator costs (op.h: cost); both: forward and backward. */
+void sched_cost(const struct instr *in, double *flops, double *bytes);

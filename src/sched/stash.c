@@ -1,6 +1,7 @@
 /* stash.c - see stash.h. What computing a node again reads is there in backward anyway, or dropped too, or stays alive
  * for it: then the bytes that stay count against those that leave. */
 #include "sched/stash.h"
+#include "sched/merge.h"
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,10 +34,13 @@ static bool same_kind(const char *x, const char *y)
     }
 }
 
-static void mark_saved(struct state *s)
+/* A node of one call finds its inputs where forward left them. */
+static void mark_saved(struct state *s, enum backend backend)
 {
     for (int i = 0; i < s->g->n_backs; i++) {
         const struct node *n = &s->g->nodes[s->g->backs[i].node];
+        if (merge_is(s->g, backend, s->g->backs[i].node))
+            continue;
         for (int j = 0; j < n->anno->n_args; j++)
             if (n->anno->saved >> j & 1)
                 s->saved[n->arg[j]] = true;
@@ -161,7 +165,7 @@ void stash_make(struct arena *a, const struct graph *g, const struct plan *p, co
                        .dropped = ARENA_NEW(a, bool, g->n_values),
                        .kind_of = ARENA_NEW(a, int, g->n_nodes),
                        .kind = ARENA_NEW(a, struct kind, g->n_nodes) };
-    mark_saved(&s);
+    mark_saved(&s, p->numbers.backend);
     keep_roots(&s);
     for (int i = 0; i < g->n_nodes; i++) {
         s.kind_of[i] = -1;
