@@ -22,6 +22,7 @@ struct device_move {
     int64_t n_segments, tile, n_rows, row_bytes; /* rows that `rows` has; bytes: a multiple of 4 */
     bool pack; /* to `packed`; else from there, and rows between the end and the next tile become zeros */
 };
+enum { DEVICE_MARKS = 2 };
 struct device {
     const char *name; /* "cpu", "cuda" */
     enum backend backend;
@@ -32,6 +33,14 @@ struct device {
     void (*copy)(void *to, const void *from, size_t bytes);
     void (*zero)(void *at, size_t bytes);
     void (*wait)(void); /* for everything before */
+    /* Host memory that the device reads and writes by itself, and copies of it that nobody waits for: whoever uses it
+     * waits for a mark behind the copy. Marks are places in the order of calls; setting one again moves it. */
+    void *(*pin)(size_t bytes);
+    void (*unpin)(void *memory); /* what pin gave; waits first */
+    void (*put_later)(void *to, const void *from, size_t bytes);
+    void (*get_later)(void *to, const void *from, size_t bytes);
+    void (*mark)(int which); /* 0 to DEVICE_MARKS - 1 */
+    void (*reach)(int which);
     void *(*stream)(void);
     /* Makes weights in place, with the low bits of the master (NULL: not wanted); NULL where the host does it. */
     void (*fill)(void *weight, void *low, enum master master, const struct rng_fill *f);

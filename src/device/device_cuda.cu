@@ -8,6 +8,7 @@ extern "C" {
 #include <string.h>
 
 static cudaStream_t stream_;
+static cudaEvent_t marks[DEVICE_MARKS];
 static char description[512];
 
 static void *allocate(size_t bytes)
@@ -34,15 +35,50 @@ static void release(void *memory)
     CUDA_DO(cudaFree(memory));
 }
 
-static void put(void *to, const void *from, size_t bytes)
+static void *pin(size_t bytes)
+{
+    void *memory = NULL;
+    const cudaError_t status = cudaHostAlloc(&memory, bytes ? bytes : 1, cudaHostAllocDefault);
+    if (status != cudaSuccess)
+        die("the CUDA driver pins no %zu bytes of host memory: %s", bytes, cudaGetErrorString(status));
+    return memory;
+}
+
+static void unpin(void *memory)
+{
+    wait_();
+    CUDA_DO(cudaFreeHost(memory));
+}
+
+static void put_later(void *to, const void *from, size_t bytes)
 {
     CUDA_DO(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_));
+}
+
+static void get_later(void *to, const void *from, size_t bytes)
+{
+    CUDA_DO(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_));
+}
+
+static void mark(int which)
+{
+    CUDA_DO(cudaEventRecord(marks[which], stream_));
+}
+
+static void reach(int which)
+{
+    CUDA_DO(cudaEventSynchronize(marks[which]));
+}
+
+static void put(void *to, const void *from, size_t bytes)
+{
+    put_later(to, from, bytes);
     wait_();
 }
 
 static void get(void *to, const void *from, size_t bytes)
 {
-    CUDA_DO(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_));
+    get_later(to, from, bytes);
     wait_();
 }
 
@@ -94,8 +130,9 @@ static void identity(unsigned char id[16])
     memcpy(id, p.uuid.bytes, 16);
 }
 
-static const struct device cuda = { "cuda", CUDA,   allocate, release, put,  get,      copy,  zero,
-                                    wait_,  stream, fill,     sum,     move, identity, memory };
+static const struct device cuda = { "cuda", CUDA,   allocate, release, put,       get,       copy,
+                                    zero,   wait_,  pin,      unpin,   put_later, get_later, mark,
+                                    reach,  stream, fill,     sum,     move,      identity,  memory };
 
 extern "C" const struct device *device_cuda(void)
 {
@@ -117,6 +154,8 @@ extern "C" bool device_cuda_open(int local_rank, struct err *e)
         return err_code(e, EXIT_WORLD, "%s has compute capability %d.%d, expected 8.0 or later", p.name,
                         p.major, p.minor);
     CUDA_DO(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    for (int i = 0; i < DEVICE_MARKS; i++)
+        CUDA_DO(cudaEventCreateWithFlags(&marks[i], cudaEventDisableTiming));
     if (!cuda_library_open(e))
         return false;
     snprintf(description, sizeof description,

@@ -27,6 +27,47 @@ void exec_get(const struct exec *x, void *to, struct ref from, int64_t bytes)
     x->device->get(to, exec_at(x, from), (size_t)bytes);
 }
 
+static size_t whole_bytes(const struct exec *x, struct ref r)
+{
+    return r.buffer < 0 ? 0 : (size_t)x->program->buffers[r.buffer].bytes;
+}
+
+void exec_turns(struct exec *x)
+{
+    for (int i = 0; i < DEVICE_MARKS; i++) {
+        x->inputs[i] = x->device->pin(whole_bytes(x, x->program->inputs));
+        x->kept[i] = x->device->pin(whole_bytes(x, x->program->kept));
+    }
+}
+
+void *exec_input(const struct exec *x, int turn, struct ref r)
+{
+    CHECK(r.buffer == x->program->inputs.buffer, "buffer %d is no input", r.buffer);
+    return x->inputs[turn] + r.at_bytes;
+}
+
+const void *exec_kept(const struct exec *x, int turn, struct ref r)
+{
+    CHECK(r.buffer == x->program->kept.buffer, "buffer %d is not kept", r.buffer);
+    return x->kept[turn] + r.at_bytes;
+}
+
+void exec_run_turn(struct exec *x, enum list_kind which, int turn)
+{
+    const struct program *p = x->program;
+    x->device->put_later(exec_at(x, p->inputs), x->inputs[turn], whole_bytes(x, p->inputs));
+    exec_run(x, which);
+    x->device->get_later(x->kept[turn], exec_at(x, p->kept), whole_bytes(x, p->kept));
+    x->device->mark(turn);
+}
+
+void exec_reach(struct exec *x, int turn)
+{
+    const double before = exec_now();
+    x->device->reach(turn);
+    x->seconds[TIME_COMPUTE] += exec_now() - before;
+}
+
 enum { PIECE = 1 << 20 }; /* elements that are converted at once */
 
 void exec_get_floats(const struct exec *x, float *to, struct ref r, enum dtype t, int64_t n)
@@ -151,7 +192,12 @@ void exec_free(struct exec *x)
 {
     if (!x->device)
         return; /* never made */
+    for (int i = 0; i < DEVICE_MARKS && x->inputs[i]; i++) {
+        x->device->unpin(x->inputs[i]);
+        x->device->unpin(x->kept[i]);
+    }
     x->device->release(x->slab);
+    memset(x->inputs, 0, sizeof x->inputs);
     x->slab = NULL;
 }
 

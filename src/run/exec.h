@@ -15,6 +15,7 @@ struct exec {
     struct program *program;
     const struct device *device;
     char *slab;
+    char *inputs[DEVICE_MARKS], *kept[DEVICE_MARKS]; /* see exec_turns */
     double
         *norm_sums; /* host copies: of the norm's sums, of ends by member and expert, of a round's segments */
     int32_t *counts, *ends;
@@ -37,6 +38,13 @@ bool exec_run(struct exec *x, enum list_kind which);
 void *exec_at(const struct exec *x, struct ref r);                             /* NULL for no buffer */
 void exec_put(struct exec *x, struct ref to, const void *from, int64_t bytes); /* from the host */
 void exec_get(const struct exec *x, void *to, struct ref from, int64_t bytes); /* to the host; waits */
+/* What goes in before a list and comes out behind it, each with one copy that nobody waits for: host copies of
+ * program.inputs and program.kept, two of each (turn 0 and 1), so that the host reads one while the device works. */
+void exec_turns(struct exec *x);                                /* once: makes them */
+void *exec_input(const struct exec *x, int turn, struct ref r); /* where the host writes what becomes r */
+const void *exec_kept(const struct exec *x, int turn, struct ref r);
+void exec_run_turn(struct exec *x, enum list_kind which, int turn); /* inputs, list, kept values */
+void exec_reach(struct exec *x, int turn); /* until what exec_run_turn() asked for is there */
 /* n elements of dtype t at r, as floats on the host, and back (rounded to nearest even). */
 void exec_get_floats(const struct exec *x, float *to, struct ref r, enum dtype t, int64_t n);
 void exec_put_floats(struct exec *x, struct ref r, enum dtype t, const float *from, int64_t n);

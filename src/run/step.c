@@ -12,49 +12,40 @@ void step_new(struct arena *a, struct engine *x, struct batches *b, int64_t most
     s->n_slots = p->global_batch > most_sequences ? p->global_batch : most_sequences;
     s->nll = ARENA_NEW(a, double, s->n_slots);
     s->aux = ARENA_NEW(a, double, s->n_slots);
-    s->slot = ARENA_NEW(a, int64_t, p->micro_batch);
+    for (int i = 0; i < DEVICE_MARKS; i++)
+        s->slot[i] = ARENA_NEW(a, int64_t, p->micro_batch);
+    exec_turns(&x->exec);
     if (x->values.n_moe) {
         const struct value_info *v = &x->graph->values[x->values.load[0]];
         s->n_experts = v->shape[v->n_dims - 1];
     }
     s->load = ARENA_NEW(a, int64_t, x->values.n_moe * s->n_experts + 1);
-    const int64_t n = p->micro_batch * p->sequence;
-    s->tokens = ARENA_NEW(a, int32_t, n);
-    s->labels = ARENA_NEW(a, int32_t, n);
-    s->token_nll = ARENA_NEW(a, float, n);
-    s->weight = ARENA_NEW(a, float, n);
-    s->aux_of = ARENA_NEW(a, float, p->micro_batch);
-    s->loads = ARENA_NEW(a, int32_t, p->micro_batch * s->n_experts + 1);
 }
 
-/* `bytes` of a value that the host reads after the last instruction. */
-static void get_value(const struct stepper *s, value v, void *to, int64_t bytes)
+/* Where the host writes an input of this turn, and reads a value that is there. */
+static void *input(const struct stepper *s, int turn, value v)
 {
-    exec_get(&s->engine->exec, to, s->engine->program.value[v], bytes);
+    return exec_input(&s->engine->exec, turn, s->engine->program.value[v]);
 }
 
-/* The tokens and labels of the micro-batch go to the device. */
-static void put_batch(struct stepper *s)
+static const void *kept(const struct stepper *s, int turn, value v)
 {
-    const struct engine *x = s->engine;
-    const int64_t bytes = x->program.plan.micro_batch * x->program.plan.sequence * (int64_t)sizeof(int32_t);
-    exec_put(&s->engine->exec, x->program.value[x->values.tokens], s->tokens, bytes);
-    exec_put(&s->engine->exec, x->program.value[x->values.labels], s->labels, bytes);
+    return exec_kept(&s->engine->exec, turn, s->engine->program.value[v]);
 }
 
 /* d loss / d nll of each token and d loss / d aux of each sequence: means over the whole step. */
-static void set_loss_weights(struct stepper *s, int64_t n_targets, int64_t n_sequences)
+static void set_loss_weights(struct stepper *s, int turn, int64_t n_targets, int64_t n_sequences)
 {
     const struct program *p = &s->engine->program;
     const int64_t B = p->plan.micro_batch, S = p->plan.sequence;
-    struct exec *x = &s->engine->exec;
+    float *weight = exec_input(&s->engine->exec, turn, p->nll_weight);
     for (int64_t i = 0; i < B * S; i++)
-        s->weight[i] = (float)(1.0 / (double)n_targets);
-    exec_put(x, p->nll_weight, s->weight, B * S * (int64_t)sizeof(float));
+        weight[i] = (float)(1.0 / (double)n_targets);
+    if (p->aux_weight.buffer < 0)
+        return;
+    weight = exec_input(&s->engine->exec, turn, p->aux_weight);
     for (int64_t i = 0; i < B; i++)
-        s->aux_of[i] = s->slot[i] < 0 ? 0 : (float)(1.0 / (double)n_sequences);
-    if (p->aux_weight.buffer >= 0)
-        exec_put(x, p->aux_weight, s->aux_of, B * (int64_t)sizeof(float));
+        weight[i] = s->slot[turn][i] < 0 ? 0 : (float)(1.0 / (double)n_sequences);
 }
 
 static double sum_sequence(const float *nll, int64_t n)
@@ -66,30 +57,39 @@ static double sum_sequence(const float *nll, int64_t n)
 }
 
 /* Loads and auxiliary losses of one MoE layer. */
-static void collect_layer(struct stepper *s, int k)
+static void collect_layer(struct stepper *s, int turn, int k)
 {
     const struct plan *p = &s->engine->program.plan;
-    const struct model_values *v = &s->engine->values;
-    get_value(s, v->load[k], s->loads, p->micro_batch * s->n_experts * (int64_t)sizeof(int32_t));
-    get_value(s, v->aux[k], s->aux_of, p->micro_batch * (int64_t)sizeof(float));
+    const int32_t *loads = kept(s, turn, s->engine->values.load[k]); /* [B E] */
+    const float *aux = kept(s, turn, s->engine->values.aux[k]);      /* [B] */
     for (int64_t i = 0; i < p->micro_batch; i++) {
-        if (s->slot[i] < 0)
+        if (s->slot[turn][i] < 0)
             continue;
-        s->aux[s->slot[i]] += s->aux_of[i];
+        s->aux[s->slot[turn][i]] += aux[i];
         for (int64_t e = 0; e < s->n_experts; e++)
-            s->load[k * s->n_experts + e] += s->loads[i * s->n_experts + e];
+            s->load[k * s->n_experts + e] += loads[i * s->n_experts + e];
     }
 }
 
-static void collect(struct stepper *s)
+/* What the micro-batch of this turn left; waits for it. */
+static void collect(struct stepper *s, int turn)
 {
     const struct plan *p = &s->engine->program.plan;
-    get_value(s, s->engine->values.nll, s->token_nll, p->micro_batch * p->sequence * (int64_t)sizeof(float));
+    exec_reach(&s->engine->exec, turn);
+    const float *nll = kept(s, turn, s->engine->values.nll); /* [B S] */
     for (int64_t i = 0; i < p->micro_batch; i++)
-        if (s->slot[i] >= 0)
-            s->nll[s->slot[i]] = sum_sequence(s->token_nll + i * p->sequence, p->sequence);
+        if (s->slot[turn][i] >= 0)
+            s->nll[s->slot[turn][i]] = sum_sequence(nll + i * p->sequence, p->sequence);
     for (int k = 0; k < s->engine->values.n_moe; k++)
-        collect_layer(s, k);
+        collect_layer(s, turn, k);
+}
+
+/* Runs micro-batch `i`, whose inputs are set, by turns; meanwhile the host takes what the one before left. */
+static void run_turn(struct stepper *s, enum list_kind which, int64_t i)
+{
+    exec_run_turn(&s->engine->exec, which, (int)(i % DEVICE_MARKS));
+    if (i > 0)
+        collect(s, (int)((i - 1) % DEVICE_MARKS));
 }
 
 static void clear_sums(struct stepper *s)
@@ -119,16 +119,18 @@ static int64_t count_targets(struct stepper *s, int64_t epoch, int64_t first, in
 struct step_result step_gradients(struct stepper *s, int64_t epoch, int64_t first, int64_t n)
 {
     const struct plan *p = &s->engine->program.plan;
+    const struct model_values *v = &s->engine->values;
     const int64_t targets = count_targets(s, epoch, first, n);
     struct step_result r = { .n_targets = targets, .n_tokens = n * p->sequence };
     clear_sums(s);
     for (int64_t micro = 0; micro < p->accumulation; micro++) {
-        batches_fill(s->batches, p, epoch, first, n, micro, comm_rank(), s->tokens, s->labels, s->slot);
-        put_batch(s);
-        set_loss_weights(s, targets > 0 ? targets : 1, n);
-        exec_run(&s->engine->exec, LIST_MICRO);
-        collect(s);
+        const int turn = (int)(micro % DEVICE_MARKS);
+        batches_fill(s->batches, p, epoch, first, n, micro, comm_rank(), input(s, turn, v->tokens),
+                     input(s, turn, v->labels), s->slot[turn]);
+        set_loss_weights(s, turn, targets > 0 ? targets : 1, n);
+        run_turn(s, LIST_MICRO, micro);
     }
+    collect(s, (int)((p->accumulation - 1) % DEVICE_MARKS));
     r.loss = sum_in_order(s->nll, n) / (double)(targets > 0 ? targets : 1);
     r.aux = sum_in_order(s->aux, n) / (double)n;
     comm_sum_integers(s->load, s->engine->values.n_moe * s->n_experts);
@@ -152,16 +154,19 @@ struct step_result step_train(struct stepper *s, int64_t epoch, int64_t first, i
 double step_evaluate(struct stepper *s, int64_t begin, int64_t end, int64_t *n_targets)
 {
     const struct plan *p = &s->engine->program.plan;
+    const struct model_values *v = &s->engine->values;
     const int64_t per_block = p->micro_batch * p->n_ranks, blocks = (end - begin + per_block - 1) / per_block;
     int64_t targets = 0;
     CHECK(end - begin <= s->n_slots, "%lld sequences to evaluate", (long long)(end - begin));
     clear_sums(s);
     for (int64_t block = 0; block < blocks; block++) {
-        batches_fill_eval(s->batches, p, begin, end, block, comm_rank(), s->tokens, s->labels, s->slot);
-        put_batch(s);
-        exec_run(&s->engine->exec, LIST_EVAL);
-        collect(s);
+        const int turn = (int)(block % DEVICE_MARKS);
+        batches_fill_eval(s->batches, p, begin, end, block, comm_rank(), input(s, turn, v->tokens),
+                          input(s, turn, v->labels), s->slot[turn]);
+        run_turn(s, LIST_EVAL, block);
     }
+    if (blocks > 0)
+        collect(s, (int)((blocks - 1) % DEVICE_MARKS));
     for (int64_t i = begin; i < end; i++)
         targets += batches_targets(s->batches, i);
     *n_targets = targets;

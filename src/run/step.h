@@ -13,11 +13,10 @@ struct step_result {
 struct stepper {
     struct engine *engine;
     struct batches *batches;
-    double *nll, *aux; /* by sample of the step: sums of nats; of aux values over layers */
-    int64_t *load;     /* [MoE layers, experts]: token copies of the step */
-    int64_t *slot, n_slots, n_experts;
-    int32_t *tokens, *labels, *loads;   /* host copies of one micro-batch: [B S], [B S], [B E] */
-    float *token_nll, *weight, *aux_of; /* [B S], [B S], [B] */
+    double *nll, *aux;           /* by sample of the step: sums of nats; of aux values over layers */
+    int64_t *load;               /* [MoE layers, experts]: token copies of the step */
+    int64_t *slot[DEVICE_MARKS]; /* [B], by turn */
+    int64_t n_slots, n_experts;
     struct arena *arena;
 };
 void step_new(struct arena *a, struct engine *x, struct batches *b, int64_t most_sequences,

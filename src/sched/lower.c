@@ -162,7 +162,7 @@ static struct ref param_ref(const struct lower *l, const struct ref *flats, int 
     return lower_at(flats[at->flat], at->at, t);
 }
 
-/* Inputs and constants are made once; their local size follows from the first reader. */
+/* Constants (and inputs, by make_inputs()) are made once; their local size follows from the first reader. */
 static struct ref fixed_value(struct lower *l, int node, int arg)
 {
     const value v = l->p->graph->nodes[node].arg[arg];

@@ -2,19 +2,49 @@
  * reads and writes. */
 #include "sched/lower.h"
 
-/* Kept values share one buffer between the lists, so that the host finds them in one place. */
+enum { PART_ALIGN = 256 }; /* as that of buffers */
+
+/* Room for `bytes` behind what *whole has; makes it on first use. */
+static struct ref add_part(struct lower *l, struct ref *whole, const char *name, int64_t bytes)
+{
+    if (whole->buffer < 0)
+        *whole = (struct ref){ lower_persistent(l, name, MEM_BATCH, 0), 0 };
+    struct buffer *b = &l->p->buffers[whole->buffer];
+    const struct ref part = { whole->buffer, b->bytes };
+    b->bytes += (bytes + PART_ALIGN - 1) / PART_ALIGN * PART_ALIGN;
+    return part;
+}
+
+/* On this rank; of an output. */
+static int64_t output_bytes(const struct lower *l, value v)
+{
+    const struct graph *g = l->p->graph;
+    const int node = g->values[v].node;
+    int j = g->nodes[node].anno->n_inputs;
+    while (g->nodes[node].arg[j] != v)
+        j++;
+    return lower_value_bytes(l, node, j);
+}
+
+/* Kept values have one place for all lists, side by side, so that the host gets them with one copy. */
 static void make_kept(struct lower *l)
 {
     const struct graph *g = l->p->graph;
-    for (int i = 0; i < g->n_kept; i++) {
-        const value v = g->kept[i];
-        const struct node *n = &g->nodes[g->values[v].node];
-        for (int j = n->anno->n_inputs; j < n->anno->n_args; j++)
-            if (n->arg[j] == v)
-                l->kept[v] = (struct ref){ lower_persistent(l, g->values[v].name, MEM_BATCH,
-                                                            lower_value_bytes(l, g->values[v].node, j)),
-                                           0 };
-    }
+    for (int i = 0; i < g->n_kept; i++)
+        if (l->kept[g->kept[i]].buffer < 0)
+            l->kept[g->kept[i]] = add_part(l, &l->p->kept, "kept values", output_bytes(l, g->kept[i]));
+}
+
+/* Inputs too, with the loss weights behind them; their local size follows from the first reader. */
+static void make_inputs(struct lower *l)
+{
+    const struct graph *g = l->p->graph;
+    for (int i = 0; i < g->n_nodes; i++)
+        for (int j = 0; j < g->nodes[i].anno->n_inputs; j++) {
+            const value v = g->nodes[i].arg[j];
+            if (g->values[v].kind == VALUE_INPUT && l->p->value[v].buffer < 0)
+                l->p->value[v] = add_part(l, &l->p->inputs, "inputs", lower_value_bytes(l, i, j));
+        }
 }
 
 static struct ref flat_buffer(struct lower *l, const char *name, enum memory_class class, int64_t bytes)
@@ -94,9 +124,7 @@ static void make_roots(struct lower *l)
         const value v = g->roots[i].of;
         struct ref *weight = g->roots[i].kind == ROOT_NLL ? &p->nll_weight : &p->aux_weight;
         if (weight->buffer < 0)
-            *weight = (struct ref){
-                lower_persistent(l, "loss weights", MEM_BATCH, p->buffers[l->kept[v].buffer].bytes), 0
-            };
+            *weight = add_part(l, &p->inputs, "inputs", output_bytes(l, v));
         p->grad[v] = *weight;
     }
 }
@@ -106,9 +134,10 @@ void lower_make_persistent(struct lower *l, bool training)
     struct program *p = l->p;
     for (int i = 0; i < FLATS; i++)
         p->weights[i] = p->gradients[i] = NOWHERE;
-    p->control = p->chunk_sums = p->nll_weight = p->aux_weight = NOWHERE;
+    p->control = p->chunk_sums = p->nll_weight = p->aux_weight = p->kept = p->inputs = NOWHERE;
     make_flats(l, training);
     make_kept(l);
+    make_inputs(l);
     if (!training)
         return;
     make_states(l);
