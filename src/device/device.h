@@ -47,7 +47,15 @@ struct device {
     void (*sum)(const struct device_sum *s);
     void (*move)(const struct device_move *m);
     void (*identity)(unsigned char id[16]); /* no other device has it; NULL on the CPU */
-    int64_t (*memory)(void); /* bytes that can be allocated now, a reserve for the driver apart */
+    /* What is called between record_begin and record_end does not run but is recorded; replay runs it, any number of
+     * times, with the addresses and sizes it had. Where that cannot be, record_end gives NULL and the reason, and
+     * nothing happened. NULL where there is nothing to gain. */
+    void (*record_begin)(void);
+    void *(*record_end)(struct err *e);
+    void (*replay)(void *record);
+    void (*forget)(void *record); /* waits first */
+    int64_t (*used)(void);        /* bytes of the device that are taken, by whomever; NULL: it is the host */
+    int64_t (*memory)(void);      /* bytes that can be allocated now, a reserve for the driver apart */
 };
 extern const struct device device_cpu;
 /* NULL in a program that was built without nvcc. */

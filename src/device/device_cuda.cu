@@ -130,9 +130,67 @@ static void identity(unsigned char id[16])
     memcpy(id, p.uuid.bytes, 16);
 }
 
-static const struct device cuda = { "cuda", CUDA,   allocate, release, put,       get,       copy,
-                                    zero,   wait_,  pin,      unpin,   put_later, get_later, mark,
-                                    reach,  stream, fill,     sum,     move,      identity,  memory };
+static bool recording;
+static char trouble[128]; /* of the recording: its first failure */
+
+extern "C" bool cuda_forgives(const char *failure)
+{
+    if (recording && !trouble[0])
+        snprintf(trouble, sizeof trouble, "%s", failure);
+    return recording;
+}
+
+/* Relaxed: libraries may do on the way what a strict capture forbids. */
+static void record_begin(void)
+{
+    trouble[0] = 0;
+    CUDA_DO(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed));
+    recording = true;
+}
+
+static void *record_end(struct err *e)
+{
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t record = NULL;
+    cudaError_t status = cudaStreamEndCapture(stream_, &graph);
+    recording = false;
+    if (status == cudaSuccess && !trouble[0])
+        status = cudaGraphInstantiate(&record, graph, 0);
+    if (status == cudaSuccess && record)
+        status = cudaGraphUpload(record, stream_);
+    if (graph)
+        CUDA_DO(cudaGraphDestroy(graph));
+    if (status == cudaSuccess && record)
+        return record;
+    cudaGetLastError(); /* the failure is dealt with */
+    if (record)
+        CUDA_DO(cudaGraphExecDestroy(record));
+    err_set(e, "the launches cannot be recorded: %s", trouble[0] ? trouble : cudaGetErrorString(status));
+    return NULL;
+}
+
+static void replay(void *record)
+{
+    CUDA_DO(cudaGraphLaunch((cudaGraphExec_t)record, stream_));
+}
+
+static void forget(void *record)
+{
+    wait_();
+    CUDA_DO(cudaGraphExecDestroy((cudaGraphExec_t)record));
+}
+
+static int64_t used(void)
+{
+    size_t available = 0, total = 0;
+    CUDA_DO(cudaMemGetInfo(&available, &total));
+    return (int64_t)(total - available);
+}
+
+static const struct device cuda = { "cuda",     CUDA,   allocate, release, put,       get,       copy,
+                                    zero,       wait_,  pin,      unpin,   put_later, get_later, mark,
+                                    reach,      stream, fill,     sum,     move,      identity,  record_begin,
+                                    record_end, replay, forget,   used,    memory };
 
 extern "C" const struct device *device_cuda(void)
 {

@@ -2,6 +2,7 @@
  * and AdamW inside the time. */
 #include "run/bench.h"
 #include "base/blas.h"
+#include "base/hash.h"
 #include "base/pool.h"
 #include "run/step.h"
 #include "run/weights.h"
@@ -21,6 +22,9 @@ struct bench {
     int64_t done;   /* steps */
     double start_s; /* from the command to the first step */
     struct step_result last;
+    double replayed_s,
+        plain_s; /* a step with recorded launches (stretch.h) and without; 0 = none are recorded */
+    bool same;   /* both gave the same bits */
 };
 
 static bool make_plan(struct bench *b, const struct config *c, struct err *e)
@@ -77,6 +81,51 @@ static void one_step(struct bench *b)
     b->last = step_train(&b->stepper, 0, (b->done - 1) % per_epoch * G, G);
     b->engine.exec.device->wait();
     CHECK(b->last.finite, "step %lld is not finite", (long long)b->done);
+}
+
+static void clear_gradients(struct bench *b)
+{
+    const struct program *p = &b->engine.program;
+    for (int i = 0; i < p->n_buffers; i++)
+        if (p->buffers[i].class == MEM_GRADIENTS && p->buffers[i].bytes)
+            b->engine.exec.device->zero(exec_at(&b->engine.exec, (struct ref){ i, 0 }),
+                                        (size_t)p->buffers[i].bytes);
+}
+
+/* A hash of the losses and of the sums of squares of all gradients of one step that updates nothing. */
+static uint64_t gradient_bits(struct bench *b)
+{
+    struct exec *x = &b->engine.exec;
+    struct hash_state *h = hash_begin();
+    clear_gradients(b);
+    const struct step_result r = step_gradients(&b->stepper, 0, 0, b->plan.global_batch);
+    x->refuse = true;
+    exec_run(x, LIST_UPDATE);
+    x->refuse = false;
+    clear_gradients(b);
+    hash_add(h, &r.loss, sizeof r.loss);
+    hash_add(h, &r.aux, sizeof r.aux);
+    hash_add(h, x->norm_sums, (size_t)b->engine.program.layout.n_chunks_total * sizeof *x->norm_sums);
+    return hash_end(h);
+}
+
+enum { PLAIN_STEPS = 2 };
+
+/* The same without recorded launches: time, and whether a bit differs. */
+static void compare_plain(struct bench *b, double seconds)
+{
+    struct exec *x = &b->engine.exec;
+    if (x->n_records == 0)
+        return;
+    b->replayed_s = seconds;
+    const uint64_t replayed = gradient_bits(b);
+    x->replays = false;
+    b->same = gradient_bits(b) == replayed;
+    const double begin = exec_now();
+    for (int i = 0; i < PLAIN_STEPS; i++)
+        one_step(b);
+    b->plain_s = (exec_now() - begin) / PLAIN_STEPS;
+    x->replays = true;
 }
 
 /* One line of the table: an operator, forward ("fwd"), backward ("bwd") or both in one call ("both"). */
@@ -176,6 +225,11 @@ static void print_result(const struct bench *b, double seconds, double fastest, 
     print_honesty(b);
     printf("slab %lld bytes; %.1f s from the command to the first step; loss %.4f\n",
            (long long)b->engine.program.memory.peak_bytes, b->start_s, b->last.loss);
+    if (b->replayed_s > 0)
+        printf("CUDA graphs: %d, %lld bytes of the device; step %.3f s with them, %.3f s without; losses and "
+               "gradients %s\n",
+               b->engine.exec.n_records, (long long)b->engine.exec.record_bytes, b->replayed_s, b->plain_s,
+               b->same ? "equal to the bit" : "DIFFER");
     for (int i = 0; i < n; i++)
         sum += lines[i].seconds;
     printf("%-16s %9s %8s %8s %9s\n", "operator", "calls", "ms", "share", "TFLOP/s");
@@ -191,9 +245,15 @@ static void print_json(const struct bench *b, double seconds, const struct line 
 {
     const int64_t tokens = b->plan.global_batch * b->plan.sequence;
     printf("{\"seconds\": %.6g, \"tokens\": %lld, \"layers\": %lld, \"loss\": %.9g, \"slab_bytes\": %lld, "
-           "\"start_seconds\": %.3f, \"operators\": [",
+           "\"start_seconds\": %.3f, ",
            seconds, (long long)tokens, (long long)b->setup.model.layers, b->last.loss,
            (long long)b->engine.program.memory.peak_bytes, b->start_s);
+    if (b->replayed_s > 0)
+        printf("\"graphs\": {\"n\": %d, \"bytes\": %lld, \"seconds\": %.6g, \"seconds_without\": %.6g, "
+               "\"same_bits\": %s}, ",
+               b->engine.exec.n_records, (long long)b->engine.exec.record_bytes, b->replayed_s, b->plain_s,
+               b->same ? "true" : "false");
+    printf("\"operators\": [");
     for (int i = 0; i < n; i++)
         printf("%s{\"name\": \"%s\", \"way\": \"%s\", \"calls\": %lld, \"seconds\": %.6g, \"flops\": %.6g}",
                i ? ", " : "", lines[i].name, lines[i].way, (long long)lines[i].calls, lines[i].seconds,
@@ -218,11 +278,12 @@ bool bench_step(struct arena *a, const struct config *c, struct err *e)
         sum += i < 0 ? 0 : seconds;
         fastest = i >= 0 && seconds < fastest ? seconds : fastest;
     }
+    compare_plain(b, sum / (double)c->steps);
     const int n = profile(b, a, lines);
     if (comm_rank() == 0 && c->json)
         print_json(b, sum / (double)c->steps, lines, n);
     else if (comm_rank() == 0)
         print_result(b, sum / (double)c->steps, fastest, lines, n);
     exec_free(&b->engine.exec);
-    return true;
+    return b->replayed_s == 0 || b->same || err_set(e, "steps with and without CUDA graphs differ");
 }

@@ -2,6 +2,7 @@
 #include "run/exec.h"
 #include "run/collect.h"
 #include "run/rows.h"
+#include "run/stretch.h"
 #include <string.h>
 #include <time.h>
 
@@ -196,6 +197,7 @@ void exec_free(struct exec *x)
         x->device->unpin(x->inputs[i]);
         x->device->unpin(x->kept[i]);
     }
+    stretch_free(x);
     x->device->release(x->slab);
     memset(x->inputs, 0, sizeof x->inputs);
     x->slab = NULL;
@@ -218,17 +220,23 @@ static enum time_class class_of(const struct instr *in, enum list_kind which)
     }
 }
 
+void exec_launch(struct exec *x, enum list_kind which, int index)
+{
+    const struct instr *in = &x->program->list[which].item[index];
+    if (in->kind == RUN_OP)
+        kernel_of(x, in)(&x->calls[which][index]);
+    else
+        x->device->zero(exec_at(x, in->ref[0]), (size_t)in->n);
+}
+
 static bool run_one(struct exec *x, enum list_kind which, int index, const struct rows *rows)
 {
     const struct instr *in = &x->program->list[which].item[index];
-    const struct call *c = &x->calls[which][index];
     comm_doing(in->name);
     switch (in->kind) {
     case RUN_OP:
-        kernel_of(x, in)(c);
-        return true;
     case RUN_ZERO:
-        x->device->zero(exec_at(x, in->ref[0]), (size_t)in->n);
+        exec_launch(x, which, index);
         return true;
     case RUN_ROUTE:
         rows_route(x, in);
@@ -267,9 +275,11 @@ bool exec_run(struct exec *x, enum list_kind which)
     int head = 0;
     double before = exec_now();
     for (int i = 0; i < list->n; i++) {
-        const int at = i;
+        const int at = i, behind = stretch_run(x, which, i);
         const struct instr *in = &list->item[i];
-        if (in->kind == RUN_ROUND) {
+        if (behind > i) {
+            i = behind - 1;
+        } else if (in->kind == RUN_ROUND) {
             head = i;
             rows_begin(x, in, &rows);
         } else if (in->kind == RUN_ROUND_END && rows_next(x, &rows)) {

@@ -24,8 +24,13 @@ struct exec {
     struct step_control control;
     bool refuse; /* set by the host: stop before the update, whatever the gradient */
     double grad_norm;
-    int64_t bad_chunk;            /* first chunk of the gradient that is not finite; -1 */
-    int64_t rounds, most_rounds;  /* of the exchange loop under way; most since cleared */
+    int64_t bad_chunk;           /* first chunk of the gradient that is not finite; -1 */
+    int64_t rounds, most_rounds; /* of the exchange loop under way; most since cleared */
+    struct stretch
+        *stretches[LISTS]; /* stretch.h; replays: they are recorded and replayed, must_replay: or else die */
+    int n_stretches[LISTS], n_records;
+    bool replays, must_replay;
+    int64_t record_bytes;         /* device memory that the records took */
     int64_t *scratch;             /* 8 arrays of n_ranks for exchanges */
     double seconds[TIME_CLASSES]; /* since cleared */
     double *spent[LISTS]; /* seconds by instruction, since cleared; NULL = not asked for (it makes every
@@ -35,6 +40,7 @@ void exec_new(struct arena *a, struct program *p, const struct device *d, struct
 void exec_free(struct exec *x);
 /* false only for LIST_UPDATE with a non-finite gradient: nothing was updated, bad_chunk tells where. */
 bool exec_run(struct exec *x, enum list_kind which);
+void exec_launch(struct exec *x, enum list_kind which, int index);             /* one RUN_OP or RUN_ZERO */
 void *exec_at(const struct exec *x, struct ref r);                             /* NULL for no buffer */
 void exec_put(struct exec *x, struct ref to, const void *from, int64_t bytes); /* from the host */
 void exec_get(const struct exec *x, void *to, struct ref from, int64_t bytes); /* to the host; waits */

@@ -2,6 +2,7 @@
 #include "run/setup.h"
 #include "base/pool.h"
 #include "config/config.h"
+#include "run/stretch.h"
 #include "run/weights.h"
 #include "sched/predict.h"
 #include <string.h>
@@ -34,11 +35,14 @@ static bool begin(struct arena *a, const struct config *c, bool open, struct set
 {
     *s = (struct setup){ .arena = a,
                          .compat_nnscaler = c->compat_nnscaler,
+                         .graphs = c->graphs,
                          .master = c->master,
                          .moments = c->moments,
                          .gradient = c->gradient_dtype };
     if (!choose_device(c, open, s, e))
         return false;
+    if (s->graphs == GRAPHS_ON && s->backend == CPU)
+        return err_code(e, EXIT_USAGE, "--graphs on: the CPU device has no graphs, expected auto or off");
     s->model_dir = ckpt_find_model(a, c->model_id, e);
     return s->model_dir && model_config_read(s->model_dir, &s->model, e) &&
            setup_cluster(s, NULL, comm_local_ranks(), pool_threads(), e);
@@ -209,6 +213,8 @@ void engine_build(const struct setup *s, const struct plan *p, bool training, bo
     x->graph = build_graph(s, s->arena, p, logits, &x->values);
     sched_lower(s->arena, x->graph, p, comm_rank(), training, o, &x->program);
     exec_new(s->arena, &x->program, s->device, &x->exec);
+    if (s->graphs != GRAPHS_OFF)
+        stretch_new(s->arena, &x->exec, s->graphs == GRAPHS_ON);
 }
 
 static void stored_dtypes(const struct setup *s, const struct engine *x, const struct ckpt *c,

@@ -13,6 +13,7 @@ struct setup {
     struct cluster cluster;
     const struct device *device; /* NULL: only described, not opened */
     enum backend backend;
+    int graphs;                    /* GRAPHS_* of config.h */
     int master, moments, gradient; /* as the options say: those of config.h */
 };
 /* A model, lowered and with memory, on this rank. */

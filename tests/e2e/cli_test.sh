@@ -36,6 +36,7 @@ refused "a required option" 2 'dataset_path' "$moec" train --model_id m
 refused "an argument without a name" 2 "'foo'" $t foo
 refused "a short option" 2 '-x' $t -x
 refused "help of an unknown command" 2 'trian' "$moec" help trian
+refused "--graphs on the CPU" 2 'graphs on.*auto or off' $t --device cpu --graphs on
 if [ -e /dev/nvidia0 ]; then
     skip "--device cuda without a device" "there is one"
 else

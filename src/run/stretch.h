@@ -1,0 +1,15 @@
+/* stretch.h - runs of instructions that launch kernels and nothing else. On a device that can, each is recorded when it
+ * runs for the second time (the first made plans, chose algorithms and loaded code) and replayed from then on: one
+ * launch instead of hundreds, with the same kernels and so the same bits. */
+#pragma once
+#include "run/exec.h"
+struct stretch { /* instructions [from, to) of a list */
+    int from, to;
+    bool ran;
+    void *record; /* NULL: not yet, or not possible */
+};
+/* Finds them; must: where recording fails, the program ends (else it says so and launches one by one). */
+void stretch_new(struct arena *a, struct exec *x, bool must);
+void stretch_free(struct exec *x);
+/* Runs the stretch that begins at instruction `from` and returns its end; `from` where there is none. */
+int stretch_run(struct exec *x, enum list_kind which, int from);

@@ -1,0 +1,108 @@
+/* Stretches of launches on a device that only writes down what it is told: run plainly first, recorded second, replayed
+ * from then on; and launched one by one where recording fails. */
+#include "run/stretch.h"
+#include "tests/test.h"
+#include <stdlib.h>
+
+static char done[256]; /* a letter per call that ran, by the bytes of the zeroed buffer */
+static char taken[64]; /* the same of the recording */
+static bool recording, fails;
+static int n_forgotten;
+
+static void note(void *at, size_t bytes)
+{
+    (void)at;
+    char *to = recording ? taken : done;
+    to[strlen(to)] = (char)('a' + bytes);
+}
+
+static void begin(void)
+{
+    recording = true;
+    memset(taken, 0, sizeof taken);
+}
+
+static void *end(struct err *e)
+{
+    recording = false;
+    if (fails)
+        err_set(e, "as asked");
+    return fails ? NULL : strdup(taken);
+}
+
+static void replay(void *record)
+{
+    strcat(done, "<");
+    strcat(done, record);
+    strcat(done, ">");
+}
+
+static void forget(void *record)
+{
+    n_forgotten++;
+    free(record);
+}
+
+static int64_t used(void)
+{
+    return 0;
+}
+
+static const struct device writer = {
+    .zero = note, .record_begin = begin, .record_end = end, .replay = replay, .forget = forget, .used = used
+};
+
+/* Two stretches of 10 and 8 launches around one exchange, and one of 3 behind another, which is too short. */
+static void make(struct arena *a, struct program *p, struct exec *x)
+{
+    static struct instr item[23];
+    static struct buffer buffer;
+    *p = (struct program){ .buffers = &buffer, .n_buffers = 1 };
+    for (int i = 0; i < 23; i++)
+        item[i] = (struct instr){ .kind = i == 10 || i == 19 ? RUN_SEND : RUN_ZERO, .n = i };
+    p->list[LIST_MICRO] = (struct list){ .n = 23, .item = item };
+    *x = (struct exec){ .program = p, .device = &writer };
+    memset(done, 0, sizeof done);
+    n_forgotten = 0;
+    stretch_new(a, x, false);
+}
+
+TEST(second_run_is_recorded)
+{
+    struct arena *a = arena_new("stretch");
+    struct program p;
+    struct exec x;
+    fails = false;
+    make(a, &p, &x);
+    EXPECT_INT(x.n_stretches[LIST_MICRO], 2);
+    EXPECT_INT(x.n_stretches[LIST_EVAL], 0);
+    for (int i = 0; i < 3; i++)
+        EXPECT_INT(stretch_run(&x, LIST_MICRO, 11), 19);
+    EXPECT_TEXT(done, "lmnopqrs<lmnopqrs><lmnopqrs>");
+    EXPECT_INT(stretch_run(&x, LIST_MICRO, 10), 10);
+    EXPECT_INT(stretch_run(&x, LIST_MICRO, 20), 20);
+    EXPECT_INT(stretch_run(&x, LIST_MICRO, 0), 10);
+    EXPECT_INT(x.n_records, 1);
+    x.replays = false;
+    EXPECT_INT(stretch_run(&x, LIST_MICRO, 11), 11);
+    stretch_free(&x);
+    EXPECT_INT(n_forgotten, 1);
+    arena_free(a);
+}
+
+TEST(a_failed_recording_launches_one_by_one)
+{
+    struct arena *a = arena_new("stretch");
+    struct program p;
+    struct exec x;
+    fails = true;
+    make(a, &p, &x);
+    stretch_run(&x, LIST_MICRO, 11);
+    EXPECT_INT(stretch_run(&x, LIST_MICRO, 11), 19);
+    EXPECT_TEXT(done, "lmnopqrslmnopqrs");
+    EXPECT(!x.replays);
+    EXPECT_INT(stretch_run(&x, LIST_MICRO, 11), 11);
+    stretch_free(&x);
+    EXPECT_INT(n_forgotten, 0);
+    arena_free(a);
+}
