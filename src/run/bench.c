@@ -22,6 +22,7 @@ struct bench {
     int64_t done;   /* steps */
     double start_s; /* from the command to the first step */
     struct step_result last;
+    int64_t outside_bytes[2]; /* exec_outside() at the start, after the first step */
     double replayed_s,
         plain_s; /* a step with recorded launches (stretch.h) and without; 0 = none are recorded */
     bool same;   /* both gave the same bits */
@@ -65,6 +66,7 @@ static bool start(struct bench *b, struct arena *a, const struct config *c, stru
     if (!setup_connect(&b->setup, c, NULL, e) || !make_plan(b, c, e))
         return false;
     engine_build(&b->setup, &b->plan, true, false, &o, &b->engine);
+    b->outside_bytes[0] = exec_outside(&b->engine.exec);
     weights_init(&b->engine.exec, c->seed);
     batches_new(a, &b->data, b->data.n_sequences, c->seed, -1, &b->batches);
     step_new(a, &b->engine, &b->batches, 0, &b->stepper);
@@ -80,6 +82,8 @@ static void one_step(struct bench *b)
     b->engine.exec.control = (struct step_control){ 1e-5, 0.9, 0.95, 1.0, b->done, 0 };
     b->last = step_train(&b->stepper, 0, (b->done - 1) % per_epoch * G, G);
     b->engine.exec.device->wait();
+    if (b->done == 1)
+        b->outside_bytes[1] = exec_outside(&b->engine.exec);
     CHECK(b->last.finite, "step %lld is not finite", (long long)b->done);
 }
 
@@ -225,6 +229,11 @@ static void print_result(const struct bench *b, double seconds, double fastest, 
     print_honesty(b);
     printf("slab %lld bytes; %.1f s from the command to the first step; loss %.4f\n",
            (long long)b->engine.program.memory.peak_bytes, b->start_s, b->last.loss);
+    if (b->outside_bytes[0] >= 0)
+        printf("memory: slab %lld bytes (planned %lld); outside the slab %lld bytes of the device (context, "
+               "libraries), %lld after the first step\n",
+               (long long)b->engine.program.memory.peak_bytes, (long long)b->plan.memory.peak_bytes,
+               (long long)b->outside_bytes[0], (long long)b->outside_bytes[1]);
     if (b->replayed_s > 0)
         printf("CUDA graphs: %d, %lld bytes of the device; step %.3f s with them, %.3f s without; losses and "
                "gradients %s\n",
@@ -248,6 +257,9 @@ static void print_json(const struct bench *b, double seconds, const struct line 
            "\"start_seconds\": %.3f, ",
            seconds, (long long)tokens, (long long)b->setup.model.layers, b->last.loss,
            (long long)b->engine.program.memory.peak_bytes, b->start_s);
+    if (b->outside_bytes[0] >= 0)
+        printf("\"outside_slab_bytes\": [%lld, %lld], ", (long long)b->outside_bytes[0],
+               (long long)b->outside_bytes[1]);
     if (b->replayed_s > 0)
         printf("\"graphs\": {\"n\": %d, \"bytes\": %lld, \"seconds\": %.6g, \"seconds_without\": %.6g, "
                "\"same_bits\": %s}, ",

@@ -203,6 +203,11 @@ void exec_free(struct exec *x)
     x->slab = NULL;
 }
 
+int64_t exec_outside(const struct exec *x)
+{
+    return x->device->used ? x->device->used() - x->program->memory.peak_bytes : -1;
+}
+
 static enum time_class class_of(const struct instr *in, enum list_kind which)
 {
     switch (in->kind) {

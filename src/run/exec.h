@@ -38,6 +38,8 @@ struct exec {
 };
 void exec_new(struct arena *a, struct program *p, const struct device *d, struct exec *x);
 void exec_free(struct exec *x);
+/* Bytes of the device that are taken outside the slab: context, libraries, code, other programs; -1 = on the host. */
+int64_t exec_outside(const struct exec *x);
 /* false only for LIST_UPDATE with a non-finite gradient: nothing was updated, bad_chunk tells where. */
 bool exec_run(struct exec *x, enum list_kind which);
 void exec_launch(struct exec *x, enum list_kind which, int index);             /* one RUN_OP or RUN_ZERO */

@@ -215,6 +215,8 @@ static void write_metrics(FILE *f, const struct run *r, const struct step_report
             "\"rounds\": %lld, \"dropped_tokens\": 0, ",
             (long long)r->position->tokens, tokens_per_s, mfu, (long long)r->plan.memory.peak_bytes,
             (long long)s->rounds);
+    if (r->outside_bytes[1] > 0)
+        fprintf(f, "\"outside_slab_bytes\": %lld, ", (long long)r->outside_bytes[1]);
     fprintf(f, "\"arena_allocations\": %zu, \"expert_load_max_over_mean\": {", arena_n_mallocs());
     for (int k = 0; k < r->engine.values.n_moe; k++)
         fprintf(f, "%s\"%d\": %.4g", k ? ", " : "", r->engine.values.moe_layer[k],

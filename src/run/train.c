@@ -158,6 +158,7 @@ static bool start_engine(struct run *r, struct err *e)
     const struct adamw o = { c->betas[0], c->betas[1], c->eps, c->weight_decay };
     double example;
     engine_build(&r->setup, &r->plan, true, false, &o, &r->engine);
+    r->outside_bytes[0] = exec_outside(&r->engine.exec);
     step_new(r->arena, &r->engine, &r->batches, r->eval_end - r->eval_begin, &r->stepper);
     model_flops_per_token(&r->setup.model, r->plan.sequence, &r->flops_per_token, &example);
     r->holdings = weights_holdings(r->arena, r->engine.graph, &r->plan);
@@ -229,6 +230,8 @@ static bool one_step(struct run *r, struct step_report *report, struct err *e)
     if (!report->result.finite)
         return refuse_step(r, &report->result, e);
     advance(r, n);
+    if (r->outside_bytes[1] == 0)
+        r->outside_bytes[1] = exec_outside(x);
     p->loss = report->result.loss;
     report->seconds = exec_now() - start;
     memcpy(report->times, x->seconds, sizeof report->times);
@@ -297,6 +300,11 @@ static void print_start(const struct run *r)
         printf("device: %s\n", device_cuda_description());
     printf("memory of the largest rank: %.0f bytes allocated, %lld bytes planned\n", allocated,
            (long long)p->memory.peak_bytes);
+    if (r->outside_bytes[0] >= 0)
+        printf("memory: slab %lld bytes (planned %lld); outside the slab %lld bytes of the device (context, "
+               "libraries)\n",
+               (long long)r->engine.program.memory.peak_bytes, (long long)p->memory.peak_bytes,
+               (long long)r->outside_bytes[0]);
     printf("%s%s\n", r->resumed_from ? "weights, optimizer state and position: " : r->how,
            r->resumed_from ? r->resumed_from : "");
     printf("data %s: %lld sequences train, %lld are held back; %lld steps, run directory %s\n",

@@ -25,6 +25,7 @@ struct run {
     FILE *metrics;
     bool bar, in_bar; /* progress bar instead of one line per step; its line has no end yet */
     double eta_seconds;
+    int64_t outside_bytes[2]; /* exec_outside() at the start, after the first step (0 = not yet) */
 };
 /* Limits for the planner from the options; ranks: those of the run (0: --runtime_ngpus or this MPI run's). */
 bool train_limits(const struct config *c, struct plan_limits *l, struct err *e);
