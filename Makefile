@@ -20,8 +20,11 @@ NVCC   := $(shell command -v nvcc 2>/dev/null || ls /usr/local/cuda/bin/nvcc 2>/
 CUDA   ?= $(if $(NVCC),$(patsubst %/bin/nvcc,%,$(realpath $(NVCC))))
 CUDAINC := $(firstword $(dir $(wildcard $(addsuffix /cudnn.h,$(CUDA)/include /usr/include))))
 CU     := $(if $(SAN),,$(if $(and $(CUDA),$(CUDAINC)),$(sort $(wildcard src/*/*.cu))))
-NVFLAGS := -std=c++17 -O3 -I. -Isrc -I$(OUT) -I$(CUDAINC) -MD -MP -gencode arch=compute_90a,code=sm_90a \
+NVFLAGS := -std=c++17 -O3 -I. -Isrc -I$(OUT) -I$(CUDAINC) -MD -MP \
            -Xcompiler -Wall,-Wextra,-fvisibility=hidden,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics,-Wno-pedantic -Werror all-warnings
+# Compute capability 9.0, and code of 8.0 that every later device takes; NAME_hopper.cu has nothing for others than 9.0.
+HOPPER := -gencode arch=compute_90a,code=sm_90a
+GPUS    = $(HOPPER) $(if $(findstring hopper,$<),,-gencode arch=compute_80$(comma)code=[sm_80$(comma)compute_80])
 LDLIBS += $(if $(CU),-L$(CUDA)/lib64 -lcudart_static -ldl -lrt)
 SRC    := $(sort $(wildcard src/*/*.c))
 OBJ    := $(SRC:%=$(OUT)/%.o) $(CU:%=$(OUT)/%.o)
@@ -46,7 +49,7 @@ $(OUT)/%.c.o: %.c | $(OUT)/ops.def $(OUT)/version.h
 	$(CC) $(CFLAGS) -c $< -o $@
 $(OUT)/%.cu.o: %.cu | $(OUT)/ops.def $(OUT)/version.h
 	@mkdir -p $(@D)
-	$(NVCC) $(NVFLAGS) -c $< -o $@
+	$(NVCC) $(NVFLAGS) $(GPUS) -c $< -o $@
 $(OUT)/tests/%_test: $(OUT)/tests/%_test.c.o $(OUT)/tests/test_main.c.o $(REFOBJ) $(LIBOBJ)
 	$(CC) $(CFLAGS) $^ $(LDLIBS) -o $@
 tests: $(TESTS)
@@ -69,6 +72,7 @@ PROBES := $(if $(CU),$(patsubst %.cu,$(OUT)/%,$(wildcard tests/probe/*_probe.cu)
 # PROBE=-DGROUPED_CLUSTER=1: constants of a kernel to try.
 probe: $(PROBES)
 $(OUT)/tests/probe/%.cu.o: NVFLAGS += $(PROBE)
+$(OUT)/tests/probe/%.cu.o: GPUS = $(HOPPER)
 $(OUT)/tests/probe/grouped_probe: $(OUT)/tests/probe/grouped_probe.cu.o \
                                   $(filter-out %/grouped_hopper.cu.o,$(LIBOBJ))
 	$(CC) $(CFLAGS) $^ $(LDLIBS) -o $@

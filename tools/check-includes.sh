@@ -30,7 +30,6 @@ sanitizer/asan_interface.h  src/base/arena.c
 cublasLt.h  src/cuda/library.cuh
 cudnn.h     src/cuda/library.cuh
 cuda.h      src/cuda/hopper.cuh
-mma.h       src/cuda/grouped.cu
 cuda_bf16.h     src/cuda/cuda.cuh
 cuda_runtime.h  src/cuda/cuda.cuh
 '

@@ -23,8 +23,7 @@ extern "C" bool cuda_forgives(const char *failure);
 /* After every <<<...>>>. */
 #define LAUNCHED() CUDA_DO(cudaGetLastError())
 
-extern "C" bool
-cuda_portable(void); /* the device is no Hopper: kernels of compute capability 9.0 do not run */
+extern "C" bool cuda_portable(void); /* kernels of compute capability 9.0 do not run, or are not wanted */
 
 static inline cudaStream_t stream_of(const struct call *c)
 {

@@ -1,123 +1,211 @@
-/* grouped.cu - the choice of the path, and the plain one: blocks of 64 x 64 of the output on the matrix units that
- * every device since compute capability 8.0 has. */
+/* grouped.cu - the choice of the path, and the one for every device since compute capability 8.0: blocks of 128 x 128 of
+ * the output by mma.m16n8k16, whose operands come through shared memory, copied STAGES - 1 tiles ahead. */
 #include "cuda/grouped.cuh"
-#include <mma.h>
-enum { BLOCK = 64, DEPTH = 32, THREADS = 128, PAD = 8 };
+#include "cuda/mma_tile.h"
+enum { WARP = 32, THREADS = 8 * WARP, STAGES = 3, TILE = SIDE * DEPTH };
+enum { ROWS = 64, COLUMNS = 32 }; /* of the output, of a warp: 2 x 4 warps make a block */
 /* out[m, n] (+)= op(a)[m, k] op(b)[k, n], of one expert; a, b, out as stored, rows lda, ldb, n elements apart */
 struct product {
     const bf16 *a, *b;
     void *out;
-    int64_t m, n, k, lda, ldb;
+    int m, n, k, lda, ldb;
     bool add, wide;
 };
 
-/* Rows x columns of a matrix (those that exist; zeros otherwise) into shared memory with `line` elements per row. */
-template <int ROWS, int COLUMNS>
-__device__ static void stage(bf16 *to, const bf16 *from, int64_t ld, int64_t row, int64_t column,
-                             int64_t n_rows, int64_t n_columns)
+__device__ static inline uint32_t shared_at(const bf16 *p)
 {
-    for (int i = threadIdx.x; i < ROWS * COLUMNS / VEC; i += THREADS) {
-        const int r = i / (COLUMNS / VEC), c = i % (COLUMNS / VEC) * VEC;
-        const bool there = row + r < n_rows && column + c < n_columns;
-        *(uint4 *)(to + r * (COLUMNS + PAD) + c) =
-            there ? *(const uint4 *)(from + (row + r) * ld + column + c) : make_uint4(0, 0, 0, 0);
-    }
+    return (uint32_t)__cvta_generic_to_shared(p);
 }
 
-template <bool TRANSPOSED> struct stored_as {
-    typedef nvcuda::wmma::row_major order;
-};
-template <> struct stored_as<true> {
-    typedef nvcuda::wmma::col_major order;
-};
-
-/* One block of the output of p, at (row, column). TA, TB: a is stored [k, m], b is stored [n, k]. */
-template <bool TA, bool TB>
-__device__ static void block_product(const struct product *p, int64_t row, int64_t column)
+/* 16 bytes, or zeros. */
+__device__ static inline void copy_later(bf16 *to, const bf16 *from, bool there)
 {
-    using namespace nvcuda::wmma;
-    enum { A_LINE = (TA ? BLOCK : DEPTH) + PAD, B_LINE = (TB ? DEPTH : BLOCK) + PAD, OUT_LINE = BLOCK + 4 };
-    __shared__ __align__(32) bf16 a[(TA ? DEPTH : BLOCK) * A_LINE], b[(TB ? BLOCK : DEPTH) * B_LINE];
-    __shared__ __align__(32) float out[BLOCK * OUT_LINE];
-    const int warp = threadIdx.x / 32, first_row = warp / 2 * 32, first_column = warp % 2 * 32;
-    fragment<accumulator, 16, 16, 16, float> sum[2][2];
-    for (int i = 0; i < 4; i++)
-        fill_fragment(sum[i / 2][i % 2], 0.0f);
-    for (int64_t k = 0; k < p->k; k += DEPTH) {
-        __syncthreads();
-        if (TA)
-            stage<DEPTH, BLOCK>(a, p->a, p->lda, k, row, p->k, p->m);
-        else
-            stage<BLOCK, DEPTH>(a, p->a, p->lda, row, k, p->m, p->k);
-        if (TB)
-            stage<BLOCK, DEPTH>(b, p->b, p->ldb, column, k, p->n, p->k);
-        else
-            stage<DEPTH, BLOCK>(b, p->b, p->ldb, k, column, p->k, p->n);
-        __syncthreads();
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_at(to)), "l"(from),
+                 "r"(there ? 16 : 0)
+                 : "memory");
+}
+__device__ static inline void copies_commit(void)
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int PENDING> __device__ static inline void copies_wait(void)
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+template <bool TRANSPOSED> __device__ static inline void load_matrices(uint32_t (&x)[4], const bf16 *at)
+{
+    if (TRANSPOSED)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                     : "r"(shared_at(at))
+                     : "memory");
+    else
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                     : "r"(shared_at(at))
+                     : "memory");
+}
+
+/* d += a b, 16 x 8 x 16: a lane has columns 2 (lane % 4) and the next of rows lane / 4 (d[0], d[1]) and that + 8. */
+__device__ static inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* Copies 128 rows from `row` on and 32 steps from `step` on of an operand, zeros behind n_rows and n_steps; deep: it is
+ * stored [rows, steps], otherwise [steps, rows], with lines ld elements apart. */
+template <bool DEEP>
+__device__ static inline void stage(bf16 *to, const bf16 *from, int ld, int row, int step, int n_rows,
+                                    int n_steps)
+{
+    enum { PER_LINE = (DEEP ? DEPTH : SIDE) / VECTOR };
 #pragma unroll
-        for (int l = 0; l < DEPTH; l += 16) {
-            fragment<matrix_a, 16, 16, 16, bf16, typename stored_as<TA>::order> x[2];
-            fragment<matrix_b, 16, 16, 16, bf16, typename stored_as<TB>::order> y[2];
-            for (int i = 0; i < 2; i++) {
-                const int r = first_row + 16 * i, c = first_column + 16 * i;
-                load_matrix_sync(x[i], TA ? a + l * A_LINE + r : a + r * A_LINE + l, A_LINE);
-                load_matrix_sync(y[i], TB ? b + c * B_LINE + l : b + l * B_LINE + c, B_LINE);
-            }
-            for (int i = 0; i < 4; i++)
-                mma_sync(sum[i / 2][i % 2], x[i / 2], y[i % 2], sum[i / 2][i % 2]);
-        }
-    }
-    for (int i = 0; i < 4; i++)
-        store_matrix_sync(out + (first_row + i / 2 * 16) * OUT_LINE + first_column + i % 2 * 16,
-                          sum[i / 2][i % 2], OUT_LINE, mem_row_major);
-    __syncthreads();
-    for (int i = threadIdx.x; i < BLOCK * BLOCK; i += THREADS) {
-        const int64_t r = row + i / BLOCK, c = column + i % BLOCK;
-        if (r < p->m && c < p->n)
-            grad_put(p->out, p->wide, p->add, r * p->n + c, out[i / BLOCK * OUT_LINE + i % BLOCK]);
+    for (int i = 0; i < TILE / VECTOR / THREADS; i++) {
+        const int u = threadIdx.x + i * THREADS, line = u / PER_LINE, v = u % PER_LINE;
+        const int y = (DEEP ? row : step) + line, x = (DEEP ? step : row) + v * VECTOR;
+        const bool there = y < (DEEP ? n_rows : n_steps) && x < (DEEP ? n_steps : n_rows);
+        copy_later(to + tile_at(DEEP, line, v), there ? from + (int64_t)y * ld + x : from, there);
     }
 }
 
-/* Expert and first row of block `i` of the rows of all experts; false when there are fewer. */
-__device__ static bool find_rows(const struct groups *g, int64_t i, int64_t *expert, int64_t *row,
-                                 int64_t *end)
+/* sum += the 64 x 32 of this warp from one tile of each operand */
+template <bool A_DEEP, bool B_DEEP>
+__device__ static inline void multiply_tile(float (&sum)[4][4][4], const bf16 *a, const bf16 *b, int row,
+                                            int column, int lane)
 {
-    int64_t from = 0;
-    for (*expert = 0; *expert < g->n_experts; ++*expert) {
-        *end = groups_edge(g, *expert + 1);
-        *row = from + i * BLOCK;
-        if (*row < *end)
+#pragma unroll
+    for (int step = 0; step < DEPTH; step += 16) {
+        uint32_t x[4][4], y[2][4];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            load_matrices<!A_DEEP>(x[i], a + tile_a(A_DEEP, row + 16 * i, step, lane));
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+            load_matrices<!B_DEEP>(y[j], b + tile_b(B_DEEP, column + 16 * j, step, lane));
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                multiply_add(sum[i][j], x[i], y[j / 2][j % 2 * 2], y[j / 2][j % 2 * 2 + 1]);
+    }
+}
+
+/* Two neighbours of a row; `at` is even. */
+__device__ static inline void put_pair(const struct product *p, int64_t at, float x, float y)
+{
+    if (p->wide) {
+        float2 *to = (float2 *)((float *)p->out + at), old = p->add ? *to : make_float2(0, 0);
+        *to = make_float2(old.x + x, old.y + y);
+    } else {
+        __nv_bfloat162 *to = (__nv_bfloat162 *)((bf16 *)p->out + at);
+        const float2 old = p->add ? __bfloat1622float2(*to) : make_float2(0, 0);
+        *to = __floats2bfloat162_rn(old.x + x, old.y + y);
+    }
+}
+
+__device__ static inline void put(const struct product *p, const float (&sum)[4][4][4], int row, int column,
+                                  int lane)
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int r = row + 16 * i + 8 * half + lane / 4;
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const int c = column + 8 * j + lane % 4 * 2;
+                if (r < p->m && c < p->n)
+                    put_pair(p, (int64_t)r * p->n + c, sum[i][j][2 * half], sum[i][j][2 * half + 1]);
+            }
+        }
+}
+
+/* The block of the output of p at (row, column). A_DEEP: a is stored [m, k]; B_DEEP: b is stored [n, k]. */
+template <bool A_DEEP, bool B_DEEP>
+__device__ static void block_product(const struct product *p, int row, int column)
+{
+    __shared__ __align__(128) bf16 a[STAGES][TILE], b[STAGES][TILE];
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, n_tiles = (p->k + DEPTH - 1) / DEPTH;
+    const int warp_row = warp / 4 * ROWS, warp_column = warp % 4 * COLUMNS;
+    float sum[4][4][4] = {};
+    for (int i = 1 - STAGES; i < n_tiles; i++) {
+        const int next = i + STAGES - 1;
+        if (i >= 0) {
+            copies_wait<STAGES - 2>(); /* tile i is there, for this thread */
+            __syncthreads();           /* for all; and nobody reads tile i - 1, whose place the next takes */
+        }
+        if (next < n_tiles) {
+            stage<A_DEEP>(a[next % STAGES], p->a, p->lda, row, next * DEPTH, p->m, p->k);
+            stage<B_DEEP>(b[next % STAGES], p->b, p->ldb, column, next * DEPTH, p->n, p->k);
+        }
+        copies_commit();
+        if (i >= 0)
+            multiply_tile<A_DEEP, B_DEEP>(sum, a[i % STAGES], b[i % STAGES], warp_row, warp_column, lane);
+    }
+    put(p, sum, row + warp_row, column + warp_column, lane);
+}
+
+/* Rows [row, end) of an expert: block `i` of the rows of all experts begins there; false when there are fewer. A lane
+ * looks at an expert; all lanes get the same. */
+struct rows {
+    int64_t expert;
+    int row, end;
+};
+__device__ static bool find_rows(const struct groups *g, int64_t i, struct rows *out)
+{
+    const int lane = threadIdx.x % WARP;
+    for (int64_t first = 0; first < g->n_experts; first += WARP) {
+        const bool there = first + lane < g->n_experts;
+        const int64_t from = there ? groups_edge(g, first + lane) : 0,
+                      to = there ? groups_edge(g, first + lane + 1) : 0;
+        const int64_t blocks = cut_parts(to - from, SIDE);
+        int64_t sum = blocks; /* of the experts up to this lane's */
+#pragma unroll
+        for (int step = 1; step < WARP; step *= 2) {
+            const int64_t before = __shfl_up_sync(0xffffffffu, sum, step);
+            sum += lane >= step ? before : 0;
+        }
+        const unsigned has = __ballot_sync(0xffffffffu, i < sum);
+        if (has) {
+            const int found = __ffs((int)has) - 1;
+            out->expert = first + found;
+            out->row = __shfl_sync(0xffffffffu, (int)(from + (i - (sum - blocks)) * SIDE), found);
+            out->end = __shfl_sync(0xffffffffu, (int)to, found);
             return true;
-        i -= cut_parts(*end - from, BLOCK);
-        from = *end;
+        }
+        i -= __shfl_sync(0xffffffffu, sum, WARP - 1);
     }
     return false;
 }
 
-template <bool TB>
-__global__ static void __launch_bounds__(THREADS)
-    rows_kernel(struct groups g, int64_t n, int64_t k, const bf16 *in, const bf16 *w, bool add, bf16 *out)
+template <bool W_DEEP>
+__global__ static void __launch_bounds__(THREADS, 2)
+    rows_kernel(struct groups g, int n, int k, const bf16 *in, const bf16 *w, bool add, bf16 *out)
 {
-    int64_t expert, row, end;
-    if (!find_rows(&g, blockIdx.x, &expert, &row, &end))
+    struct rows r;
+    if (!find_rows(&g, blockIdx.y, &r))
         return;
     const struct product p = {
-        in, w + expert * n * k, out, end, n, k, k, TB ? k : n, add, false,
+        in, w + r.expert * n * k, out, r.end, n, k, k, W_DEEP ? k : n, add, false,
     };
-    block_product<false, TB>(&p, row, (int64_t)blockIdx.y * BLOCK);
+    block_product<true, W_DEEP>(&p, r.row, (int)blockIdx.x * SIDE);
 }
 
-__global__ static void __launch_bounds__(THREADS)
-    gradient_kernel(struct groups g, int64_t parts, int64_t m, int64_t n, const bf16 *dy, const bf16 *x,
-                    bool add, void *dw, bool wide)
+__global__ static void __launch_bounds__(THREADS, 2)
+    gradient_kernel(struct groups g, int64_t parts, int m, int n, const bf16 *dy, const bf16 *x, bool add,
+                    void *dw, bool wide)
 {
     const int64_t expert = blockIdx.z, from = groups_edge(&g, expert),
                   rows = groups_edge(&g, expert + 1) - from;
     const int64_t at = groups_plane(expert, g.n_experts, parts) * m * n * (wide ? 4 : 2);
     const struct product p = {
-        dy + from * m, x + from * n, (char *)dw + at, m, n, rows, m, n, add, wide,
+        dy + from * m, x + from * n, (char *)dw + at, m, n, (int)rows, m, n, add, wide,
     };
-    block_product<true, false>(&p, (int64_t)blockIdx.x * BLOCK, (int64_t)blockIdx.y * BLOCK);
+    block_product<false, false>(&p, (int)blockIdx.y * SIDE, (int)blockIdx.x * SIDE);
 }
 
 /* y from h, one vector per thread. */
@@ -139,14 +227,23 @@ static void check(const struct groups *g, int64_t m, int64_t n, const void *a, c
 {
     CHECK(g->tile > 0 && g->n_rows % g->tile == 0, "%lld rows in tiles of %lld", (long long)g->n_rows,
           (long long)g->tile);
-    CHECK(m % VEC == 0 && n % VEC == 0, "widths %lld and %lld", (long long)m, (long long)n);
+    CHECK(m % VEC == 0 && n % VEC == 0 && m < 1 << 30 && n < 1 << 30 && g->n_rows < 1 << 30,
+          "widths %lld and %lld, %lld rows", (long long)m, (long long)n, (long long)g->n_rows);
     CHECK(((uintptr_t)a | (uintptr_t)b | (uintptr_t)out) % 16 == 0, "operands at %p, %p, %p", a, b, out);
 }
 
-/* As many as there can be, however the rows are spread. */
+/* Of y and z. */
+static unsigned few_blocks(int64_t n)
+{
+    CHECK(n < 65536, "%lld blocks", (long long)n);
+    return (unsigned)(n > 0 ? n : 1);
+}
+
+/* As many as there can be, however the rows are spread. The columns of a block of rows come together: it stays in the
+ * L2 cache for them. */
 static dim3 rows_grid(const struct groups *g, int64_t n)
 {
-    return dim3((unsigned)(g->n_rows / BLOCK + g->n_experts), blocks_for(n, BLOCK));
+    return dim3(blocks_for(n, SIDE), few_blocks(g->n_rows / SIDE + g->n_experts));
 }
 
 void grouped_rows(cudaStream_t stream, const struct groups *g, enum trans tw, int64_t n, int64_t k,
@@ -158,9 +255,9 @@ void grouped_rows(cudaStream_t stream, const struct groups *g, enum trans tw, in
         return;
     }
     if (tw == TR)
-        rows_kernel<true><<<rows_grid(g, n), THREADS, 0, stream>>>(*g, n, k, in, w, add, out);
+        rows_kernel<true><<<rows_grid(g, n), THREADS, 0, stream>>>(*g, (int)n, (int)k, in, w, add, out);
     else
-        rows_kernel<false><<<rows_grid(g, n), THREADS, 0, stream>>>(*g, n, k, in, w, add, out);
+        rows_kernel<false><<<rows_grid(g, n), THREADS, 0, stream>>>(*g, (int)n, (int)k, in, w, add, out);
     LAUNCHED();
 }
 
@@ -193,7 +290,7 @@ void grouped_gradient(cudaStream_t stream, const struct groups *g, int64_t parts
         grouped_hopper_gradient(stream, &apart, parts, m, n, dy, x, add, dw, wide);
         return;
     }
-    const dim3 grid(blocks_for(m, BLOCK), blocks_for(n, BLOCK), (unsigned)apart.n_experts);
-    gradient_kernel<<<grid, THREADS, 0, stream>>>(apart, parts, m, n, dy, x, add, dw, wide);
+    const dim3 grid(blocks_for(n, SIDE), few_blocks(cut_parts(m, SIDE)), few_blocks(apart.n_experts));
+    gradient_kernel<<<grid, THREADS, 0, stream>>>(apart, parts, (int)m, (int)n, dy, x, add, dw, wide);
     LAUNCHED();
 }

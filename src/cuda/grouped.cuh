@@ -8,7 +8,7 @@
  * Where a bfloat16 output is added to, the product may be rounded to bfloat16 first.
  *
  * Two paths, chosen by sizes and device alone: compute capability 9.0 with tiles of a multiple of 128 rows
- * (grouped_hopper.cu), and a plain one for everything else (grouped.cu). Widths are multiples of 8. */
+ * (grouped_hopper.cu), and a portable one for everything else (grouped.cu). Widths are multiples of 8. */
 #pragma once
 #include "cuda/gemm.cuh"
 struct groups {

@@ -60,6 +60,8 @@ struct device {
 extern const struct device device_cpu;
 /* NULL in a program that was built without nvcc. */
 extern const struct device *device_cuda(void) __attribute__((weak));
+/* Kernels of compute capability 8.0 on any device; before device_cuda_open(). */
+void device_cuda_portable(void) __attribute__((weak));
 /* Takes the CUDA device of this rank (`local_rank` modulo their number); false and the reason when there is none.
  * Nothing is allocated on the device but its context. */
 bool device_cuda_open(int local_rank, struct err *e) __attribute__((weak));

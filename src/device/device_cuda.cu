@@ -10,6 +10,7 @@ extern "C" {
 static cudaStream_t stream_;
 static cudaEvent_t marks[DEVICE_MARKS];
 static char description[512];
+static bool portable; /* asked for, or the device is no Hopper */
 
 static void *allocate(size_t bytes)
 {
@@ -211,15 +212,17 @@ extern "C" bool device_cuda_open(int local_rank, struct err *e)
     if (p.major < 8)
         return err_code(e, EXIT_WORLD, "%s has compute capability %d.%d, expected 8.0 or later", p.name,
                         p.major, p.minor);
+    portable = portable || p.major != 9;
     CUDA_DO(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
     for (int i = 0; i < DEVICE_MARKS; i++)
         CUDA_DO(cudaEventCreateWithFlags(&marks[i], cudaEventDisableTiming));
     if (!cuda_library_open(e))
         return false;
     snprintf(description, sizeof description,
-             "%.100s, compute capability %d.%d, %.1f GiB, driver %d.%d, cuBLASLt %zu, cuDNN %zu", p.name,
+             "%.100s, compute capability %d.%d, %.1f GiB, driver %d.%d, cuBLASLt %zu, cuDNN %zu%s", p.name,
              p.major, p.minor, (double)p.totalGlobalMem / (1 << 30), driver / 1000, driver % 1000 / 10,
-             cuda_library()->matmul_version(), cuda_library()->dnn_version());
+             cuda_library()->matmul_version(), cuda_library()->dnn_version(),
+             portable ? ", portable kernels" : "");
     return true;
 }
 
@@ -228,10 +231,12 @@ extern "C" const char *device_cuda_description(void)
     return description;
 }
 
+extern "C" void device_cuda_portable(void)
+{
+    portable = true;
+}
+
 extern "C" bool cuda_portable(void)
 {
-    int device = 0, major = 0;
-    CUDA_DO(cudaGetDevice(&device));
-    CUDA_DO(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    return major != 9;
+    return portable;
 }

@@ -23,9 +23,9 @@ struct bench {
     double start_s; /* from the command to the first step */
     struct step_result last;
     int64_t outside_bytes[2]; /* exec_outside() at the start, after the first step */
-    double replayed_s,
-        plain_s; /* a step with recorded launches (stretch.h) and without; 0 = none are recorded */
-    bool same;   /* both gave the same bits */
+    double replayed_s;        /* a step with recorded launches (stretch.h); 0 = none are recorded */
+    double plain_s;           /* without */
+    bool same;                /* both gave the same bits */
 };
 
 static bool make_plan(struct bench *b, const struct config *c, struct err *e)

@@ -140,6 +140,8 @@ bool bench_grouped(struct arena *a, const struct config *c, struct err *e)
     if (!device_cuda_open)
         return err_code(e, EXIT_USAGE,
                         "bench grouped-gemm times the CUDA device; this program was built without nvcc");
+    if (c->portable)
+        device_cuda_portable();
     if (!device_cuda_open(0, e))
         return false;
     if (!c->json)

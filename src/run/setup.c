@@ -11,6 +11,8 @@
 static bool choose_device(const struct config *c, bool open, struct setup *s, struct err *e)
 {
     struct err why = { 0 };
+    if (c->portable && device_cuda_portable)
+        device_cuda_portable();
     s->device = &device_cpu;
     s->backend = CPU;
     if (c->device == DEVICE_CPU)

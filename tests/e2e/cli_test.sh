@@ -37,6 +37,7 @@ refused "an argument without a name" 2 "'foo'" $t foo
 refused "a short option" 2 '-x' $t -x
 refused "help of an unknown command" 2 'trian' "$moec" help trian
 refused "--graphs on the CPU" 2 'graphs on.*auto or off' $t --device cpu --graphs on
+refused "--portable reaches the model" 3 'm: ' $t --device cpu --portable
 if [ -e /dev/nvidia0 ]; then
     skip "--device cuda without a device" "there is one"
 else
