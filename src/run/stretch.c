@@ -65,8 +65,9 @@ static void record(struct exec *x, enum list_kind which, struct stretch *s)
     }
     if (x->must_replay)
         die("--graphs on: %s", e.text);
-    fprintf(stderr, "CUDA graphs: %s; kernels are launched one by one\n", e.text);
-    x->replays = false;
+    s->fails = true;
+    fprintf(stderr, "CUDA graphs: %s; %d instructions from %s on are launched one by one\n", e.text,
+            s->to - s->from, x->program->list[which].item[s->from].name);
 }
 
 static struct stretch *at(const struct exec *x, enum list_kind which, int from)
@@ -82,7 +83,7 @@ int stretch_run(struct exec *x, enum list_kind which, int from)
     struct stretch *s = x->replays && !x->spent[which] ? at(x, which, from) : NULL;
     if (!s)
         return from;
-    if (s->ran && !s->record)
+    if (s->ran && !s->record && !s->fails)
         record(x, which, s);
     if (s->record)
         x->device->replay(s->record);

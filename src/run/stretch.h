@@ -5,10 +5,10 @@
 #include "run/exec.h"
 struct stretch { /* instructions [from, to) of a list */
     int from, to;
-    bool ran;
-    void *record; /* NULL: not yet, or not possible */
+    bool ran, fails; /* fails: it cannot be recorded */
+    void *record;    /* NULL: not yet */
 };
-/* Finds them; must: where recording fails, the program ends (else it says so and launches one by one). */
+/* Finds them; must: where recording one fails, the program ends (else it says so and launches that one's one by one). */
 void stretch_new(struct arena *a, struct exec *x, bool must);
 void stretch_free(struct exec *x);
 /* Runs the stretch that begins at instruction `from` and returns its end; `from` where there is none. */
