@@ -150,7 +150,8 @@ TEST(optimizer_state_must_fit_the_model)
           "tensor lm_heat.weight: missing" },
         { "checkpoint.json", "\"ranks\": 2", "\"ranks\": 3",
           "optimizer-00001-of-00003.safetensors: missing" },
-        { "checkpoint.json", "\"version\": 1", "\"version\": 2", "version: 2, this program reads version 1" },
+        { "checkpoint.json", "\"version\": 2", "\"version\": 3",
+          "version: 3, this program reads versions 1 to 2" },
         { "checkpoint.json", "tokenizer.json", "./kenizer.json",
           "name: './kenizer.json' is not the name of a file" },
         { "checkpoint.json", "train_state.json", "train_stats.json", "train_stats.json: missing" },
@@ -456,19 +457,23 @@ TEST(names_of_states)
                                        "a.exp_avg[1:]",
                                        "a.exp_avg[:1]",
                                        "a.exp_avg[0:9223372036854775808]",
-                                       "a.exp_avg[0:1:2]",
+                                       "a.exp_avg[0:1:0]",
+                                       "a.exp_avg[0:1:256]",
+                                       "a.exp_avg[0:1:2:3]",
+                                       "a.exp_avg[0:1:]",
                                        "[0:1]" };
     struct arena *a = arena_new("test");
     struct state_name s;
     for (int i = 0; i < (int)(sizeof bad / sizeof *bad); i++)
         EXPECTF(!state_name_parse(a, bad[i], &s), "'%s' is accepted", bad[i]);
-    const struct state_name good[] = { { "a", EXP_AVG, 0, -1 },
-                                       { "a.exp_avg", EXP_AVG_SQ, 0, 1 },
-                                       { "a[0:1]", MASTER, 5, INT64_MAX } };
-    for (int i = 0; i < 3; i++) {
+    const struct state_name good[] = { { "a", EXP_AVG, 0, -1, 0 },
+                                       { "a.exp_avg", EXP_AVG_SQ, 0, 1, 0 },
+                                       { "b", EXP_AVG, 7, 9, 255 },
+                                       { "a[0:1]", MASTER, 5, INT64_MAX, 0 } };
+    for (int i = 0; i < (int)(sizeof good / sizeof *good); i++) {
         const char *text = state_name_print(a, &good[i]);
         EXPECT(state_name_parse(a, text, &s) && s.kind == good[i].kind && s.begin == good[i].begin &&
-               s.end == good[i].end);
+               s.end == good[i].end && s.skip == good[i].skip);
         EXPECT_TEXT(s.tensor, good[i].tensor);
     }
     arena_free(a);

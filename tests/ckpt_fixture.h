@@ -112,7 +112,7 @@ static inline struct ckpt_range *add_range(struct ckpt_range *r, int *n, int par
                                            int64_t end)
 {
     if (begin < end)
-        r[(*n)++] = (struct ckpt_range){ param, begin, end };
+        r[(*n)++] = (struct ckpt_range){ param, begin, end, 0 };
     return r;
 }
 

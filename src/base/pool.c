@@ -102,9 +102,18 @@ static void signals_of_others(sigset_t *set)
         sigdelset(set, faults[i]);
 }
 
-void pool_start(int n_threads)
+static int start_thread(pthread_t *thread, void *(*run)(void *), void *context)
 {
     sigset_t others, before;
+    signals_of_others(&others);
+    pthread_sigmask(SIG_BLOCK, &others, &before);
+    const int error = pthread_create(thread, NULL, run, context);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return error;
+}
+
+void pool_start(int n_threads)
+{
     CHECK(n_threads >= 1 && !in_task, "n_threads = %d", n_threads);
     if (n_threads > MOST_THREADS)
         n_threads = MOST_THREADS;
@@ -112,14 +121,11 @@ void pool_start(int n_threads)
         return;
     stop_workers();
     pool.n_spins = n_threads <= pool_cores() ? SPINS : 0;
-    signals_of_others(&others);
-    pthread_sigmask(SIG_BLOCK, &others, &before);
     for (; pool.n_threads < n_threads; pool.n_threads++) {
-        const int error = pthread_create(&pool.thread[pool.n_threads], NULL, worker, NULL);
+        const int error = start_thread(&pool.thread[pool.n_threads], worker, NULL);
         if (error)
             die("cannot start thread %d of %d: %s", pool.n_threads, n_threads, strerror(error));
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 static void open_job(int64_t n_tasks, pool_task *f, void *context)
@@ -157,4 +163,36 @@ void pool_run(int64_t n_tasks, pool_task *f, void *context)
     while (pool.n_inside > 0)
         pthread_cond_wait(&pool.done, &pool.lock);
     pthread_mutex_unlock(&pool.lock);
+}
+
+static void *work_alone(void *context)
+{
+    struct worker *w = context;
+    in_task = true; /* pool_run is not for it */
+    w->run(w->context);
+    __atomic_store_n(&w->done, 1, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+void worker_start(struct worker *w, void (*run)(void *context), void *context)
+{
+    pthread_t thread;
+    CHECK(!w->started, "a worker is started twice");
+    *w = (struct worker){ .run = run, .context = context, .started = true };
+    const int error = start_thread(&thread, work_alone, w);
+    if (error)
+        die("cannot start a thread: %s", strerror(error));
+    w->thread = (unsigned long)thread;
+}
+
+bool worker_done(const struct worker *w)
+{
+    return !w->started || __atomic_load_n(&w->done, __ATOMIC_ACQUIRE);
+}
+
+void worker_join(struct worker *w)
+{
+    if (w->started)
+        pthread_join((pthread_t)w->thread, NULL);
+    w->started = false;
 }

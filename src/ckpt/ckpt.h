@@ -1,6 +1,6 @@
 /* ckpt.h - checkpoints. A checkpoint is a Hugging Face directory (config.json, model-*.safetensors + index,
  * tokenizer files) with, beside it, optimizer-RRRRR-of-NNNNN.safetensors (F32 "TENSOR.exp_avg",
- * "TENSOR.exp_avg_sq", "TENSOR.master" where the stored weight is not F32), train_state.json (position and
+ * "TENSOR.exp_avg_sq", "TENSOR.master" where the stored weight is not F32; U8 where moments are 8-bit codes), train_state.json (position and
  * fingerprints) and checkpoint.json, the manifest: version, every file with bytes and XXH3, written last.
  * Nothing here communicates: every rank writes its own files, the caller puts barriers between the calls. */
 #pragma once
@@ -11,6 +11,7 @@
 struct ckpt_range { /* elements [begin, end) of parameter `param` */
     int param;
     int64_t begin, end;
+    int skip; /* of states, where moments are codes: elements of the first block that lie before `begin` */
 };
 struct ckpt_holding { /* what one rank holds; ascending */
     int n_weights, n_states;
@@ -18,11 +19,19 @@ struct ckpt_holding { /* what one rank holds; ascending */
     struct ckpt_range *states;  /* over all ranks: disjoint, covering every parameter */
 };
 /* Elements [at, at + n) of this rank's own range `index` - of .weights, or of .states for the other parts - as floats:
- * where they lie, or in `room`, which has space for CKPT_PIECE of them; n is at most that. */
+ * where they lie, or at the beginning of `room`, which has space for 3 CKPT_PIECE of them; n is at most CKPT_PIECE.
+ * Several threads call it, each with a room of its own. */
 enum ckpt_part { CKPT_WEIGHT, CKPT_EXP_AVG, CKPT_EXP_AVG_SQ, CKPT_MASTER };
-enum { CKPT_PIECE = 1 << 22 };
+enum { CKPT_PIECE = 1 << 20, CKPT_ROOM = 3 * CKPT_PIECE * 4 /* bytes */, CKPT_THREADS = 8 };
 typedef const float *ckpt_source(void *context, enum ckpt_part part, int64_t index, int64_t at, int64_t n,
                                  float *room);
+/* 8-bit moments: a code per element, and a float (finite, not negative) per block of CKPT_BLOCK elements. Codes of
+ * elements [at, at + n) of range `index`, or the floats of its blocks [at, at + n); n is at most CKPT_PIECE. */
+enum { CKPT_BLOCK = 256 };
+typedef void ckpt_code_source(void *context, enum ckpt_part part, int64_t index, int64_t at, int64_t n,
+                              unsigned char *codes);
+typedef void ckpt_scale_source(void *context, enum ckpt_part part, int64_t index, int64_t at, int64_t n,
+                               float *scales);
 struct ckpt_job {          /* the same on all ranks, except `context` */
     const char *directory; /* final name, .../step-00000010; the temporary one is derived from it */
     const struct param_list *params;
@@ -33,7 +42,11 @@ struct ckpt_job {          /* the same on all ranks, except `context` */
     const char *model_dir; /* config.json and tokenizer files are copied from here as bytes */
     const char *train_state; /* JSON text */
     int64_t max_shard_bytes;
-    ckpt_source *read; /* of the rank's own data */
+    ckpt_source *read;            /* of the rank's own data */
+    ckpt_code_source *read_codes; /* both NULL: moments are read as floats */
+    ckpt_scale_source *read_scales;
+    int n_threads; /* that write files of this rank at the same time, at most CKPT_THREADS; 0 = 1 */
+    void *room[CKPT_THREADS]; /* CKPT_ROOM bytes each for the source; NULL = allocated while it writes */
     void *context;
 };
 /* 1. rank 0: removes leftovers, makes the temporary directory. 2. all: ckpt_write. 3. rank 0: ckpt_publish
@@ -41,6 +54,8 @@ struct ckpt_job {          /* the same on all ranks, except `context` */
  * keep_last 0 keeps all; a checkpoint that another file names is never removed half). */
 bool ckpt_begin(const struct ckpt_job *job, struct err *e);
 bool ckpt_write(const struct ckpt_job *job, int rank, struct err *e);
+/* Calls the sources for all that ckpt_write will ask them, with room NULL; what they return is not looked at. */
+void ckpt_visit(const struct ckpt_job *job, int rank);
 bool ckpt_publish(const struct ckpt_job *job, int keep_last, struct err *e);
 
 /* Reading a model directory: any Hugging Face directory with safetensors (index or single file), a
@@ -58,9 +73,16 @@ enum dtype ckpt_stored(const struct ckpt *c, const struct param *p); /* dtype of
 bool ckpt_read_weight(const struct ckpt *c, const struct param *p, int64_t begin, int64_t end, float *out,
                       struct err *e);
 /* Optimizer state of the same range; exact float32 weight into `weight`. From any number of ranks. */
-/* exp_avg and exp_avg_sq may be NULL. */
+/* Each may be NULL. */
 bool ckpt_read_state(const struct ckpt *c, const struct param *p, int64_t begin, int64_t end, float *weight,
                      float *exp_avg, float *exp_avg_sq, struct err *e);
+/* 8-bit moments in a checkpoint. ckpt_read_state needs the values of the 256 codes of either moment. */
+bool ckpt_has_codes(const struct ckpt *c);
+void ckpt_set_values(struct ckpt *c, const float *exp_avg, const float *exp_avg_sq); /* kept, not copied */
+/* Codes of elements [begin, end) and the floats of their blocks of CKPT_BLOCK counted from `begin`. A block whose
+ * elements are not all codes under one float has -1 and undefined codes: it is to be made from ckpt_read_state. */
+bool ckpt_read_codes(const struct ckpt *c, const struct param *p, int64_t begin, int64_t end,
+                     enum ckpt_part part, unsigned char *codes, float *scales, struct err *e);
 /* Manifest, sizes, checksums of all files, headers, finite values; one line per problem through `report`. */
 bool ckpt_verify(const char *dir, void (*report)(const char *line), struct err *e);
 

@@ -65,7 +65,7 @@ static bool write_model(struct target *x, struct err *e)
     return shards_write(x->arena, x->temporary, x->list, &x->shards, 0, put_tensor_of, x, &x->manifest, e);
 }
 
-/* Every range of every state in order: the ranges of one tensor and kind make one tensor. */
+/* Every range of every state in order: the ranges of one tensor and kind make one tensor, but codes stay apart. */
 static bool put_states(const struct ckpt *c, const struct safetensor *list, struct safetensors_writer *w,
                        struct err *e)
 {
@@ -81,18 +81,25 @@ static bool put_states(const struct ckpt *c, const struct safetensor *list, stru
     return true;
 }
 
+/* What the range that begins a tensor's state becomes; a range of codes stays what it is, since its blocks begin
+ * where they do. */
+static struct safetensor merged_entry(struct arena *a, const struct ckpt *c, const struct state_range *s)
+{
+    const struct safetensor *t = c->tensor[s->tensor];
+    const struct state_name name = { t->name, s->kind, 0, -1, 0 };
+    return s->data->dtype == U8 ? *s->data
+                                : safetensors_entry(state_name_print(a, &name), F32, t->n_dims, t->shape);
+}
+
 static bool write_states(struct target *x, struct err *e)
 {
     const struct ckpt *c = x->from;
     uint64_t bytes, hash;
     int64_t n = 0;
-    struct safetensor *list = ARENA_NEW(x->arena, struct safetensor, c->n * STATE_KINDS);
-    for (int64_t i = 0; i < c->n; i++)
-        for (int k = 0; k < (c->tensor[i]->dtype == F32 ? MASTER : STATE_KINDS); k++) {
-            const struct state_name name = { c->tensor[i]->name, (enum state_kind)k, 0, -1 };
-            list[n++] = safetensors_entry(state_name_print(x->arena, &name), F32, c->tensor[i]->n_dims,
-                                          c->tensor[i]->shape);
-        }
+    struct safetensor *list = ARENA_NEW(x->arena, struct safetensor, c->n_states);
+    for (int64_t i = 0; i < c->n_states; i++)
+        if (c->state[i].data->dtype == U8 || c->state[i].begin == 0)
+            list[n++] = merged_entry(x->arena, c, &c->state[i]);
     const char *name = optimizer_file(x->arena, 0, 1);
     struct safetensors_writer *w = safetensors_create(path_in(x->arena, x->temporary, name), list, n, e);
     if (!w)

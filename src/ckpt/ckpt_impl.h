@@ -17,6 +17,7 @@ struct state_name {
     const char *tensor;
     enum state_kind kind;
     int64_t begin, end; /* end -1 = the whole tensor */
+    int skip;           /* of codes: elements of the first block before begin */
 };
 const char *state_name_print(struct arena *a, const struct state_name *s);
 bool state_name_parse(struct arena *a, const char *text, struct state_name *out); /* false: none */
@@ -66,6 +67,8 @@ void shards_plan(struct arena *a, const struct safetensor *list, int64_t n, cons
 typedef bool put_tensor(void *context, int64_t tensor, struct safetensors_writer *w, struct err *e);
 bool shards_write(struct arena *a, const char *dir, const struct safetensor *list, const struct shards *s,
                   int owner, put_tensor *put, void *context, struct manifest *m, struct err *e);
+bool shards_write_one(struct arena *a, const char *dir, const struct safetensor *list, const struct shards *s,
+                      int64_t shard, put_tensor *put, void *context, struct manifest *m, struct err *e);
 bool shards_write_index(struct arena *a, const char *dir, const struct safetensor *list,
                         const struct shards *s, struct err *e);
 struct index { /* model.safetensors.index.json: tensor -> file */
@@ -116,8 +119,15 @@ const char *temporary_name(struct arena *a, const char *directory);
 struct state_range { /* elements [begin, end) of one tensor's optimizer state */
     int64_t tensor, begin, end;
     enum state_kind kind;
-    const struct safetensor *data;
+    int skip; /* of codes, as in the name */
+    const struct safetensor
+        *data; /* F32; or U8: the codes, then the floats of the blocks, at any alignment */
 };
+/* Blocks that n elements touch, `skip` elements of the first being others'. */
+static inline int64_t blocks_of(int skip, int64_t n)
+{
+    return n ? (skip + n + CKPT_BLOCK - 1) / CKPT_BLOCK : 0;
+}
 struct ckpt {
     struct arena *arena;
     const char *dir;
@@ -130,9 +140,15 @@ struct ckpt {
     struct state_range *state;       /* by tensor, kind, begin */
     const struct manifest *manifest; /* NULL = not a checkpoint */
     const char *train_state;
+    const float *values[2]; /* of codes; NULL = not told */
 };
 const struct safetensor *ckpt_tensor(const struct ckpt *c, const char *name); /* NULL = absent */
 bool ckpt_index_states(struct ckpt *c, struct err *e);                        /* ckpt_state.c */
+/* The first float of blocks that is negative or not finite is an error that names it. ckpt_codes.c */
+bool state_check_scales(const struct state_range *s, struct err *e);
+/* Elements [at, at + n) of the range as floats. */
+bool state_floats(const struct ckpt *c, const struct state_range *s, int64_t at, int64_t n, float *out,
+                  struct err *e);
 /* The range that holds `element` of a kind of state; CHECKs that there is one. */
 const struct state_range *ckpt_state_at(const struct ckpt *c, int64_t tensor, enum state_kind kind,
                                         int64_t element);

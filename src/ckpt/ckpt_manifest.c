@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 static const char format_name[] = "moec checkpoint";
-enum { VERSION = 1, MAX_RANKS = 100000 };
+enum { VERSION = 2, MAX_RANKS = 100000 }; /* version 1 had no 8-bit moments, and is read too */
 
 void manifest_add(struct arena *a, struct manifest *m, const char *name, uint64_t bytes, uint64_t hash)
 {
@@ -76,9 +76,9 @@ static bool read_root(struct arena *a, const struct json *j, struct manifest *m,
         return json_err(j, root, "format", e, "'%.40s', expected '%s'", format, format_name);
     if (!json_want_int(j, root, "version", 1, INT64_MAX, &version, e))
         return false;
-    if (version != VERSION)
-        return json_err(j, root, "version", e, "%lld, this program reads version %d", (long long)version,
-                        VERSION);
+    if (version > VERSION)
+        return json_err(j, root, "version", e, "%lld, this program reads versions 1 to %d",
+                        (long long)version, VERSION);
     if (!json_want_int(j, root, "ranks", 1, MAX_RANKS, &m->n_ranks, e) ||
         !json_want_array(j, root, "files", &files, e))
         return false;

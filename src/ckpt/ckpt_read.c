@@ -103,7 +103,7 @@ static bool read_kind(const struct ckpt *c, const struct piece *p, int64_t begin
     for (int64_t at = begin; at < end;) {
         const struct state_range *s = ckpt_state_at(c, tensor, kind, at);
         const int64_t stop = s->end < end ? s->end : end;
-        if (!safetensors_floats(s->data, at - s->begin, stop - at, out + (at - begin), e))
+        if (!state_floats(c, s, at - s->begin, stop - at, out + (at - begin), e))
             return false;
         at = stop;
     }
@@ -121,7 +121,7 @@ bool ckpt_read_state(const struct ckpt *c, const struct param *p, int64_t begin,
 {
     if (!c->manifest)
         return err_set(e, "%s: no %s: it holds a model, but no optimizer state", c->dir, MANIFEST_NAME);
-    return read_pieces(c, p, begin, end, weight, read_kind, MASTER, e) &&
+    return (!weight || read_pieces(c, p, begin, end, weight, read_kind, MASTER, e)) &&
            (!exp_avg || read_pieces(c, p, begin, end, exp_avg, read_kind, EXP_AVG, e)) &&
            (!exp_avg_sq || read_pieces(c, p, begin, end, exp_avg_sq, read_kind, EXP_AVG_SQ, e));
 }

@@ -50,9 +50,10 @@ void shards_plan(struct arena *a, const struct safetensor *list, int64_t n, cons
             arena_printf(a, "model-%05lld-of-%05lld.safetensors", (long long)s + 1, (long long)n_shards);
 }
 
-static bool put_all(struct arena *a, const struct safetensor *list, const struct shards *s, int64_t shard,
-                    const char *path, put_tensor *put, void *context, struct manifest *m, struct err *e)
+bool shards_write_one(struct arena *a, const char *dir, const struct safetensor *list, const struct shards *s,
+                      int64_t shard, put_tensor *put, void *context, struct manifest *m, struct err *e)
 {
+    const char *path = path_in(a, dir, s->name[shard]);
     const int64_t *order = s->order + s->begin[shard], n = s->begin[shard + 1] - s->begin[shard];
     uint64_t bytes, hash;
     struct safetensor *mine = ARENA_NEW(a, struct safetensor, n);
@@ -77,7 +78,7 @@ bool shards_write(struct arena *a, const char *dir, const struct safetensor *lis
                   int owner, put_tensor *put, void *context, struct manifest *m, struct err *e)
 {
     for (int64_t i = s->first[owner]; i < s->first[owner + 1]; i++)
-        if (!put_all(a, list, s, i, path_in(a, dir, s->name[i]), put, context, m, e))
+        if (!shards_write_one(a, dir, list, s, i, put, context, m, e))
             return false;
     return true;
 }

@@ -6,12 +6,13 @@
 static bool check_shape(const struct ckpt *c, const struct safetensor *t, const struct state_name *s,
                         const struct safetensor *model, struct err *e)
 {
+    const int64_t n = s->end - s->begin,
+                  n_range = t->dtype == U8 ? n + 4 * blocks_of(s->skip, n) : n; /* with the floats' bytes */
     bool same = t->n_dims == (s->end < 0 ? model->n_dims : 1);
     for (int i = 0; same && i < t->n_dims; i++)
-        same = t->shape[i] == (s->end < 0 ? model->shape[i] : s->end - s->begin);
+        same = t->shape[i] == (s->end < 0 ? model->shape[i] : n_range);
     if (same)
         return true;
-    const int64_t n_range = s->end - s->begin;
     return err_set(e, "%s: tensor %s: shape %s, expected %s", t->path, t->name,
                    safetensors_shape(c->arena, t->n_dims, t->shape),
                    s->end < 0 ? safetensors_shape(c->arena, model->n_dims, model->shape)
@@ -30,8 +31,10 @@ static bool add_state(struct ckpt *c, const struct safetensor *t, struct err *e)
     if (i < 0)
         return err_set(e, "%s: tensor %s: the model has no tensor %s", t->path, t->name, s.tensor);
     const struct safetensor *model = c->tensor[i];
-    if (t->dtype != F32)
-        return err_set(e, "%s: tensor %s: dtype %s, expected F32", t->path, t->name, t->dtype_name);
+    const bool codes = t->dtype == U8 && s.kind != MASTER && s.end >= 0;
+    if ((t->dtype != F32 && !codes) || (s.skip && !codes))
+        return err_set(e, "%s: tensor %s: dtype %s, expected F32%s", t->path, t->name, t->dtype_name,
+                       s.kind == MASTER ? "" : ", or U8 and [begin:end] in the name");
     if (s.end > model->n_elements)
         return err_set(e, "%s: tensor %s: passes the end of the tensor, which has %lld elements", t->path,
                        t->name, (long long)model->n_elements);
@@ -41,7 +44,7 @@ static bool add_state(struct ckpt *c, const struct safetensor *t, struct err *e)
         return false;
     if (t->n_elements)
         c->state[c->n_states++] =
-            (struct state_range){ i, s.begin, s.end < 0 ? model->n_elements : s.end, s.kind, t };
+            (struct state_range){ i, s.begin, s.end < 0 ? model->n_elements : s.end, s.kind, s.skip, t };
     return true;
 }
 
@@ -60,12 +63,15 @@ static bool check_cover(const struct ckpt *c, int64_t tensor, enum state_kind ki
                         struct err *e)
 {
     const struct safetensor *model = c->tensor[tensor];
-    const char *name = state_name_print(c->arena, &(struct state_name){ model->name, kind, 0, -1 });
+    const char *name = state_name_print(c->arena, &(struct state_name){ model->name, kind, 0, -1, 0 });
     int64_t end = 0;
     for (; *at < c->n_states; end = c->state[(*at)++].end) {
         const struct state_range *s = &c->state[*at];
         if (s->tensor != tensor || s->kind != kind)
             break;
+        if (end && s->data->dtype != s[-1].data->dtype)
+            return err_set(e, "%s: tensor %s: dtype %s, expected %s as in %s", s->data->path, s->data->name,
+                           s->data->dtype_name, s[-1].data->dtype_name, base_name(s[-1].data->path));
         if (s->begin < end)
             return err_set(e, "%s: tensor %s: overlaps %s of %s", s->data->path, s->data->name,
                            s[-1].data->name, base_name(s[-1].data->path));

@@ -11,8 +11,9 @@ const char *state_name_print(struct arena *a, const struct state_name *s)
 {
     if (s->end < 0)
         return arena_printf(a, "%s%s", s->tensor, kinds[s->kind]);
-    return arena_printf(a, "%s%s[%lld:%lld]", s->tensor, kinds[s->kind], (long long)s->begin,
-                        (long long)s->end);
+    const char *skip = s->skip ? arena_printf(a, ":%d", s->skip) : "";
+    return arena_printf(a, "%s%s[%lld:%lld%s]", s->tensor, kinds[s->kind], (long long)s->begin,
+                        (long long)s->end, skip);
 }
 
 /* Decimal digits up to `stop`, without sign, blanks or leading zeros. */
@@ -29,9 +30,15 @@ static bool parse_count(const char *text, char stop, int64_t *out, const char **
 
 static bool parse_range(const char *bracket, struct state_name *out)
 {
-    const char *at = bracket + 1;
-    return parse_count(at, ':', &out->begin, &at) && parse_count(at, ']', &out->end, &at) && *at == 0 &&
-           out->begin < out->end;
+    const char *at = bracket + 1, *behind;
+    int64_t skip = 0;
+    if (!parse_count(at, ':', &out->begin, &at))
+        return false;
+    const bool has_skip = parse_count(at, ':', &out->end, &behind);
+    if (has_skip && (!parse_count(behind, ']', &skip, &behind) || skip == 0 || skip >= CKPT_BLOCK))
+        return false;
+    out->skip = (int)skip;
+    return (has_skip || parse_count(at, ']', &out->end, &behind)) && *behind == 0 && out->begin < out->end;
 }
 
 bool state_name_parse(struct arena *a, const char *text, struct state_name *out)

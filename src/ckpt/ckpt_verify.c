@@ -64,6 +64,9 @@ static void check_tensors(struct verify *v)
         found(v, &e);
         return;
     }
+    for (int64_t i = 0; i < c->n_states; i++)
+        if (!state_check_scales(&c->state[i], &e))
+            found(v, &e);
     for (int64_t f = 0; f < c->n_files; f++)
         for (int64_t i = 0; i < safetensors_count(c->file[f]); i++)
             check_finite(v, safetensors_at(c->file[f], i), chunk);

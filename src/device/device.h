@@ -33,10 +33,12 @@ struct device {
     void (*copy)(void *to, const void *from, size_t bytes);
     void (*zero)(void *at, size_t bytes);
     void (*wait)(void); /* for everything before */
-    /* Host memory that the device reads and writes by itself, and copies of it that nobody waits for: whoever uses it
-     * waits for a mark behind the copy. Marks are places in the order of calls; setting one again moves it. */
-    void *(*pin)(size_t bytes);
-    void (*unpin)(void *memory); /* what pin gave; waits first */
+    /* Memory of the host that copies are fastest to: pinned where the machine gives it. Zeros; dies as arena_slab. put
+     * and get may be called by any thread. */
+    void *(*host_allocate)(size_t bytes);
+    void (*host_release)(void *memory); /* waits first */
+    /* Copies of it that nobody waits for: whoever uses it waits for a mark behind the copy. Marks are places in the order
+     * of calls; setting one again moves it. */
     void (*put_later)(void *to, const void *from, size_t bytes);
     void (*get_later)(void *to, const void *from, size_t bytes);
     void (*mark)(int which); /* 0 to DEVICE_MARKS - 1 */

@@ -1,5 +1,7 @@
 /* device_cuda.cu - one CUDA device per rank: a stream, plain allocations, copies through the driver. */
 extern "C" {
+#include "base/arena.h"
+#include "base/pool.h"
 #include "device/device_impl.h"
 }
 #include "cuda/library.cuh"
@@ -9,6 +11,7 @@ extern "C" {
 
 static cudaStream_t stream_;
 static cudaEvent_t marks[DEVICE_MARKS];
+static int device_; /* the current one of every thread that copies */
 static char description[512];
 static bool portable; /* asked for, or the device is no Hopper */
 
@@ -36,28 +39,15 @@ static void release(void *memory)
     CUDA_DO(cudaFree(memory));
 }
 
-static void *pin(size_t bytes)
-{
-    void *memory = NULL;
-    const cudaError_t status = cudaHostAlloc(&memory, bytes ? bytes : 1, cudaHostAllocDefault);
-    if (status != cudaSuccess)
-        die("the CUDA driver pins no %zu bytes of host memory: %s", bytes, cudaGetErrorString(status));
-    return memory;
-}
-
-static void unpin(void *memory)
-{
-    wait_();
-    CUDA_DO(cudaFreeHost(memory));
-}
-
 static void put_later(void *to, const void *from, size_t bytes)
 {
+    CUDA_DO(cudaSetDevice(device_));
     CUDA_DO(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_));
 }
 
 static void get_later(void *to, const void *from, size_t bytes)
 {
+    CUDA_DO(cudaSetDevice(device_));
     CUDA_DO(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_));
 }
 
@@ -96,6 +86,34 @@ static void zero(void *at, size_t bytes)
 static void *stream(void)
 {
     return stream_;
+}
+
+enum { TOUCH_BYTES = 1 << 24 }; /* of a task */
+
+static void touch(void *memory, int64_t task)
+{
+    memset((char *)memory + task * TOUCH_BYTES, 0, TOUCH_BYTES);
+}
+
+/* Pages are made by all threads first: pinning alone would make them one by one. Where the system pins no more, the
+ * memory stays as it is. */
+static void *host_allocate(size_t bytes)
+{
+    const size_t whole = (bytes + TOUCH_BYTES - 1) / TOUCH_BYTES * TOUCH_BYTES;
+    void *memory = arena_slab(whole);
+    pool_run((int64_t)(whole / TOUCH_BYTES), touch, memory);
+    if (cudaHostRegister(memory, whole, cudaHostRegisterDefault) != cudaSuccess)
+        (void)cudaGetLastError(); /* it is the memory's last, not a launch's */
+    return memory;
+}
+
+static void host_release(void *memory)
+{
+    wait_();
+    wait_();
+    if (cudaHostUnregister(memory) != cudaSuccess)
+        (void)cudaGetLastError(); /* it was not pinned */
+    arena_slab_free(memory);
 }
 
 /* The driver and libraries load code later: what they may take then is left alone. */
@@ -188,10 +206,11 @@ static int64_t used(void)
     return (int64_t)(total - available);
 }
 
-static const struct device cuda = { "cuda",     CUDA,   allocate, release, put,       get,       copy,
-                                    zero,       wait_,  pin,      unpin,   put_later, get_later, mark,
-                                    reach,      stream, fill,     sum,     move,      identity,  record_begin,
-                                    record_end, replay, forget,   used,    memory };
+static const struct device cuda = { "cuda",    CUDA,     allocate,     release,       put,          get,
+                                    copy,      zero,     wait_,        host_allocate, host_release, put_later,
+                                    get_later, mark,     reach,        stream,        fill,         sum,
+                                    move,      identity, record_begin, record_end,    replay,       forget,
+                                    used,      memory };
 
 extern "C" const struct device *device_cuda(void)
 {
@@ -206,8 +225,9 @@ extern "C" bool device_cuda_open(int local_rank, struct err *e)
     if (status != cudaSuccess || n == 0)
         return err_code(e, EXIT_WORLD, "no CUDA device: %s",
                         status == cudaSuccess ? "the driver lists none" : cudaGetErrorString(status));
-    CUDA_DO(cudaSetDevice(local_rank % n));
-    CUDA_DO(cudaGetDeviceProperties(&p, local_rank % n));
+    device_ = local_rank % n;
+    CUDA_DO(cudaSetDevice(device_));
+    CUDA_DO(cudaGetDeviceProperties(&p, device_));
     CUDA_DO(cudaDriverGetVersion(&driver));
     if (p.major < 8)
         return err_code(e, EXIT_WORLD, "%s has compute capability %d.%d, expected 8.0 or later", p.name,

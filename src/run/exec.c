@@ -36,8 +36,8 @@ static size_t whole_bytes(const struct exec *x, struct ref r)
 void exec_turns(struct exec *x)
 {
     for (int i = 0; i < DEVICE_MARKS; i++) {
-        x->inputs[i] = x->device->pin(whole_bytes(x, x->program->inputs));
-        x->kept[i] = x->device->pin(whole_bytes(x, x->program->kept));
+        x->inputs[i] = x->device->host_allocate(whole_bytes(x, x->program->inputs));
+        x->kept[i] = x->device->host_allocate(whole_bytes(x, x->program->kept));
     }
 }
 
@@ -194,8 +194,8 @@ void exec_free(struct exec *x)
     if (!x->device)
         return; /* never made */
     for (int i = 0; i < DEVICE_MARKS && x->inputs[i]; i++) {
-        x->device->unpin(x->inputs[i]);
-        x->device->unpin(x->kept[i]);
+        x->device->host_release(x->inputs[i]);
+        x->device->host_release(x->kept[i]);
     }
     stretch_free(x);
     x->device->release(x->slab);

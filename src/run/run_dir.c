@@ -134,7 +134,7 @@ bool run_open_metrics(struct run *r, struct err *e)
     return r->metrics || err_code(e, EXIT_WORLD, "%s: %s", path, strerror(errno));
 }
 
-static bool resume_from(struct run *r, const struct ckpt *c, struct err *e)
+static bool resume_from(struct run *r, struct ckpt *c, struct err *e)
 {
     struct position saved;
     const char *state = ckpt_train_state(c);
@@ -165,42 +165,6 @@ bool run_resume(struct run *r, struct err *e)
     return ok;
 }
 
-/* A rank that cannot write stops all: the previous checkpoint is intact. */
-static void all_done(bool ok, const struct err *e)
-{
-    if (!ok)
-        die_err(e);
-    comm_barrier();
-}
-
-void run_save(struct run *r)
-{
-    struct err e = { 0 };
-    struct arena *a = arena_new("save");
-    const struct ckpt_holding *mine = &r->holdings[comm_rank()];
-    progress_end_line(r);
-    struct weights_source source = { &r->engine.exec, mine };
-    const struct ckpt_job job = {
-        .directory =
-            arena_printf(a, "%s/checkpoints/step-%08lld", r->directory, (long long)r->position->step),
-        .params = &r->engine.graph->params,
-        .n_ranks = r->plan.n_ranks,
-        .holding = r->holdings,
-        .stored = r->stored,
-        .model_dir = r->setup.model_dir,
-        .train_state = position_write(a, r->position),
-        .max_shard_bytes = 5000000000,
-        .read = weights_read,
-        .context = &source,
-    };
-    all_done(comm_rank() != 0 || ckpt_begin(&job, &e), &e);
-    all_done(ckpt_write(&job, comm_rank(), &e), &e);
-    all_done(comm_rank() != 0 || ckpt_publish(&job, (int)r->config->keep_last, &e), &e);
-    if (comm_rank() == 0 && !r->config->json)
-        printf("checkpoint %s\n", job.directory);
-    arena_free(a);
-}
-
 static void write_metrics(FILE *f, const struct run *r, const struct step_report *s, double tokens_per_s,
                           double mfu)
 {
@@ -224,7 +188,7 @@ static void write_metrics(FILE *f, const struct run *r, const struct step_report
     fprintf(f, "}, \"seconds\": {\"step\": %.6g", s->seconds);
     for (int i = 0; i < TIME_CLASSES; i++)
         fprintf(f, ", \"%s\": %.6g", names[i], s->times[i]);
-    fprintf(f, "}");
+    fprintf(f, ", \"save_wait\": %.6g, \"save_write\": %.6g}", s->save_wait, s->save_write);
     if (s->eval_loss >= 0)
         fprintf(f, ", \"eval_loss\": %.17g, \"eval_bits_per_byte\": %.9g", s->eval_loss,
                 s->eval_loss / log(2.0) / r->bytes_per_token);

@@ -7,6 +7,7 @@
 #include "run/optim.h"
 #include "run/position.h"
 #include "run/report.h"
+#include "run/save.h"
 #include "run/weights.h"
 #include <math.h>
 #include <signal.h>
@@ -156,6 +157,7 @@ static bool start_engine(struct run *r, struct err *e)
 {
     const struct config *c = r->config;
     const struct adamw o = { c->betas[0], c->betas[1], c->eps, c->weight_decay };
+    const int64_t host_bytes = save_budget(r);
     double example;
     engine_build(&r->setup, &r->plan, true, false, &o, &r->engine);
     r->outside_bytes[0] = exec_outside(&r->engine.exec);
@@ -174,6 +176,7 @@ static bool start_engine(struct run *r, struct err *e)
     if (r->resumed_from ? !run_resume(r, e)
                         : !engine_load(&r->setup, &r->engine, c->init, c->seed, r->stored, &r->how, e))
         return false;
+    save_open(r, host_bytes);
     return true;
 }
 
@@ -253,9 +256,11 @@ static bool after_step(struct run *r, struct step_report *report)
             p->best_step = p->step;
         }
     }
+    save_poll(r);
+    save_times(r, &report->save_wait, &report->save_write);
     run_log(r, report);
     if (done || (c->save_every && p->step % c->save_every == 0))
-        run_save(r);
+        save_start(r, done);
     if (stop && comm_rank() == 0 && !c->json)
         printf(
             "stopped by a signal after step %lld; the checkpoint is written, --resume_path last continues\n",
@@ -310,6 +315,7 @@ static void print_start(const struct run *r)
     printf("data %s: %lld sequences train, %lld are held back; %lld steps, run directory %s\n",
            r->data.fingerprint, (long long)r->batches.n_train, (long long)(r->eval_end - r->eval_begin),
            (long long)r->total_steps, r->directory);
+    save_describe(r);
     if (r->setup.model.experts)
         printf("aux loss alpha %g (config.json), %s\n",
                r->config->compat_nnscaler ? 0 : r->setup.model.aux_alpha,
@@ -372,6 +378,7 @@ bool train_run(struct arena *a, const struct config *c, struct err *e)
         die("the ranks do not agree on the graph: different programs or files?");
     print_start(r);
     const bool ok = loop(r, e);
+    save_close(r);
     progress_end_line(r);
     if (r->metrics)
         fclose(r->metrics);

@@ -22,6 +22,7 @@ struct run {
     double flops_per_token, bytes_per_token; /* bytes of text per token of the evaluated data */
     struct ckpt_holding *holdings;
     enum dtype *stored;
+    struct saver *saver;
     FILE *metrics;
     bool bar, in_bar; /* progress bar instead of one line per step; its line has no end yet */
     double eta_seconds;
@@ -36,15 +37,16 @@ bool train_plan(const struct setup *s, const struct config *c, int64_t sequence,
  * all ranks. What only one rank can see stops all of them at once (die_err). */
 bool train_run(struct arena *a, const struct config *c, struct err *e);
 
-/* run_dir.c: what a run writes. All collective except run_log. */
+/* run_dir.c: what a run writes. Collective except run_log. */
 const char *run_directory(const struct run *r);        /* <output_dir>/<name>, local */
 bool run_open_directory(struct run *r, struct err *e); /* rank 0; refuses another run's directory */
 bool run_open_metrics(struct run *r, struct err *e);   /* after run_resume: continues the file */
 bool run_resume(struct run *r, struct err *e);         /* weights, moments and position from resumed_from */
-void run_save(struct run *r); /* checkpoint of the current step; stops all ranks when it cannot */
 struct step_report {
     struct step_result result;
     double lr, seconds, eval_loss; /* eval_loss < 0: none at this step */
+    double save_wait,
+        save_write; /* seconds, since the last report: waiting for checkpoints; writing those published */
     double times[TIME_CLASSES];
     int64_t rounds;
 };

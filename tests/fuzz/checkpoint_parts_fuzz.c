@@ -74,14 +74,22 @@ static void read_states(struct arena *a, const char *text, size_t bytes)
     c.names = name_table_new(a, 2);
     name_table_add(&c.names, "a", 0);
     name_table_add(&c.names, "b", 1);
+    static const float values[256] = { [7] = 1 };
+    ckpt_set_values(&c, values, values);
     const bool complete = ckpt_index_states(&c, &e);
     fuzz_outcome(complete, &e);
     for (int t = 0; complete && t < 2; t++)
         for (int k = 0; k < (t ? MASTER : STATE_KINDS); k++)
             for (int64_t i = 0; i < model[t].n_elements; i++) {
                 const struct state_range *r = ckpt_state_at(&c, t, (enum state_kind)k, i);
-                fuzz_expect(r->begin <= i && i < r->end && r->data->n_elements == r->end - r->begin,
+                const int64_t n = r->end - r->begin;
+                float x;
+                struct err bad = { 0 };
+                fuzz_expect(r->begin <= i && i < r->end &&
+                                r->data->n_elements ==
+                                    n + (r->data->dtype == U8 ? 4 * blocks_of(r->skip, n) : 0),
                             "every element once");
+                fuzz_outcome(state_floats(&c, r, i - r->begin, 1, &x, &bad), &bad);
             }
 }
 

@@ -1,0 +1,218 @@
+/* save.c - see save.h. The thread touches files and host memory only: no rank talks to another but on its main thread. */
+#include "run/save.h"
+#include "base/memory.h"
+#include "base/pool.h"
+#include "run/position.h"
+#include "run/weights.h"
+#include <string.h>
+
+struct saver {
+    struct arena *arena; /* of the names and texts of the checkpoint under way */
+    struct source source;
+    struct weights_source from;
+    struct ckpt_job job;
+    int keep_last;
+    bool background; /* the same on all ranks */
+    enum { SAVE_IDLE, SAVE_WRITING, SAVE_PUBLISHING } stage;
+    struct worker worker;
+    struct err err; /* of the worker */
+    bool failed;
+    double started, waited;       /* of the checkpoint under way */
+    double waits_since;           /* training stands still; 0 = it does not */
+    double new_waited, new_wrote; /* not yet reported */
+};
+
+int64_t save_budget(const struct run *r)
+{
+    const double given = r->config->save_memory;
+    const int ranks = comm_local_ranks();
+    /* the CPU's slab is not touched yet */
+    const int64_t taken = r->setup.backend == CPU ? r->plan.memory.peak_bytes * ranks : 0,
+                  available = memory_available();
+    const double share = (double)(available > taken ? available - taken : 0) * 0.75 / ranks;
+    return given >= 0 ? (int64_t)(given * 1e9) : (int64_t)-comm_max(-share);
+}
+
+static void describe_job(const struct run *r, struct saver *s)
+{
+    const bool codes = r->plan.numbers.moments == MOMENTS_BYTE;
+    s->from = (struct weights_source){ &s->source, &r->holdings[comm_rank()] };
+    s->job = (struct ckpt_job){
+        .directory = r->directory,
+        .params = &r->engine.graph->params,
+        .n_ranks = r->plan.n_ranks,
+        .holding = r->holdings,
+        .stored = r->stored,
+        .model_dir = r->setup.model_dir,
+        .train_state = "",
+        .max_shard_bytes = 5000000000,
+        .read = weights_read,
+        .read_codes = codes ? weights_read_codes : NULL,
+        .read_scales = codes ? weights_read_scales : NULL,
+        .context = &s->from,
+        .n_threads = pool_threads() >= 8 ? 4 : 2,
+    };
+}
+
+void save_open(struct run *r, int64_t host_bytes)
+{
+    struct saver *s = r->saver = ARENA_NEW(r->arena, struct saver, 1);
+    s->arena = arena_new("save");
+    s->keep_last = (int)r->config->keep_last;
+    describe_job(r, s);
+    source_new(r->arena, &r->engine.exec, &s->source);
+    ckpt_visit(&s->job, comm_rank());
+    source_sort(&s->source);
+    s->source.from = SOURCE_DEVICE;
+    s->background = comm_max(s->source.bytes > host_bytes) == 0 && r->config->save_every > 0;
+    if (s->background)
+        source_reserve(&s->source);
+    for (int i = 0; i < s->job.n_threads; i++)
+        s->job.room[i] = r->engine.exec.device->host_allocate(CKPT_ROOM);
+}
+
+void save_describe(const struct run *r)
+{
+    const struct saver *s = r->saver;
+    if (s->background)
+        printf("checkpoints: training waits for a copy of %lld bytes in host memory, and goes on while it is "
+               "written\n",
+               (long long)s->source.bytes);
+    else if (r->config->save_every > 0)
+        printf("checkpoints: training waits until they are written; --save_memory %.3f would hold a copy\n",
+               (double)s->source.bytes * 1e-9 + 0.001);
+}
+
+static void write_part(void *context)
+{
+    struct saver *s = context;
+    s->failed = !ckpt_write(&s->job, comm_rank(), &s->err);
+}
+
+static void publish(void *context)
+{
+    struct saver *s = context;
+    s->failed = !ckpt_publish(&s->job, s->keep_last, &s->err);
+}
+
+/* A rank that cannot write stops all: the previous checkpoint is intact. */
+static void all_done(bool ok, const struct err *e)
+{
+    if (!ok)
+        die_err(e);
+    comm_barrier();
+}
+
+static void enter_stage(struct saver *s, int stage)
+{
+    s->stage = stage;
+    s->failed = false;
+    s->err = (struct err){ 0 };
+}
+
+static void wait_begins(struct saver *s)
+{
+    s->waits_since = exec_now();
+}
+
+static void wait_ends(struct saver *s)
+{
+    const double took = s->waits_since > 0 ? exec_now() - s->waits_since : 0;
+    s->waited += took;
+    s->new_waited += took;
+    s->waits_since = 0;
+}
+
+static void published(struct run *r, struct saver *s)
+{
+    enter_stage(s, SAVE_IDLE);
+    wait_ends(s);
+    const double took = exec_now() - s->started;
+    s->new_wrote += took;
+    if (comm_rank() != 0 || r->config->json)
+        return;
+    progress_end_line(r);
+    printf("checkpoint %s (%.2f s, training waited %.2f s)\n", s->job.directory, took, s->waited);
+    fflush(stdout);
+}
+
+/* All ranks have ended the stage. */
+static void next_stage(struct run *r, struct saver *s)
+{
+    worker_join(&s->worker);
+    if (s->stage == SAVE_PUBLISHING) {
+        published(r, s);
+        return;
+    }
+    enter_stage(s, SAVE_PUBLISHING);
+    if (comm_rank() == 0)
+        worker_start(&s->worker, publish, s);
+}
+
+static bool all_ready(struct saver *s)
+{
+    const bool done = worker_done(&s->worker);
+    if (done && s->failed)
+        die_err(&s->err);
+    return comm_max(!done) == 0;
+}
+
+void save_poll(struct run *r)
+{
+    struct saver *s = r->saver;
+    if (s->stage != SAVE_IDLE && all_ready(s))
+        next_stage(r, s);
+}
+
+static void finish(struct run *r)
+{
+    struct saver *s = r->saver;
+    if (s->stage != SAVE_IDLE)
+        wait_begins(s);
+    while (s->stage != SAVE_IDLE) {
+        worker_join(&s->worker);
+        save_poll(r);
+    }
+}
+
+void save_start(struct run *r, bool wait)
+{
+    struct saver *s = r->saver;
+    struct err e = { 0 };
+    finish(r);
+    progress_end_line(r);
+    arena_reset(s->arena, 0);
+    s->started = exec_now();
+    s->waited = 0;
+    wait_begins(s);
+    s->job.directory =
+        arena_printf(s->arena, "%s/checkpoints/step-%08lld", r->directory, (long long)r->position->step);
+    s->job.train_state = position_write(s->arena, r->position);
+    all_done(comm_rank() != 0 || ckpt_begin(&s->job, &e), &e);
+    s->source.from = SOURCE_DEVICE;
+    if (s->background && !wait)
+        source_copy(&s->source);
+    enter_stage(s, SAVE_WRITING);
+    worker_start(&s->worker, write_part, s);
+    wait_ends(s);
+    if (!s->background || wait)
+        finish(r);
+}
+
+void save_times(struct run *r, double *wait, double *write)
+{
+    struct saver *s = r->saver;
+    *wait = s->new_waited;
+    *write = s->new_wrote;
+    s->new_waited = s->new_wrote = 0;
+}
+
+void save_close(struct run *r)
+{
+    struct saver *s = r->saver;
+    finish(r);
+    source_free(&s->source);
+    for (int i = 0; i < s->job.n_threads; i++)
+        r->engine.exec.device->host_release(s->job.room[i]);
+    arena_free(s->arena);
+}
