@@ -55,6 +55,24 @@ TEST(merge_forgets_the_layout)
     }
 }
 
+/* A checkpoint of format 1, which differs in the manifest only: it has no 8-bit moments. */
+TEST(version_1_is_read)
+{
+    struct fixture f;
+    struct err e = { 0 };
+    size_t bytes;
+    fixture_new(&f, BF16);
+    const char *dir = save_as(&f, "old/step-1", 1, 700), *path = path_in(f.arena, dir, MANIFEST_NAME);
+    char *text = file_read(f.arena, path, 1 << 20, &bytes, &e),
+         *at = text ? strstr(text, "\"version\": 2") : NULL;
+    EXPECT(at);
+    if (at)
+        at[11] = '1';
+    EXPECT(at && file_write(path, text, bytes, &e) && verifies(dir));
+    expect_all(&f, dir);
+    arena_free(f.arena);
+}
+
 TEST(same_contents_same_bytes)
 {
     struct fixture f;

@@ -71,6 +71,13 @@ void file_unmap(struct map *m)
     m->bytes = 0;
 }
 
+void file_ahead(const void *mapped, size_t bytes)
+{
+    const uintptr_t page = 4096, begin = (uintptr_t)mapped / page * page;
+    if (bytes)
+        madvise((void *)begin, (uintptr_t)mapped + bytes - begin, MADV_WILLNEED);
+}
+
 /* Reads in growing buffers, so that a pipe works too and a file that grows meanwhile cannot overrun. */
 static char *read_growing(struct arena *a, int fd, size_t capacity, size_t max_bytes, const char *path,
                           size_t *bytes, struct err *e)

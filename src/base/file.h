@@ -12,6 +12,7 @@ struct map {
 };
 bool file_map(struct arena *a, const char *path, struct map *m, struct err *e);
 void file_unmap(struct map *m);
+void file_ahead(const void *mapped, size_t bytes); /* a hint: these bytes of a map will be read at once */
 /* Whole file into the arena, terminated by a 0 not counted in *bytes. */
 char *file_read(struct arena *a, const char *path, size_t max_bytes, size_t *bytes, struct err *e); /* NULL */
 /* Atomic write: everything goes to "PATH.tmp.PID"; publish = flush, fsync, rename, fsync of the directory.

@@ -1,4 +1,5 @@
 /* ckpt_verify.c - is a checkpoint what was written: sizes, checksums, structure, finite values. */
+#include "base/pool.h"
 #include "ckpt/ckpt_impl.h"
 #include <string.h>
 
@@ -17,15 +18,36 @@ static void found(struct verify *v, struct err *e)
     *e = (struct err){ 0 };
 }
 
+/* Things that threads check, and what they found: told in the order of the things. */
+struct checks {
+    const struct verify *v;
+    const struct manifest *manifest;
+    const struct safetensor **tensor;
+    struct err *err;
+};
+
+static void check_file(void *context, int64_t i)
+{
+    const struct checks *c = context;
+    struct arena *a = arena_new("verify");
+    manifest_check_file(a, c->v->dir, &c->manifest->file[i], true, &c->err[i]);
+    arena_free(a);
+}
+
+static void check_all(struct verify *v, struct checks *c, int64_t n, pool_task *check)
+{
+    c->v = v;
+    c->err = ARENA_NEW(v->arena, struct err, n);
+    pool_run(n, check, c);
+    for (int64_t i = 0; i < n; i++)
+        if (c->err[i].code)
+            found(v, &c->err[i]);
+}
+
 static void check_files(struct verify *v, const struct manifest *m)
 {
-    struct err e = { 0 };
-    for (int64_t i = 0; i < m->n; i++) {
-        const size_t mark = arena_mark(v->arena);
-        if (!manifest_check_file(v->arena, v->dir, &m->file[i], true, &e))
-            found(v, &e);
-        arena_reset(v->arena, mark);
-    }
+    struct checks c = { .manifest = m };
+    check_all(v, &c, m->n, check_file);
 }
 
 /* Weights that the manifest does not know would be read by other programs. */
@@ -43,22 +65,24 @@ static void check_strangers(struct verify *v, const struct manifest *m)
         }
 }
 
-static void check_finite(struct verify *v, const struct safetensor *t, float *chunk)
+static void check_finite(void *context, int64_t i)
 {
-    struct err e = { 0 };
+    const struct checks *c = context;
+    const struct safetensor *t = c->tensor[i];
+    float chunk[4096];
+    const int64_t most = (int64_t)(sizeof chunk / sizeof *chunk);
     if (!safetensors_is_float(t))
         return;
-    for (int64_t at = 0; at < t->n_elements; at += CHUNK)
-        if (!safetensors_floats(t, at, t->n_elements - at < CHUNK ? t->n_elements - at : CHUNK, chunk, &e)) {
-            found(v, &e);
+    for (int64_t at = 0; at < t->n_elements; at += most)
+        if (!safetensors_floats(t, at, t->n_elements - at < most ? t->n_elements - at : most, chunk,
+                                &c->err[i]))
             return;
-        }
 }
 
 static void check_tensors(struct verify *v)
 {
     struct err e = { 0 };
-    float *chunk = ARENA_NEW(v->arena, float, CHUNK);
+    int64_t n = 0;
     struct ckpt *c = ckpt_open(v->arena, v->dir, &e);
     if (!c) {
         found(v, &e);
@@ -68,8 +92,13 @@ static void check_tensors(struct verify *v)
         if (!state_check_scales(&c->state[i], &e))
             found(v, &e);
     for (int64_t f = 0; f < c->n_files; f++)
+        n += safetensors_count(c->file[f]);
+    struct checks all = { .tensor = ARENA_NEW(v->arena, const struct safetensor *, n) };
+    n = 0;
+    for (int64_t f = 0; f < c->n_files; f++)
         for (int64_t i = 0; i < safetensors_count(c->file[f]); i++)
-            check_finite(v, safetensors_at(c->file[f], i), chunk);
+            all.tensor[n++] = safetensors_at(c->file[f], i);
+    check_all(v, &all, n, check_finite);
     ckpt_close(c);
 }
 

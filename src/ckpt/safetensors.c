@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 static const uint64_t max_header_bytes = 100000000; /* of the format */
-enum { PREFIX_BYTES = 8 };
+enum { PREFIX_BYTES = 8, LONG_BYTES = 1 << 17 /* a read that is told to the disk first */ };
 struct safetensors {
     const char *path;
     struct map map; /* data = NULL when parsed from memory */
@@ -301,6 +301,9 @@ bool safetensors_floats(const struct safetensor *t, int64_t begin, int64_t n, fl
               n <= t->n_elements - begin,
           "tensor %s: elements [%lld, %lld + %lld)", t->name, (long long)begin, (long long)begin,
           (long long)n);
+    const size_t bytes = (size_t)n * num_dtype_bytes(t->dtype);
+    if (bytes >= LONG_BYTES)
+        file_ahead(t->data + (size_t)begin * num_dtype_bytes(t->dtype), bytes);
     num_to_float(out, t->data + (size_t)begin * num_dtype_bytes(t->dtype), t->dtype, n);
     const int64_t bad = num_first_nonfinite(out, n);
     return bad < 0 || err_set(e, "%s: tensor %s: element %lld is %g, expected a finite number", t->path,

@@ -1,5 +1,6 @@
 /* cmd_ckpt.c - merge, export; verify and inspect of checkpoints and model directories. */
 #include "base/file.h"
+#include "base/pool.h"
 #include "ckpt/ckpt.h"
 #include "cmd/cmd.h"
 #include "model/deepseek_v2.h"
@@ -34,6 +35,7 @@ static void print_problem(const char *line)
 bool cmd_verify_model(struct arena *a, const struct config *c, struct err *e)
 {
     const char *dir = ckpt_find(a, c->path, e);
+    pool_start(pool_cores());
     if (!dir || !ckpt_verify(dir, print_problem, e))
         return false;
     printf("%s: complete, all checksums match\n", dir);

@@ -54,6 +54,12 @@ static void describe_job(const struct run *r, struct saver *s)
     };
 }
 
+/* The last checkpoint needs no copy: nothing goes on beside it. */
+static bool saves_on_the_way(const struct run *r)
+{
+    return r->config->save_every > 0 && r->config->save_every < r->total_steps;
+}
+
 void save_open(struct run *r, int64_t host_bytes)
 {
     struct saver *s = r->saver = ARENA_NEW(r->arena, struct saver, 1);
@@ -64,7 +70,7 @@ void save_open(struct run *r, int64_t host_bytes)
     ckpt_visit(&s->job, comm_rank());
     source_sort(&s->source);
     s->source.from = SOURCE_DEVICE;
-    s->background = comm_max(s->source.bytes > host_bytes) == 0 && r->config->save_every > 0;
+    s->background = comm_max(s->source.bytes > host_bytes) == 0 && saves_on_the_way(r);
     if (s->background)
         source_reserve(&s->source);
     for (int i = 0; i < s->job.n_threads; i++)
@@ -78,7 +84,7 @@ void save_describe(const struct run *r)
         printf("checkpoints: training waits for a copy of %lld bytes in host memory, and goes on while it is "
                "written\n",
                (long long)s->source.bytes);
-    else if (r->config->save_every > 0)
+    else if (saves_on_the_way(r))
         printf("checkpoints: training waits until they are written; --save_memory %.3f would hold a copy\n",
                (double)s->source.bytes * 1e-9 + 0.001);
 }
@@ -133,7 +139,6 @@ static void published(struct run *r, struct saver *s)
         return;
     progress_end_line(r);
     printf("checkpoint %s (%.2f s, training waited %.2f s)\n", s->job.directory, took, s->waited);
-    fflush(stdout);
 }
 
 /* All ranks have ended the stage. */

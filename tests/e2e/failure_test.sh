@@ -52,7 +52,17 @@ if [ "$(id -u)" = 0 ] && mkdir full && mount -t tmpfs -o size=3m tmpfs full 2>/d
     got=$?
     if [ $got = 1 ] && grep -q '^moec: .*[Nn]o space' full.err; then passed "full disk: exit status 1"; else failed "full disk: exit status $got" full.err; fi
     not "full disk: no checkpoint" test -e full/x/checkpoints/last/checkpoint.json
+    # The disk fills while training goes on: the next step ends the run, and the checkpoints before stay.
     rm -rf full/*
+    one=$(du -k -s runs/wild-1/checkpoints/step-00000004 | cut -f1)
+    mount -o remount,size=$((2 * one + one / 2))k full
+    "$moec" train --model_id model --dataset_path data --global_batch_size 8 --max_steps 1000 --save_every 3 --keep_last 0 --output_dir full --name x >full.out 2>full.err
+    got=$?
+    if [ $got = 1 ] && [ "$(grep -c '^moec: ' full.err)" = 1 ] && grep -q '^moec: .*step-00000009.*[Nn]o space' full.err; then passed "full disk beside the steps: exit status 1"; else failed "full disk beside the steps: exit status $got" full.err; fi
+    if "$moec" verify full/x/checkpoints/step-00000006 >verify.log 2>&1 && [ "$(readlink full/x/checkpoints/last)" = step-00000006 ]; then passed "full disk beside the steps: the checkpoint before is whole"; else failed "full disk beside the steps: the checkpoint before" verify.log; fi
+    not "full disk beside the steps: nothing half written" ls -d full/x/checkpoints/step-00000009
+    rm -rf full/*
+    mount -o remount,size=3m full
     for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do cp text.txt "copy-$i.txt"; done
     refused "full disk: prepare" 1 '[Nn]o space' "$moec" prepare --data_path_or_name "$(ls -d copy-*.txt | paste -sd,)" \
         --tokenizer_path_or_name tokenizer --sequence_length 64 --save_path full/d

@@ -33,6 +33,11 @@ same_bytes ep-2 2 --expert_parallel 2 --zero 1
 same_bytes ep-4-rounds 4 --expert_parallel 4 --zero 0 --row_capacity 40
 same_bytes reproducible 2 --reproducible
 
+# With checkpoints: the thread that writes one takes buffers and gives them back, between its start and its end only.
+train 1 saving $common --save_every 4 || failed saving saving.err
+changed=$(sed -n 's/^{"step": \([0-9]*\),.*"arena_allocations": \([0-9]*\),.*/\1 \2/p' runs/saving/metrics.jsonl | awk 'NR > 1 && $2 != was { print $1 } { was = $2 }' | tr '\n' ' ')
+case " $changed" in *" 2 "* | *" 3 "* | *" 4 "*) failed "allocations before the first checkpoint: steps $changed" ;; *) passed "allocations only while a checkpoint is written (steps $changed)" ;; esac
+
 if gcc -D_GNU_SOURCE -shared -fPIC -O1 "$root/tests/e2e/malloc_count.c" -o count.so -ldl 2>count.err; then
     export MALLOC_COUNT_LOG=$work/count.log
     LD_PRELOAD=$work/count.so train 1 counted $common --eval_every 4

@@ -33,6 +33,45 @@ rm -rf $(ls -d runs/killed/checkpoints/step-* | grep -v step-00000010)
 ok "10 more after SIGKILL" train_again 2 killed $common $layout --max_steps 20 --save_every 10 --resume_path runs/killed/checkpoints/step-00000010
 equals_whole "killed" killed
 
+# Saves follow each other at once: each is written beside the steps, or training waits for it; same bytes either way.
+ok "a save at every step" train 2 dense $common $layout --max_steps 20 --save_every 1
+equals_whole "saved at every step" dense
+if [ "$(ls -d runs/dense/checkpoints/step-* | wc -l)" = 20 ] && grep -q '^checkpoints: .*goes on while it is written' dense.out &&
+    grep -q '^checkpoint runs/dense/checkpoints/step-00000019 ([0-9.]* s, training waited [0-9.]* s)$' dense.out; then
+    passed "20 checkpoints, written beside the steps"
+else
+    failed "checkpoints beside the steps" dense.out
+fi
+ok "without memory for a copy" train 2 waiting $common $layout --max_steps 20 --save_every 10 --save_memory 0
+equals_whole "without a copy" waiting
+if grep -q '^checkpoints: training waits until they are written; --save_memory' waiting.out; then passed "the head says so"; else failed "the head does not say so" waiting.out; fi
+
+# Killed while files are being written beside the steps: only temporary names are left, and it goes on from the last whole one.
+writing() { # RUN STEP: this step's checkpoint is being written
+    ls "runs/$1/checkpoints/$(printf step-%08d "$2").tmp"/*.tmp.* >/dev/null 2>&1
+}
+n_hit=0
+for round in 1 2 3 4 5 6; do
+    (train 2 cut $common $layout --max_steps 2000 --save_every 4) &
+    wait_for 60 test -e runs/cut/checkpoints/step-00000004/checkpoint.json
+    until=$((SECONDS + 10)) hit=
+    while [ $SECONDS -lt $until ] && [ -z "$hit" ]; do
+        for step in 8 12 16 20 24 28; do if writing cut $step; then hit=$step; break; fi; done
+    done
+    kill -KILL $(my_ranks)
+    wait
+    [ -n "$hit" ] && n_hit=$((n_hit + 1))
+    left=$(ls runs/cut/checkpoints | grep -v '^last$\|^step-[0-9]*$\|^step-.*\.tmp')
+    if [ -n "$left" ] || ! "$moec" verify runs/cut >verify.log 2>&1; then failed "killed while writing step $hit" verify.log; fi
+    for whole_one in runs/cut/checkpoints/step-????????; do
+        "$moec" verify "$whole_one" >verify.log 2>&1 || failed "killed while writing: $whole_one" verify.log
+    done
+done
+if [ $n_hit -ge 3 ]; then passed "killed $n_hit times while a checkpoint was being written"; else failed "killed only $n_hit times while writing"; fi
+step=$(readlink runs/cut/checkpoints/last | sed 's/step-0*//')
+ok "it goes on from step $step" train_again 2 cut $common $layout --max_steps $((step + 2)) --save_every 1 --resume_path last
+not "nothing temporary is left" sh -c 'ls -d runs/cut/checkpoints/*.tmp*'
+
 # The signal of a batch system: the step is finished and saved.
 (train 2 signalled $common $layout --max_steps 2000 --save_every 0) &
 wait_for 60 steps_done signalled 5
