@@ -22,7 +22,7 @@ static float table[2][256];
 /* Random values of all sizes; blocks whose largest is negative, that are zero, that are tiny. */
 static float value(int which, int param, int64_t i)
 {
-    const uint64_t block = (uint64_t)i / CKPT_BLOCK, stream = (uint64_t)(2 * param + which);
+    const uint64_t block = (uint64_t)i / CKPT_BLOCK, stream = 2 * (uint64_t)param + (uint64_t)which;
     const double x = rng_normal(1, stream, (uint64_t)i) * pow(10, -6 * rng_uniform(2, stream, (uint64_t)i));
     const double size = block % 5 == 1 ? 0 : block % 5 == 2 ? 1e-38 : 1;
     const bool largest = i % CKPT_BLOCK == 77;
@@ -221,8 +221,8 @@ TEST(other_blocks_are_told)
     struct fixture f;
     static struct side side[2];
     struct err e = { 0 };
-    unsigned char code[N];
-    float scale[N / CKPT_BLOCK + 1];
+    static unsigned char code[N];
+    static float scale[N / CKPT_BLOCK + 1];
     tables();
     fixture_new(&f, BF16);
     two_params(&f);
@@ -251,9 +251,11 @@ TEST(bad_scales_are_errors)
     make_sides(&f, 1, (const int[]){ 0, 1000 }, 0, side);
     const char *dir = save_sides(&f, "scale", 1, side),
                *path = path_in(f.arena, dir, optimizer_file(f.arena, 0, 1));
+    unsigned char first[sizeof(float)];
+    memcpy(first, &side[0].at[0][0].scale[0], sizeof first);
     unsigned char *file = (unsigned char *)file_read(f.arena, path, 1 << 24, &bytes, &e), *found = NULL;
     for (size_t i = 0; file && i + sizeof(float) <= bytes && !found; i++)
-        if (!memcmp(file + i, &side[0].at[0][0].scale[0], sizeof(float)))
+        if (!memcmp(file + i, first, sizeof first))
             found = file + i;
     EXPECT(found);
     if (found)

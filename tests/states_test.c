@@ -82,7 +82,7 @@ static void scramble_moment(struct exec *x, int param, bool is_signed)
 {
     const struct state *s = &x->program->state[param];
     const int64_t n = s->end - s->begin;
-    const uint64_t stream = (uint64_t)(2 * param + is_signed);
+    const uint64_t stream = 2 * (uint64_t)param + is_signed;
     float values[256], block[ADAMW_BLOCK];
     unsigned char codes[ADAMW_BLOCK];
     moments_values(is_signed, values);

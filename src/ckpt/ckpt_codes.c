@@ -85,8 +85,7 @@ static bool take_codes(const struct state_range *s, int64_t at, int64_t n, int64
             return false;
         if (is_code)
             memcpy(w->codes + to, s->data->data + at + i, (size_t)(last - i));
-        w->scales[block] =
-            !w->met[block] || memcmp(&w->scales[block], &scale, sizeof scale) == 0 ? scale : -1;
+        w->scales[block] = !w->met[block] || w->scales[block] == scale ? scale : -1;
         w->met[block] = true;
     }
     return true;

@@ -107,7 +107,7 @@ static bool put_scales(struct safetensors_writer *w, const char *tensor, const f
         return err_code(e, EXIT_NONFINITE,
                         "tensor %s: the float of block %lld is %g, which a checkpoint "
                         "cannot store",
-                        tensor, (long long)(first + bad), (double)scales[bad]);
+                        tensor, (long long)first + bad, (double)scales[bad]);
     return safetensors_put(w, scales, (size_t)n * sizeof *scales, e);
 }
 
@@ -266,7 +266,7 @@ static void work_together(struct crew *c)
     const int most = c->job->n_threads > 1 ? c->job->n_threads : 1,
               n = c->n_tasks < most ? (int)c->n_tasks : most;
     CHECK(most <= CKPT_THREADS, "%d threads", most);
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < most; i++)
         hand[i] = (struct hand){ .crew = c, .room = c->job->room[i] };
     for (int i = 1; i < n; i++)
         worker_start(&hand[i].worker, take_files, &hand[i]);
