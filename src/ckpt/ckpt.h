@@ -57,6 +57,8 @@ bool ckpt_write(const struct ckpt_job *job, int rank, struct err *e);
 /* Calls the sources for all that ckpt_write will ask them, with room NULL; what they return is not looked at. */
 void ckpt_visit(const struct ckpt_job *job, int rank);
 bool ckpt_publish(const struct ckpt_job *job, int keep_last, struct err *e);
+/* The weights of a job of one rank, which holds every parameter whole, as a clean Hugging Face directory. */
+bool ckpt_write_model(const struct ckpt_job *job, struct err *e);
 
 /* Reading a model directory: any Hugging Face directory with safetensors (index or single file), a
  * checkpoint, or config.json alone (then n_tensors = 0). Unknown, missing, overlapping or mis-shaped tensors

@@ -1,4 +1,4 @@
-/* cmd_model.c - compile, train, eval, generate, check. */
+/* cmd_model.c - init, compile, train, eval, generate, check. */
 #include "base/file.h"
 #include "base/pool.h"
 #include "base/str.h"
@@ -6,6 +6,7 @@
 #include "run/check.h"
 #include "run/eval.h"
 #include "run/generate.h"
+#include "run/init.h"
 #include "run/report.h"
 #include "run/train.h"
 #include <stdio.h>
@@ -14,6 +15,12 @@ static void start_threads(const struct config *c)
 {
     const int share = pool_cores() / comm_local_ranks();
     pool_start(c->threads ? (int)c->threads : share > 1 ? share : 1);
+}
+
+bool cmd_init(struct arena *a, const struct config *c, struct err *e)
+{
+    start_threads(c);
+    return init_run(a, c, e);
 }
 
 static bool save_plan(const struct config *c, const struct str *text, struct err *e)

@@ -16,6 +16,7 @@ static const struct {
     { "tokenize", cmd_tokenize },
     { "tokenizer train", cmd_tokenizer_train },
     { "inspect", cmd_inspect },
+    { "init", cmd_init },
     { "compile", cmd_compile },
     { "train", cmd_train },
     { "eval", cmd_eval },

@@ -45,6 +45,30 @@ static void make_random(const struct weights_from *f, int param, int64_t begin, 
     }
 }
 
+struct random_job {
+    const struct weights_from *from;
+    int64_t begin, end;
+    int param;
+    float *out;
+};
+enum { RANDOM_BLOCK = 1 << 14 };
+
+static void random_task(void *context, int64_t task)
+{
+    const struct random_job *j = context;
+    const int64_t begin = j->begin + task * RANDOM_BLOCK,
+                  end = begin + RANDOM_BLOCK < j->end ? begin + RANDOM_BLOCK : j->end;
+    make_random(j->from, j->param, begin, end, j->out + begin - j->begin);
+}
+
+void weights_initial(const struct param_list *list, int param, int64_t seed, int64_t begin, int64_t end,
+                     float *out)
+{
+    const struct weights_from f = { .list = list, .seed = seed };
+    struct random_job j = { &f, begin, end, param, out };
+    pool_run((end - begin + RANDOM_BLOCK - 1) / RANDOM_BLOCK, random_task, &j);
+}
+
 static bool make(const struct weights_from *f, int param, int64_t begin, int64_t end, float *out,
                  struct err *e)
 {

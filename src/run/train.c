@@ -259,9 +259,12 @@ static bool after_step(struct run *r, struct step_report *report)
     save_poll(r);
     save_times(r, &report->save_wait, &report->save_write);
     run_log(r, report);
-    if (done || (c->save_every && p->step % c->save_every == 0))
+    if (c->save_every >= 0 && (done || (c->save_every && p->step % c->save_every == 0)))
         save_start(r, done);
-    if (stop && comm_rank() == 0 && !c->json)
+    if (stop && c->save_every < 0 && comm_rank() == 0 && !c->json)
+        printf("stopped by a signal after step %lld; no checkpoint is written (--save_every -1)\n",
+               (long long)p->step);
+    else if (stop && comm_rank() == 0 && !c->json)
         printf(
             "stopped by a signal after step %lld; the checkpoint is written, --resume_path last continues\n",
             (long long)p->step);

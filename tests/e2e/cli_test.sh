@@ -1,7 +1,7 @@
 #!/bin/bash
 # The command line: help, names, spellings, exit codes of usage errors.
 . "$(dirname "$0")/lib.sh"
-commands="prepare tokenize inspect compile train eval generate check merge export verify help version"
+commands="prepare tokenize inspect init compile train eval generate check merge export verify help version"
 for c in $commands "tokenizer train"; do
     if "$moec" $c --help >help.txt 2>&1 && grep -q "^usage: moec $c\|moec $c" help.txt; then passed "moec $c --help"; else failed "moec $c --help" help.txt; fi
     "$moec" help $c >help2.txt 2>&1
@@ -77,6 +77,13 @@ else
 fi
 ok "options.json is a config file" train 1 again --config runs/file/options.json --name again
 same_losses "and repeats the run" again file
+ok "random weights" "$moec" init --model_id model --output initial --max_shard_size 100000
+ok "in several files" test -s initial/model.safetensors.index.json
+refused "init over a directory" 2 'initial: is there already' "$moec" init --model_id model --output initial
+ok "the weights that training begins with" train 1 random --max_steps 2 --save_every -1
+ok "train from the files" "$moec" train --model_id initial --dataset_path data --max_steps 2 --save_every -1 --name initial
+same_losses "is the same" initial random
+not "--save_every -1 writes no checkpoint" test -e runs/random/checkpoints/last
 ok "compile writes a plan" "$moec" compile --model_id model --dataset_path data --runtime_ngpus 2 --global_batch_size 8 --expert_parallel 2 --plan plan.json
 ok "train runs it" train 2 planned --plan plan.json --global_batch_size 8 --max_steps 2 --expert_parallel 2
 ok "the run keeps the plan" cmp plan.json runs/planned/plan.json
