@@ -72,7 +72,7 @@ static bool same_but_numbers(const char *name, const char *row)
     return *row == 0 || *row == ' ';
 }
 
-/* How far torch's run in bfloat16 is off: the largest error of this tensor in any layer and expert, or of
+/* How far torch's runs in bfloat16 are off: the largest error of this tensor in any layer and expert, or of
  * this number in any step. They come from the same kernels, and the error of one of them, a few rows or one
  * number, is mostly chance: two correct runs differ in it by up to 1.8 times. -1: not in the file. */
 static double torch_error(const struct check *k, const char *row)

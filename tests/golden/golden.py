@@ -1,12 +1,13 @@
 """Writes the golden files of `moec check`: small models, what the reference code gives in float64, and how far
-its own run in bfloat16 is from that.
+its own runs in bfloat16 are from that.
 
-    python golden.py --modeling DIR [--only NAME]
+    python golden.py --modeling DIR [--only NAME] [--bf16_only]
 
 DIR holds the reference code (see README.md). Every directory gets config.json, model.safetensors and
 reference.safetensors; yarn.txt gets the rotary constants of DeepSeek-V2-Lite. The script fails unless the
 gradients agree with finite differences, the same run in float32 stays close, and the runs in float32 and in
-bfloat16 choose the same experts as the one in float64.
+bfloat16 choose the same experts as the one in float64. With --bf16_only the files stay as they are but for the
+errors in bfloat16.
 """
 import argparse
 import contextlib
@@ -18,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import reference_model
+import rounding
 
 HERE = pathlib.Path(__file__).parent
 STEPS = 5
@@ -322,13 +324,18 @@ def check_float32(reference, config, weights, batches, found, wide):
 
 
 def run_bfloat16(reference, config, weights, batches, found, wide):
-    """Errors of the code's run in bfloat16, and whether it chose the same experts."""
-    low, gates = run(reference, config, weights, batches, torch.bfloat16)
-    e = errors(low, found)
-    same = same_choices(gates, wide)
-    print(f"  bfloat16 run of the same code: {worst(e)}; {'the same' if same else 'OTHER'} experts, smallest gap "
-          f"{gates.gap:.2f}")
-    return e, same
+    """The largest error of each number over correct runs in bfloat16, and whether all chose the same experts."""
+    most, all_same = {}, True
+    for what, ways in rounding.RUNS.items():
+        with rounding.active(reference[1], ways):
+            low, gates = run(reference, config, weights, batches, torch.bfloat16)
+        e = errors(low, found)
+        same = same_choices(gates, wide)
+        print(f"  bfloat16, {what}: {worst(e)}; {'the same' if same else 'OTHER'} experts, smallest gap "
+              f"{gates.gap:.2f}")
+        most = {k: max(x, most.get(k, 0)) for k, x in e.items()}
+        all_same &= same
+    return most, all_same
 
 
 def check_differences(reference, config, weights, batches, found):
@@ -379,6 +386,24 @@ def write(name, config, weights, batches, found, bf16_errors):
     return sum(f.stat().st_size for f in folder.iterdir())
 
 
+def write_bf16_errors(name, reference):
+    """Makes the errors in bfloat16 of existing files anew; every other tensor keeps its bytes."""
+    path = HERE / name / "reference.safetensors"
+    config = json.loads((HERE / name / "config.json").read_text())
+    weights, stored = load_file(HERE / name / "model.safetensors"), load_file(path)
+    batches = stored["input_ids"].long()
+    found, gates = run(reference, config, weights, batches, torch.float64)
+    for key, value in found.items():
+        assert relative(value, stored[key]) < 1e-6, key
+    bf16_errors, same = run_bfloat16(reference, config, weights, batches, found, gates)
+    assert same
+    kept = {k: v for k, v in stored.items() if not k.startswith("bf16_error.")}
+    kept |= {f"bf16_error.{k}": torch.tensor([x], dtype=torch.float64) for k, x in bf16_errors.items()}
+    assert kept.keys() == stored.keys()
+    save_file(kept, path)
+    path.chmod(0o644)
+
+
 def check_files(name, reference):
     """Reads the weights back through the library's own loader: names, types and tying are a real model's."""
     config_class, modeling = reference
@@ -415,12 +440,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--modeling", required=True, help="directory of the reference code")
     parser.add_argument("--only", choices=CASES, help="write this case alone")
+    parser.add_argument("--bf16_only", action="store_true", help="keep the files but for bf16_error")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     reference = reference_model.load(args.modeling)
+    cases = CASES if not args.only else {args.only: CASES[args.only]}
+    if args.bf16_only:
+        for name in cases:
+            print(name)
+            write_bf16_errors(name, reference)
+        return
     write_yarn(reference)
-    for name, case in CASES.items() if not args.only else [(args.only, CASES[args.only])]:
+    for name, case in cases.items():
         config = full_config(case)
         seed, weights, batches, found, gates, rows = search(reference, case)
         print(f"{name}: seed {seed}, smallest gap {gates.gap:.2f}, loss {found['loss'].item():.6f}, "
