@@ -26,6 +26,7 @@ static const struct {
     { "export", cmd_export },
     { "verify", cmd_verify },
     { "bench step", cmd_bench_step },
+    { "bench ops", cmd_bench_ops },
     { "bench grouped-gemm", cmd_bench_grouped },
 };
 

@@ -21,10 +21,11 @@ enum { /* one bit per row of `commands`, in its order */
        HELP = 1 << 13,
        VERSION = 1 << 14,
        BENCH_STEP = 1 << 15,
-       BENCH_GROUPED = 1 << 16,
-       EVERY = (1 << 17) - 1,
-       BENCH = BENCH_STEP | BENCH_GROUPED,
-       MODEL = COMPILE | TRAIN | EVAL | GENERATE | CHECK | BENCH_STEP
+       BENCH_OPS = 1 << 16,
+       BENCH_GROUPED = 1 << 17,
+       EVERY = (1 << 18) - 1,
+       BENCH = BENCH_STEP | BENCH_OPS | BENCH_GROUPED,
+       MODEL = COMPILE | TRAIN | EVAL | GENERATE | CHECK | BENCH_STEP | BENCH_OPS
 };
 static const struct command commands[] = {
     { "prepare", "Tokenize text into a dataset of sequences.", NULL },
@@ -43,6 +44,7 @@ static const struct command commands[] = {
     { "help", "Explain a command.", "topic" },
     { "version", "Print version, build and libraries.", NULL },
     { "bench step", "Time a training step of a model, by operator.", NULL },
+    { "bench ops", "Time each operator of a model's training step by itself, beside its floor.", NULL },
     { "bench grouped-gemm", "Time the experts' products at the sizes of the nnScaler example.", NULL },
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };

@@ -6,3 +6,4 @@ bool bench_grouped(struct arena *a, const struct config *c, struct err *e); /* t
 /* The algorithms of dense products on CUDA: a line, or `"products": [...]`. On the CPU no line, an empty list. */
 void bench_products_print(void);
 void bench_products_json(void);
+bool bench_ops(struct arena *a, const struct config *c, struct err *e); /* each operator by itself */

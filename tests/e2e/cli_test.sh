@@ -2,7 +2,7 @@
 # The command line: help, names, spellings, exit codes of usage errors.
 . "$(dirname "$0")/lib.sh"
 commands="prepare tokenize inspect init compile train eval generate check merge export verify help version"
-for c in $commands "tokenizer train"; do
+for c in $commands "tokenizer train" "bench step" "bench ops" "bench grouped-gemm"; do
     if "$moec" $c --help >help.txt 2>&1 && grep -q "^usage: moec $c\|moec $c" help.txt; then passed "moec $c --help"; else failed "moec $c --help" help.txt; fi
     "$moec" help $c >help2.txt 2>&1
     case $c in *\ *) ;; *) ok "moec help $c is the same" cmp help.txt help2.txt ;; esac
@@ -84,6 +84,10 @@ ok "the weights that training begins with" train 1 random --max_steps 2 --save_e
 ok "train from the files" "$moec" train --model_id initial --dataset_path data --max_steps 2 --save_every -1 --name initial
 same_losses "is the same" initial random
 not "--save_every -1 writes no checkpoint" test -e runs/random/checkpoints/last
+ok "bench ops --json" "$moec" bench ops --model_id model --sequence_length 32 --micro_batch_size 2 --json
+shows "with every operator" '"name": "expert_up", "way": "bwd"'
+shows "and the optimizer" '"name": "adamw", "way": "fwd"'
+refused "bench ops past the positions of the model" 7 'sequence_length 300' "$moec" bench ops --model_id model --sequence_length 300
 ok "compile writes a plan" "$moec" compile --model_id model --dataset_path data --runtime_ngpus 2 --global_batch_size 8 --expert_parallel 2 --plan plan.json
 ok "train runs it" train 2 planned --plan plan.json --global_batch_size 8 --max_steps 2 --expert_parallel 2
 ok "the run keeps the plan" cmp plan.json runs/planned/plan.json

@@ -1,0 +1,378 @@
+/* bench_ops.c - `bench ops`: every distinct operator call of a model's training step, by itself: time, the floor that its
+ * FLOPs and bytes set at the rates that this device reaches, and the error against the CPU's kernels. Calls are those
+ * of the instruction lists, timed where they stand in them, so that their inputs are those of training. */
+#include "base/blas.h"
+#include "base/rng.h"
+#include "graph/registry.h"
+#include "ops/adamw.h"
+#include "run/bench.h"
+#include "run/bench_error.h"
+#include "run/step.h"
+#include "run/weights.h"
+#include "sched/predict.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { BATCHES = 5, MOST_CALLS = 50, MOST_ROWS = 256 };
+static const double batch_seconds = 3e-3; /* calls between two waits take about this long */
+
+struct row { /* a distinct call */
+    enum list_kind list;
+    const struct instr *first;
+    int64_t calls; /* of it in the lists */
+    double seconds, flops, bytes;
+    struct bench_error error;
+};
+
+struct ops {
+    struct setup setup;
+    struct plan plan;
+    struct engine engine;
+    struct batches batches;
+    struct stepper stepper;
+    double flops_per_s, bytes_per_s; /* reached here: a large product, a copy (read and written bytes) */
+    int n;
+    struct row rows[MOST_ROWS];
+};
+
+static bool same_call(const struct instr *x, const struct instr *y)
+{
+    bool same = x->op == y->op && x->backward == y->backward && x->again == y->again && x->both == y->both &&
+                x->wide == y->wide && memcmp(x->dim, y->dim, sizeof x->dim) == 0;
+    for (int i = 0; i < OP_ARGS; i++)
+        same &= (x->arg[i].buffer < 0) == (y->arg[i].buffer < 0) &&
+                (x->grad[i].buffer < 0) == (y->grad[i].buffer < 0);
+    return same;
+}
+
+static struct row *row_of(struct ops *o, enum list_kind list, const struct instr *in)
+{
+    for (int i = 0; i < o->n; i++)
+        if (o->rows[i].list == list && same_call(o->rows[i].first, in))
+            return &o->rows[i];
+    CHECK(o->n < MOST_ROWS, "more than %d distinct calls", MOST_ROWS);
+    o->rows[o->n] = (struct row){ .list = list, .first = in, .error = { -1, -1 } };
+    return &o->rows[o->n++];
+}
+
+static double attr_of(const struct anno *a, const struct instr *in, const char *name)
+{
+    for (int i = 0; i < a->n_attrs; i++)
+        if (strcmp(a->attr[i], name) == 0)
+            return in->attr[i];
+    return 0;
+}
+
+/* AdamW's states have formats of their own: weight and states are read and written, the gradient is read. */
+static double adamw_bytes(const struct anno *a, const struct instr *in)
+{
+    const int64_t n = in->dim[0];
+    const int moments = (int)attr_of(a, in, "moments"), master = (int)attr_of(a, in, "master");
+    return (double)(2 * (2 * n + adamw_low_bytes(master, n) + 2 * adamw_state_bytes(moments, n)) +
+                    n * (in->wide >> 3 & 1 ? 4 : 2));
+}
+
+/* Least memory traffic: every argument and gradient once (one that is added to: twice), but no more than the record's
+ * own count, which is in float32 and knows what is not read whole. */
+static double least_bytes(const struct ops *o, const struct instr *in, double cost_bytes)
+{
+    struct anno a;
+    double actual = 0, as_float = 0;
+    const double model = (double)num_dtype_bytes(plan_float(&o->plan));
+    anno_parse(in->op, &a);
+    if (in->op == &op_adamw && o->plan.numbers.backend == CUDA)
+        return adamw_bytes(&a, in);
+    for (int i = 0; i < a.n_args; i++) {
+        const double n = (double)anno_elements(&a, i, in->dim),
+                     each = a.arg[i].model_float ? model : (double)num_dtype_bytes(a.arg[i].dtype),
+                     grad = in->wide >> i & 1 ? 4 : each, times = in->add >> i & 1 ? 2 : 1;
+        if (in->arg[i].buffer >= 0) {
+            actual += n * (in->wide >> i & 1 && !in->backward ? 4 : each);
+            as_float += n * fmax(each, 4);
+        }
+        if (in->grad[i].buffer >= 0) {
+            actual += n * grad * times;
+            as_float += n * 4 * times;
+        }
+    }
+    return fmin(actual, cost_bytes * actual / fmax(as_float, 1));
+}
+
+static int ascending(const void *x, const void *y)
+{
+    const double a = *(const double *)x, b = *(const double *)y;
+    return a < b ? -1 : a > b;
+}
+
+static double median(double *x, int n)
+{
+    qsort(x, (size_t)n, sizeof *x, ascending);
+    return x[n / 2];
+}
+
+typedef void again(void *context);
+
+static double time_of(const struct device *d, again *f, void *context, int64_t calls)
+{
+    d->wait();
+    const double begin = exec_now();
+    for (int64_t i = 0; i < calls; i++)
+        f(context);
+    d->wait();
+    return (exec_now() - begin) / (double)calls;
+}
+
+/* Median over batches of calls, after one call that is not counted; slow calls are timed once. */
+static double time_calls(const struct device *d, again *f, void *context)
+{
+    double each[BATCHES] = { 0 };
+    f(context);
+    const double one = time_of(d, f, context, 1);
+    const int64_t calls = one >= batch_seconds ? 1 : (int64_t)fmin(MOST_CALLS, batch_seconds / one + 1);
+    if (one > 0.3)
+        return one;
+    for (int i = 0; i < BATCHES; i++)
+        each[i] = time_of(d, f, context, calls);
+    return median(each, BATCHES);
+}
+
+struct at { /* an instruction, for time_calls */
+    struct exec *exec;
+    enum list_kind list;
+    int index;
+};
+
+static void launch(void *context)
+{
+    const struct at *at = context;
+    exec_launch(at->exec, at->list, at->index);
+}
+
+/* Runs the list in its order; the first of equal calls is repeated where it stands. */
+static void time_list(struct ops *o, enum list_kind list)
+{
+    const struct list *l = &o->engine.program.list[list];
+    for (int i = 0; i < l->n; i++) {
+        const struct instr *in = &l->item[i];
+        struct at at = { &o->engine.exec, list, i };
+        if (in->kind == RUN_ZERO)
+            launch(&at);
+        if (in->kind != RUN_OP)
+            continue;
+        struct row *r = row_of(o, list, in);
+        if (r->calls++ == 0) {
+            sched_cost(in, &r->flops, &r->bytes);
+            r->bytes = least_bytes(o, in, r->bytes);
+            r->seconds = time_calls(o->setup.device, launch, &at);
+        } else {
+            launch(&at);
+        }
+    }
+    o->setup.device->wait();
+}
+
+struct dense_product {
+    const struct device *device;
+    struct call c;
+};
+
+static void multiply(void *context)
+{
+    const struct dense_product *p = context;
+    op_linear.fwd[p->device->backend](&p->c);
+}
+
+static void copy(void *context)
+{
+    const struct dense_product *p = context;
+    p->device->copy(p->c.arg[1], p->c.arg[0], (size_t)(p->c.dim[0] * p->c.dim[1] * 2));
+}
+
+/* What this device reaches in this call: a square product, and a copy of its operand. */
+static void measure_ceilings(struct ops *o)
+{
+    const struct device *d = o->setup.device;
+    const int64_t n = d->backend == CUDA ? 8192 : 1024, elements = n * n;
+    struct dense_product p = { d, { .dim = { n, n, n }, .stream = d->stream() } };
+    size_t work[2] = { 0, 0 };
+    if (op_linear.work[d->backend])
+        op_linear.work[d->backend](&p.c, work);
+    for (int i = 0; i < 3; i++)
+        p.c.arg[i] = d->allocate((size_t)elements * 4);
+    p.c.work = d->allocate(work[0] + 1);
+    for (int i = 0; i < 2; i++)
+        d->copy(p.c.arg[i], exec_at(&o->engine.exec, o->engine.program.weights[0]),
+                (size_t)fmin((double)elements * 2,
+                             (double)o->engine.program.buffers[o->engine.program.weights[0].buffer].bytes));
+    o->flops_per_s = 2 * (double)n * (double)elements / time_calls(d, multiply, &p);
+    o->bytes_per_s = 4 * (double)elements / time_calls(d, copy, &p);
+    for (int i = 0; i < 3; i++)
+        d->release(p.c.arg[i]);
+    d->release(p.c.work);
+}
+
+/* One error per operator; the arguments that have gradients are those of its calls in the lists. */
+static void find_errors(struct ops *o)
+{
+    for (int i = 0; i < o->n; i++) {
+        struct row *r = &o->rows[i];
+        const struct op *op = r->first->op;
+        uint32_t of = 0, by = 0;
+        struct anno a;
+        if (r->list != LIST_MICRO || r->error.output >= 0 || r->error.gradient >= 0)
+            continue;
+        anno_parse(op, &a);
+        for (int k = 0; k < o->n; k++)
+            for (int j = 0; j < a.n_args && o->rows[k].first->op == op; j++)
+                if (o->rows[k].first->grad[j].buffer >= 0)
+                    *(j < a.n_inputs ? &by : &of) |= 1u << j;
+        const struct bench_error e = bench_error(o->setup.device, op, of, by);
+        for (int k = i; k < o->n; k++)
+            if (o->rows[k].first->op == op)
+                o->rows[k].error = e;
+    }
+}
+
+static double floor_of(const struct ops *o, const struct row *r)
+{
+    return fmax(r->flops / o->flops_per_s, r->bytes / o->bytes_per_s);
+}
+
+static const char *way_of(const struct instr *in)
+{
+    return in->both ? "both" : in->backward ? "bwd" : in->again ? "again" : "fwd";
+}
+
+static void add_sizes(struct str *s, const struct instr *in)
+{
+    struct anno a;
+    anno_parse(in->op, &a);
+    for (int i = 0; i < a.n_letters; i++)
+        str_addf(s, "%s%s %lld", i ? " " : "", a.letter[i], (long long)in->dim[i]);
+}
+
+static double error_of(const struct row *r)
+{
+    return r->first->backward ? r->error.gradient : r->error.output;
+}
+
+static void print_text(const struct ops *o, struct arena *a)
+{
+    const struct plan *p = &o->plan;
+    double all = 0, floors = 0;
+    printf("micro-batch %lld x %lld, %lld layers; reached here: %.3g TFLOP/s (square product), %.4g GB/s "
+           "(copy)\n"
+           "floor: the larger of FLOPs and bytes at these rates; error: relative L2 against the CPU's "
+           "kernels%s\n",
+           (long long)p->micro_batch, (long long)p->sequence, (long long)o->setup.model.layers,
+           o->flops_per_s / 1e12, o->bytes_per_s / 1e9,
+           p->numbers.backend == CPU ? " (this is the CPU)" : "");
+    printf("%-12s %-5s %6s %10s %10s %7s %-6s %9s  %s\n", "operator", "", "calls", "us", "floor us", "share",
+           "bound", "error", "sizes");
+    for (int i = 0; i < o->n; i++) {
+        const struct row *r = &o->rows[i];
+        const double floor = floor_of(o, r);
+        struct str s = str_new(a, 4096);
+        add_sizes(&s, r->first);
+        printf("%-12s %-5s %6lld %10.1f %10.1f %6.1f%% %-6s ", r->first->op->name, way_of(r->first),
+               (long long)r->calls, 1e6 * r->seconds, 1e6 * floor, 100 * floor / r->seconds,
+               r->flops / o->flops_per_s > r->bytes / o->bytes_per_s ? "flops" : "bytes");
+        if (error_of(r) < 0)
+            printf("%9s  %s\n", "-", s.text);
+        else
+            printf("%9.1e  %s\n", error_of(r), s.text);
+        all += r->seconds * (double)r->calls;
+        floors += floor * (double)r->calls;
+    }
+    printf("sum of all calls %.2f ms, of their floors %.2f ms (%.1f %%)\n", 1e3 * all, 1e3 * floors,
+           100 * floors / all);
+}
+
+static void print_json(const struct ops *o, struct arena *a)
+{
+    printf("{\"micro_batch\": %lld, \"sequence\": %lld, \"layers\": %lld, \"flops_per_s\": %.6g, "
+           "\"bytes_per_s\": %.6g, \"operators\": [",
+           (long long)o->plan.micro_batch, (long long)o->plan.sequence, (long long)o->setup.model.layers,
+           o->flops_per_s, o->bytes_per_s);
+    for (int i = 0; i < o->n; i++) {
+        const struct row *r = &o->rows[i];
+        struct str s = str_new(a, 4096);
+        add_sizes(&s, r->first);
+        printf(
+            "%s\n{\"name\": \"%s\", \"way\": \"%s\", \"sizes\": \"%s\", \"calls\": %lld, \"seconds\": %.6g, "
+            "\"floor_seconds\": %.6g, \"flops\": %.6g, \"bytes\": %.6g, \"error\": ",
+            i ? "," : "", r->first->op->name, way_of(r->first), s.text, (long long)r->calls, r->seconds,
+            floor_of(o, r), r->flops, r->bytes);
+        if (error_of(r) < 0)
+            printf("null}");
+        else
+            printf("%.3g}", error_of(r));
+    }
+    printf("]}\n");
+}
+
+/* Random tokens: sizes, not the text, decide the time, and the routing of random weights is near to even. */
+static void make_batch(struct ops *o, struct arena *a, const struct config *c)
+{
+    struct dataset *d = ARENA_NEW(a, struct dataset, 1);
+    const int64_t n = o->plan.micro_batch * o->plan.sequence;
+    int32_t *tokens = ARENA_NEW(a, int32_t, n);
+    for (int64_t i = 0; i < n; i++)
+        tokens[i] = (int32_t)(rng_u64((uint64_t)c->seed, 0, (uint64_t)i) % (uint64_t)o->setup.model.vocab);
+    *d = (struct dataset){ .n_sequences = o->plan.micro_batch,
+                           .sequence_length = o->plan.sequence,
+                           .vocab_size = o->setup.model.vocab,
+                           .tokens = tokens };
+    batches_new(a, d, d->n_sequences, c->seed, -1, &o->batches);
+    step_new(a, &o->engine, &o->batches, 0, &o->stepper);
+}
+
+static bool start(struct ops *o, struct arena *a, const struct config *c, struct err *e)
+{
+    const struct adamw adamw = { 0.9, 0.95, 1e-8, 0 };
+    if (!setup_open(a, c, &o->setup, e))
+        return false;
+    const int64_t all_kinds = o->setup.model.experts ? o->setup.model.first_dense + 1 : 1,
+                  layers = c->layers ? c->layers : all_kinds;
+    if (layers < o->setup.model.layers)
+        o->setup.model.layers = layers;
+    setup_small_plan(&o->setup, c->micro_batch_size, c->sequence_length, &o->plan);
+    if (c->sequence_length > o->setup.model.max_positions)
+        return err_code(e, EXIT_MISMATCH,
+                        "--sequence_length %lld: max_position_embeddings of the model is %lld",
+                        (long long)c->sequence_length, (long long)o->setup.model.max_positions);
+    if (!setup_measure(&o->setup, &o->plan, e))
+        return false;
+    if (o->plan.memory.peak_bytes > o->setup.cluster.memory_bytes)
+        return err_code(e, EXIT_MEMORY, "%lld bytes are needed, %lld are there: a smaller --micro_batch_size",
+                        (long long)o->plan.memory.peak_bytes, (long long)o->setup.cluster.memory_bytes);
+    engine_build(&o->setup, &o->plan, true, false, &adamw, &o->engine);
+    weights_init(&o->engine.exec, c->seed);
+    make_batch(o, a, c);
+    o->engine.exec.control = (struct step_control){ 1e-5, 0.9, 0.95, 1.0, 1, 0 };
+    step_train(&o->stepper, 0, 0, o->plan.global_batch); /* libraries choose their kernels */
+    return true;
+}
+
+bool bench_ops(struct arena *a, const struct config *c, struct err *e)
+{
+    struct ops *o = ARENA_NEW(a, struct ops, 1);
+    blas_warm_up();
+    if (comm_ranks() > 1)
+        return err_code(e, EXIT_USAGE, "bench ops runs on one rank, %d were started", comm_ranks());
+    if (!start(o, a, c, e))
+        return false;
+    measure_ceilings(o);
+    time_list(o, LIST_MICRO);
+    time_list(o, LIST_UPDATE);
+    exec_free(&o->engine.exec);
+    if (o->setup.backend != CPU)
+        find_errors(o);
+    if (c->json)
+        print_json(o, a);
+    else
+        print_text(o, a);
+    return true;
+}
