@@ -61,7 +61,8 @@ def attention_float_scores(modeling):
         x, heads = hidden_states, self.num_heads
         b, s, _ = x.shape
         q = self.q_proj(x) if self.q_lora_rank is None else self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
-        q_nope, q_rope = q.view(b, s, heads, -1).transpose(1, 2).split([self.qk_nope_head_dim, self.qk_rope_head_dim], -1)
+        widths = [self.qk_nope_head_dim, self.qk_rope_head_dim]
+        q_nope, q_rope = q.view(b, s, heads, -1).transpose(1, 2).split(widths, -1)
         low, k_rope = self.kv_a_proj_with_mqa(x).split([self.kv_lora_rank, self.qk_rope_head_dim], -1)
         kv = self.kv_b_proj(self.kv_a_layernorm(low)).view(b, s, heads, -1).transpose(1, 2)
         k_nope, v = kv.split([self.qk_nope_head_dim, self.v_head_dim], -1)
