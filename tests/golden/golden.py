@@ -314,13 +314,16 @@ def worst(e):
 
 
 def check_float32(reference, config, weights, batches, found, wide):
-    """The code as it is, in float32, must stay well inside the tolerances that moec is held to."""
-    plain, gates = run(reference, config, weights, batches, torch.float32)
-    e = errors(plain, found)
-    print(f"  float32 run of the same code: {worst(e)}")
-    assert same_choices(gates, wide)
-    for k, x in e.items():
-        assert x < (2e-5 if k == "logits" else 5e-5 if k.startswith("grad") else 5e-6), k
+    """The code in float32 must stay well inside the tolerances that moec is held to: as it is, and in every way of
+    rounding, which must be the same mathematics."""
+    for what, ways in rounding.RUNS.items():
+        with rounding.active(reference[1], ways):
+            plain, gates = run(reference, config, weights, batches, torch.float32)
+        e = errors(plain, found)
+        print(f"  float32, {what}: {worst(e)}")
+        assert same_choices(gates, wide)
+        for k, x in e.items():
+            assert x < (2e-5 if k == "logits" else 5e-5 if k.startswith("grad") else 5e-6), k
 
 
 def run_bfloat16(reference, config, weights, batches, found, wide):
@@ -395,6 +398,7 @@ def write_bf16_errors(name, reference):
     found, gates = run(reference, config, weights, batches, torch.float64)
     for key, value in found.items():
         assert relative(value, stored[key]) < 1e-6, key
+    check_float32(reference, config, weights, batches, found, gates)
     bf16_errors, same = run_bfloat16(reference, config, weights, batches, found, gates)
     assert same
     kept = {k: v for k, v in stored.items() if not k.startswith("bf16_error.")}
