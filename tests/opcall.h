@@ -129,10 +129,17 @@ static int opcall_arg(const struct opcall *t, const char *name)
     return -1;
 }
 
+/* Arguments named w, w_up ... are parameters. */
+static bool opcall_is_weight(const struct opcall *t, int arg)
+{
+    const char *name = t->a.arg[arg].name;
+    return name[0] == 'w' && (name[1] == 0 || name[1] == '_');
+}
+
 /* The gradient of a weight of experts has one part, or one per source. */
 static int64_t opcall_grad_parts(const struct opcall *t, int arg)
 {
-    return strcmp(t->a.arg[arg].name, "w") == 0 ? (int64_t)opcall_attr(t, "parts", 1) : 1;
+    return opcall_is_weight(t, arg) ? (int64_t)opcall_attr(t, "parts", 1) : 1;
 }
 
 /* Buffers for given dim and attr of t->cpu; contents undefined. */

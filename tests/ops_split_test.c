@@ -319,14 +319,11 @@ TEST(rows_of_tokens_come_back)
     arena_free(a);
 }
 
-/* A reproducible call of one operator of experts; rows of `width` inputs and outputs. */
-static struct opcall expert_call(struct arena *a, const char *name, const int32_t *end, int64_t r,
-                                 int64_t parts)
+/* A reproducible call of two experts with two sources each. */
+static struct opcall experts_call(struct arena *a, const int32_t *end, int64_t r, int64_t parts)
 {
-    const bool up = strcmp(name, "expert_up") == 0;
-    const struct op_case k_up = { { r, 2, 37, 2, 2, 21 }, { 8, (double)parts } };
-    const struct op_case k_down = { { r, 2, 21, 2, 37 }, { 8, (double)parts } };
-    struct opcall t = opcall_new(registry_find(name), up ? &k_up : &k_down, a, opcall_seed());
+    const struct op_case k = { { r, 2, 37, 2, 2, 21 }, { 8, (double)parts } };
+    struct opcall t = opcall_new(registry_find("experts"), &k, a, opcall_seed());
     memcpy(t.cpu.arg[opcall_arg(&t, "end")], end, 4 * sizeof *end);
     return t;
 }
@@ -358,77 +355,98 @@ static void expect_row(struct opcall *u, int64_t i, const struct opcall *t, int6
             gradient ? "the gradient of " : "", t->a.arg[arg].name);
 }
 
-static int last_output(const struct opcall *t)
-{
-    return t->a.n_args - 1;
-}
+static const char *const expert_weights[] = { "w_up", "w_down" };
 
 /* The 13 rows of the first segment are, in u, scattered over a longer one. */
-static void check_neighbours(struct arena *a, const char *name)
+static void check_neighbours(struct arena *a)
 {
     const int32_t short_end[] = { 13, 21, 40, 43 }, long_end[] = { 30, 32, 61, 64 };
-    struct opcall t = expert_call(a, name, short_end, 48, 1), u = expert_call(a, name, long_end, 64, 1);
-    const int out = last_output(&t);
+    struct opcall t = experts_call(a, short_end, 48, 1), u = experts_call(a, long_end, 64, 1);
+    const int z = opcall_arg(&t, "z"), xs = opcall_arg(&t, "xs"), gate = opcall_arg(&t, "gate");
     int64_t row[13];
     for (int64_t i = 0; i < 13; i++) {
         row[i] = 5 + i * 7 % 25;
         copy_inputs(&u, row[i], &t, i);
-        copy_row(&u, row[i], &t, i, out, true);
+        copy_row(&u, row[i], &t, i, z, true);
     }
     opcall_cpu(&t);
     opcall_cpu(&u);
     for (int64_t i = 0; i < 13; i++) {
-        expect_row(&u, row[i], &t, i, out, false);
-        expect_row(&u, row[i], &t, i, 0, true);
+        expect_row(&u, row[i], &t, i, z, false);
+        expect_row(&u, row[i], &t, i, xs, true);
+        expect_row(&u, row[i], &t, i, gate, true);
     }
 }
 
 /* The rows of one call, done in two calls of fewer rows that add, as in rounds of an exchange. */
-static void check_rounds(struct arena *a, const char *name)
+static void check_rounds(struct arena *a)
 {
     const int32_t end[] = { 13, 21, 40, 43 }, first[] = { 13, 21, 32, 32 }, second[] = { 0, 0, 8, 11 };
-    struct opcall t = expert_call(a, name, end, 48, 1), u = expert_call(a, name, first, 48, 1);
-    struct opcall v = expert_call(a, name, second, 24, 1);
-    const int w = opcall_arg(&t, "w"), out = last_output(&t);
+    struct opcall t = experts_call(a, end, 48, 1), u = experts_call(a, first, 48, 1);
+    struct opcall v = experts_call(a, second, 24, 1);
     for (int64_t i = 0; i < 11; i++) {
         copy_inputs(&v, i, &t, 32 + i);
-        copy_row(&v, i, &t, 32 + i, out, true);
+        copy_row(&v, i, &t, 32 + i, opcall_arg(&t, "z"), true);
     }
     opcall_cpu(&t);
     opcall_cpu(&u);
-    memcpy(v.cpu.arg[w], t.cpu.arg[w], (size_t)t.n[w] * sizeof(float));
-    memcpy(v.cpu.grad[w], u.cpu.grad[w], (size_t)t.n_grad[w] * sizeof(float));
-    v.cpu.add = 1u << w;
+    for (int i = 0; i < 2; i++) {
+        const int w = opcall_arg(&t, expert_weights[i]);
+        memcpy(v.cpu.arg[w], t.cpu.arg[w], (size_t)t.n[w] * sizeof(float));
+        memcpy(v.cpu.grad[w], u.cpu.grad[w], (size_t)t.n_grad[w] * sizeof(float));
+        v.cpu.add |= 1u << w;
+    }
     opcall_cpu(&v);
-    EXPECTF(same_bytes(t.cpu.grad[w], v.cpu.grad[w], (size_t)t.n_grad[w] * sizeof(float)),
-            "%s: the gradient of w depends on the rounds", name);
+    for (int i = 0; i < 2; i++) {
+        const int w = opcall_arg(&t, expert_weights[i]);
+        EXPECTF(same_bytes(t.cpu.grad[w], v.cpu.grad[w], (size_t)t.n_grad[w] * sizeof(float)),
+                "the gradient of %s depends on the rounds", expert_weights[i]);
+    }
 }
 
 /* Each source has its own part of the gradient: the bits of a call without the rows of the other source. */
-static void check_parts(struct arena *a, const char *name)
+static void check_parts(struct arena *a)
 {
     const int32_t end[] = { 13, 21, 40, 43 }, only_first[] = { 13, 16, 32, 32 };
-    struct opcall t = expert_call(a, name, end, 48, 2), u = expert_call(a, name, only_first, 48, 2);
-    const int w = opcall_arg(&t, "w"), out = last_output(&t);
+    struct opcall t = experts_call(a, end, 48, 2), u = experts_call(a, only_first, 48, 2);
     for (int64_t i = 16; i < 32; i++) {
         copy_inputs(&u, i, &t, i + 8);
-        copy_row(&u, i, &t, i + 8, out, true);
+        copy_row(&u, i, &t, i + 8, opcall_arg(&t, "z"), true);
     }
     opcall_cpu(&t);
     opcall_cpu(&u);
-    const float *two = t.cpu.grad[w], *one = u.cpu.grad[w];
-    EXPECTF(same_bytes(two, one, (size_t)t.n[w] * sizeof *two), "%s: part 0 depends on source 1", name);
-    for (int64_t i = 0; i < t.n[w]; i++)
-        EXPECT(one[t.n[w] + i] == 0 && (i > 0 || two[t.n[w] + i] != 0));
+    for (int k = 0; k < 2; k++) {
+        const int w = opcall_arg(&t, expert_weights[k]);
+        const float *two = t.cpu.grad[w], *one = u.cpu.grad[w];
+        EXPECTF(same_bytes(two, one, (size_t)t.n[w] * sizeof *two), "%s: part 0 depends on source 1",
+                expert_weights[k]);
+        for (int64_t i = 0; i < t.n[w]; i++)
+            EXPECT(one[t.n[w] + i] == 0 && (i > 0 || two[t.n[w] + i] != 0));
+    }
 }
 
 TEST(tiles_make_rows_independent)
 {
     struct arena *a = arena_new("tiles");
-    for (int i = 0; i < 2; i++) {
-        check_neighbours(a, i ? "expert_up" : "expert_down");
-        check_rounds(a, i ? "expert_up" : "expert_down");
-        check_parts(a, i ? "expert_up" : "expert_down");
-    }
+    check_neighbours(a);
+    check_rounds(a);
+    check_parts(a);
+    arena_free(a);
+}
+
+/* What backward needs can be made again: the same bits, and nothing else is touched. */
+TEST(experts_make_h_again)
+{
+    const int32_t end[] = { 13, 21, 40, 43 };
+    struct arena *a = arena_new("again");
+    struct opcall t = experts_call(a, end, 48, 1);
+    const int h = opcall_arg(&t, "h"), z = opcall_arg(&t, "z");
+    opcall_fwd(&t);
+    struct call c = t.cpu;
+    c.arg[z] = NULL;
+    c.arg[h] = ARENA_NEW(a, float, t.n[h]);
+    poison(c.arg[h], t.n[h], F32);
+    t.op->saved_again[CPU](&c);
+    EXPECT(same_bytes(c.arg[h], t.cpu.arg[h], (size_t)t.n[h] * sizeof(float)));
     arena_free(a);
 }

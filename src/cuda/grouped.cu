@@ -1,6 +1,7 @@
 /* grouped.cu - the choice of the path, and the one for every device since compute capability 8.0: blocks of 128 x 128 of
  * the output by mma.m16n8k16, whose operands come through shared memory, copied STAGES - 1 tiles ahead. */
 #include "cuda/grouped.cuh"
+#include "cuda/grouped_plan.cuh"
 #include "cuda/mma_tile.h"
 enum { WARP = 32, THREADS = 8 * WARP, STAGES = 3, TILE = SIDE * DEPTH };
 enum { ROWS = 64, COLUMNS = 32 }; /* of the output, of a warp: 2 x 4 warps make a block */
@@ -223,6 +224,52 @@ __global__ static void swiglu_kernel(struct groups g, int64_t f, const bf16 *h, 
     store8(y + row * f + column, gate);
 }
 
+/* A warp per row: dh from h and dy, whose place y takes, and the gradient of the row's weight. */
+__global__ static void __launch_bounds__(THREADS)
+    swiglu_bwd_kernel(struct groups g, int64_t f, const bf16 *h, const float *weight, bf16 *dh, bf16 *y,
+                      float *dweight, bool add)
+{
+    const int64_t row = (int64_t)blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP;
+    float sum = 0;
+    if (row >= groups_edge(&g, g.n_experts))
+        return;
+    const float w = weight[row];
+#pragma unroll 2
+    for (int64_t i = threadIdx.x % WARP * VEC; i < f; i += WARP * VEC) {
+        float gate[VEC], up[VEC], d[VEC];
+        load8(gate, h + row * 2 * f + i);
+        load8(up, h + row * 2 * f + f + i);
+        load8(d, y + row * f + i);
+#pragma unroll
+        for (int k = 0; k < VEC; k++) {
+            const struct swiglu_back b = swiglu_bwd(gate[k], up[k], w, d[k]);
+            gate[k] = b.gate;
+            up[k] = b.up;
+            d[k] = b.y;
+            sum += b.weight;
+        }
+        store8(dh + row * 2 * f + i, gate);
+        store8(dh + row * 2 * f + f + i, up);
+        store8(y + row * f + i, d);
+    }
+    sum = warp_sum(sum);
+    if (dweight && threadIdx.x % WARP == 0)
+        dweight[row] = add ? dweight[row] + sum : sum;
+}
+
+/* dweight[r] (+)= the sum of partial[tile][r] */
+__global__ static void weight_sum_kernel(struct groups g, int64_t n_tiles, const float *partial,
+                                         float *dweight, bool add)
+{
+    const int64_t row = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    float sum = 0;
+    if (row >= groups_edge(&g, g.n_experts))
+        return;
+    for (int64_t t = 0; t < n_tiles; t++)
+        sum += partial[t * g.n_rows + row];
+    dweight[row] = add ? dweight[row] + sum : sum;
+}
+
 static void check(const struct groups *g, int64_t m, int64_t n, const void *a, const void *b, const void *out)
 {
     CHECK(g->tile > 0 && g->n_rows % g->tile == 0, "%lld rows in tiles of %lld", (long long)g->n_rows,
@@ -272,6 +319,38 @@ void grouped_up(cudaStream_t stream, const struct groups *g, int64_t d, int64_t 
     }
     grouped_rows(stream, g, TR, 2 * f, d, x, w, false, h);
     swiglu_kernel<<<blocks_for(g->n_rows * f / VEC, 256), 256, 0, stream>>>(*g, f, h, weight, y);
+    LAUNCHED();
+}
+
+int64_t grouped_back_partials(int64_t n_rows, int64_t f)
+{
+    return n_rows * cut_parts(f, TILE_COLUMNS);
+}
+
+void grouped_back_apart(cudaStream_t stream, const struct groups *g, int64_t d, int64_t f,
+                        const struct grouped_back *b)
+{
+    check(g, d, f, b->h, b->dh, b->y);
+    grouped_rows(stream, g, NO, f, d, b->dz, b->w, false, b->y);
+    swiglu_bwd_kernel<<<blocks_for(g->n_rows, THREADS / WARP), THREADS, 0, stream>>>(
+        *g, f, b->h, b->weight, b->dh, b->y, b->dweight, b->add);
+    LAUNCHED();
+}
+
+void grouped_back(cudaStream_t stream, const struct groups *g, int64_t d, int64_t f,
+                  const struct grouped_back *b)
+{
+    if (!grouped_hopper_takes(g)) {
+        grouped_back_apart(stream, g, d, f, b);
+        return;
+    }
+    check(g, d, f, b->dz, b->w, b->h);
+    check(g, d, f, b->dh, b->y, b->partial);
+    grouped_hopper_back(stream, g, d, f, b);
+    if (!b->dweight)
+        return;
+    weight_sum_kernel<<<blocks_for(g->n_rows, 256), 256, 0, stream>>>(*g, cut_parts(f, TILE_COLUMNS),
+                                                                      b->partial, b->dweight, b->add);
     LAUNCHED();
 }
 

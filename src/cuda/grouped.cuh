@@ -27,6 +27,25 @@ void grouped_up(cudaStream_t stream, const struct groups *g, int64_t d, int64_t 
 /* out[r, n] (+)= in[r, k] op(w[e]): NO with w[e][k, n], TR with w[e][n, k] */
 void grouped_rows(cudaStream_t stream, const struct groups *g, enum trans tw, int64_t n, int64_t k,
                   const bf16 *in, const bf16 *w, bool add, bf16 *out);
+/* What grouped_up() and the product behind it pass back: dy = dz[r, d] w[e][d, f], which only
+ * grouped_back_apart() writes, and from it, h and weight
+ *   dh[r, 2f]
+ *   y[r, f]                            what grouped_up() made, again
+ *   dweight[r] (+)= <dy, silu(gate) up>  NULL: not wanted
+ * partial: room for grouped_back_partials() floats. */
+struct grouped_back {
+    const bf16 *dz, *w, *h;
+    const float *weight;
+    bf16 *dh, *y;
+    float *dweight, *partial;
+    bool add; /* to dweight */
+};
+int64_t grouped_back_partials(int64_t n_rows, int64_t f);
+void grouped_back(cudaStream_t stream, const struct groups *g, int64_t d, int64_t f,
+                  const struct grouped_back *b);
+/* The same in two steps: dy rounded to bfloat16 in memory, then a pass over it and h. */
+void grouped_back_apart(cudaStream_t stream, const struct groups *g, int64_t d, int64_t f,
+                        const struct grouped_back *b);
 /* dw[e][m, n] (+)= dy[r, m]^T x[r, n], summed over the rows of e; zeros where there is none. With parts = the number of
  * sources dw is [part][e][m, n], a part for the rows of each source: the bits that those rows give alone. */
 void grouped_gradient(cudaStream_t stream, const struct groups *g, int64_t parts, int64_t m, int64_t n,
@@ -48,7 +67,18 @@ __device__ static inline float sigmoid(float x)
 /* The value of y from the rounded halves of h: the backward pass computes it again and finds the same bits. */
 __device__ static inline float swiglu(float gate, float up, float weight)
 {
-    return weight * (gate * sigmoid(gate)) * up;
+    return weight * (gate * sigmoid(gate) * up);
+}
+
+struct swiglu_back {
+    float gate, up, y, weight; /* dh, y again, and what one column adds to the gradient of the row's weight */
+};
+__device__ static inline struct swiglu_back swiglu_bwd(float gate, float up, float weight, float dy)
+{
+    const float sigma = sigmoid(gate), silu = gate * sigma, d = weight * dy, silu_up = silu * up;
+    const struct swiglu_back b = { d * up * (sigma + silu * (1 - sigma)), d * silu, weight * silu_up,
+                                   dy * silu_up };
+    return b;
 }
 
 /* The path of compute capability 9.0, for grouped.cu alone. */
@@ -57,5 +87,7 @@ void grouped_hopper_up(cudaStream_t stream, const struct groups *g, int64_t d, i
                        const float *weight, const bf16 *w, bf16 *h, bf16 *y);
 void grouped_hopper_rows(cudaStream_t stream, const struct groups *g, enum trans tw, int64_t n, int64_t k,
                          const bf16 *in, const bf16 *w, bool add, bf16 *out);
+void grouped_hopper_back(cudaStream_t stream, const struct groups *g, int64_t d, int64_t f,
+                         const struct grouped_back *b);
 void grouped_hopper_gradient(cudaStream_t stream, const struct groups *g, int64_t parts, int64_t m, int64_t n,
                              const bf16 *dy, const bf16 *x, bool add, void *dw, bool wide);

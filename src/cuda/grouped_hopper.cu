@@ -7,18 +7,14 @@
  *   UP        128 columns of the gate half and the same 128 of the up half: a thread holds both of one column
  *   ROWS_TR   w as stored: contraction-major
  *   ROWS_NO   w[k, n]: the other way
+ *   BACK      as ROWS_NO, and the product is dy: behind the steps of a tile the ring brings h, 64 columns of both halves
+ *             each time, and dh, y and a partial sum per row leave; dy does not
  *   GRADIENT  both operands the other way; the contraction are the rows of the expert, and their zero padding */
-#include "cuda/grouped.cuh"
-#include "cuda/grouped_plan.cuh"
-#include "cuda/grouped_store.cuh"
-enum form { UP, ROWS_TR, ROWS_NO, GRADIENT, GRADIENT_WIDE };
+#include "cuda/grouped_back.cuh"
+#include "cuda/grouped_walk.cuh"
 enum { LOADERS = 128, MULTIPLIERS = 256, THREADS = LOADERS + MULTIPLIERS };
 enum { STAGES = 4, A_BYTES = 16384, B_BYTES = 32768, STAGE_BYTES = A_BYTES + B_BYTES };
-enum { MOST_EXPERTS = 256 };
-#ifndef GROUPED_CLUSTER
-#define GROUPED_CLUSTER 2
-#endif
-enum { CLUSTER = GROUPED_CLUSTER }; /* blocks: 1 or 2 */
+enum { BACK_STEPS = 4 }; /* of h, in each tile */
 #ifndef GROUPED_STAGGER
 #define GROUPED_STAGGER 0
 #endif
@@ -31,72 +27,8 @@ struct shared {
     unsigned char stage[STAGES][STAGE_BYTES]; /* A, then B; at a multiple of 1024 bytes */
     unsigned char out[2][2][BOX_BYTES];       /* two buffers of each multiplying warpgroup */
     uint64_t full[STAGES], empty[STAGES];
-    int32_t edge[MOST_EXPERTS + 1]; /* rows of expert e: [edge[e], edge[e + 1]) */
-    int32_t end[MOST_EXPERTS];      /* of the last segment of e: behind it, up to the edge, rows are zero */
+    struct edges edges;
 };
-struct job {
-    struct groups g;
-    int m, n,
-        k; /* rows of a matrix (gradient), columns of the output (UP: of y), contraction (not gradient) */
-    bool add;
-    const float *weight; /* UP */
-    int parts;           /* of the gradient: groups_plane() */
-};
-struct tile {
-    int expert, row, column; /* of the output: rows of all experts, or of one matrix (gradient) */
-    int from, steps; /* of the contraction: first element, number of steps of TILE_DEPTH, at least 1 */
-    int parts;       /* how many halves of its 256 columns exist; UP has all or none */
-    bool same_rows;  /* the pair shares A; else B */
-};
-/* Where a thread is in the list. */
-struct walk {
-    int unit, first_unit, expert; /* next unit; the first one of expert */
-    int rank;                     /* which block of the cluster */
-};
-
-__host__ __device__ static constexpr bool is_gradient(enum form form)
-{
-    return form >= GRADIENT;
-}
-
-__device__ static struct walk walk_begin(void)
-{
-    const struct walk w = { (int)blockIdx.x / CLUSTER, 0, 0, CLUSTER > 1 ? (int)cluster_rank() : 0 };
-    return w;
-}
-
-template <enum form FORM>
-__device__ static bool walk_next(struct walk *w, const struct job *j, const struct shared *s, struct tile *t)
-{
-    const int columns = (int)cut_parts(j->n, FORM == UP ? TILE_COLUMNS / 2 : TILE_COLUMNS);
-    int rows, units;
-    for (;; w->expert++, w->first_unit += units) {
-        if (w->expert == j->g.n_experts)
-            return false;
-        rows = is_gradient(FORM) ? (int)cut_parts(j->m, TILE_ROWS)
-                                 : (s->edge[w->expert + 1] - s->edge[w->expert]) / TILE_ROWS;
-        units = plan_units(rows, columns, CLUSTER);
-        if (w->unit < w->first_unit + units)
-            break;
-    }
-    const struct cell c = plan_unit(w->unit - w->first_unit, rows, columns, CLUSTER, w->rank, w->expert);
-    const int edge = s->edge[w->expert], end = s->end[w->expert];
-    t->expert = w->expert;
-    t->row = c.row * TILE_ROWS + (is_gradient(FORM) ? 0 : edge);
-    t->column = c.column * (FORM == UP ? TILE_COLUMNS / 2 : TILE_COLUMNS);
-    t->from = is_gradient(FORM) ? edge : 0;
-    t->steps = (int)cut_parts(is_gradient(FORM) ? end - edge : j->k, TILE_DEPTH);
-    if (t->steps <= 0) { /* no rows: a step behind the last row, which loads zeros */
-        t->from = (int)j->g.n_rows;
-        t->steps = 1;
-    }
-    t->parts = FORM == UP ? 2 : (int)cut_parts(j->n - t->column, TILE_COLUMNS / 2);
-    t->parts = t->column >= j->n ? 0 : t->parts > 2 ? 2 : t->parts;
-    t->same_rows = c.same_row;
-    w->unit += (int)gridDim.x / CLUSTER;
-    return true;
-}
-
 /* Box i of an operand: of one that both blocks need, every other one is loaded by this block, for both. */
 __device__ static inline void load_box(uint32_t to, const CUtensorMap *from, int c0, int c1, int c2,
                                        uint32_t barrier, bool shared, int i, int rank)
@@ -130,24 +62,39 @@ __device__ static void load_step(const CUtensorMap *a, const CUtensorMap *b, con
     } else {
 #pragma unroll
         for (int i = 0; i < 4 && i < 2 * t->parts; i++)
-            load_box(stage + i * BOX_BYTES, b, column + 64 * i, depth, FORM == ROWS_NO ? e : 0, barrier,
+            load_box(stage + i * BOX_BYTES, b, column + 64 * i, depth, is_gradient(FORM) ? 0 : e, barrier,
                      share_b, i, rank);
     }
 }
 
-template <enum form FORM>
-__device__ static void load_all(const CUtensorMap *a, const CUtensorMap *b, const struct job *j,
-                                struct shared *s)
+/* BACK: h of 64 columns, from `column` on, of the halves of the tile that have rows: [half][gate, up]. Nothing is
+ * shared, and both blocks of a pair count the step, also where it brings no bytes. */
+__device__ static void load_hidden(const CUtensorMap *h, const struct tile *t, int column, int n, int end,
+                                   uint32_t stage, uint32_t barrier)
 {
+    const int halves = column >= n || t->row >= end ? 0 : t->row + 64 >= end ? 1 : 2;
+    barrier_arrive_bytes(barrier, halves * 2 * BOX_BYTES);
+    for (int i = 0; i < 2 * halves; i++)
+        box_load(stage + i * BOX_BYTES, h, column, t->row + i / 2 * 64, i % 2, barrier);
+}
+
+template <enum form FORM>
+__device__ static void load_all(const CUtensorMap *a, const CUtensorMap *b, const CUtensorMap *h,
+                                const struct job *j, struct shared *s)
+{
+    const int rank = walk_rank();
     struct walk w = walk_begin();
     struct tile t;
     uint32_t step = 0; /* of all tiles: stage step % STAGES, for the step / STAGES-th time */
-    while (walk_next<FORM>(&w, j, s, &t))
-        for (int i = 0; i < t.steps; i++, step++) {
+    while (walk_next<FORM>(&w, j, &s->edges, &t))
+        for (int i = 0; i < t.steps + (FORM == BACK ? BACK_STEPS : 0); i++, step++) {
             const uint32_t at = step % STAGES;
+            const uint32_t stage = shared_address(s->stage[at]), full = shared_address(&s->full[at]);
             barrier_wait(shared_address(&s->empty[at]), (step / STAGES & 1) ^ 1);
-            load_step<FORM>(a, b, &t, w.rank, t.from + i * TILE_DEPTH, shared_address(s->stage[at]),
-                            shared_address(&s->full[at]));
+            if (FORM == BACK && i >= t.steps)
+                load_hidden(h, &t, t.column + 64 * (i - t.steps), j->n, s->edges.end[t.expert], stage, full);
+            else
+                load_step<FORM>(a, b, &t, rank, t.from + i * TILE_DEPTH, stage, full);
         }
 }
 
@@ -162,12 +109,13 @@ __device__ static void release(struct shared *s, uint32_t step)
         barrier_arrive(barrier);
 }
 
-/* d = the product of the first PARTS x 128 columns of a tile; `step` as in load_all(). Finds the next tile meanwhile. */
+/* d = the product of the first PARTS x 128 columns of a tile; `step` as in load_all(). Finds the next tile meanwhile;
+ * BACK does so later, when fewer registers are in use. */
 template <enum form FORM, int PARTS>
 __device__ static bool multiply(float (&d)[128], int steps, int half, struct shared *s, uint32_t *step,
                                 struct walk *w, const struct job *j, struct tile *next)
 {
-    constexpr int a_other = is_gradient(FORM), b_other = is_gradient(FORM) || FORM == ROWS_NO;
+    constexpr int a_other = is_gradient(FORM), b_other = FORM != UP && FORM != ROWS_TR;
     constexpr uint32_t a_each = a_other ? 2048 : 32, b_each = b_other ? 2048 : 32; /* bytes of 16 steps */
     for (int i = 0; i < steps; i++, (*step)++) {
         const uint32_t at = *step % STAGES, stage = shared_address(s->stage[at]);
@@ -183,7 +131,7 @@ __device__ static bool multiply(float (&d)[128], int steps, int half, struct sha
         if (i > 0)
             release(s, *step - 1);
     }
-    const bool more = walk_next<FORM>(w, j, s, next);
+    const bool more = FORM == BACK || walk_next<FORM>(w, j, &s->edges, next);
     product_wait<0>();
     product_settle(d);
     release(s, *step - 1);
@@ -202,8 +150,8 @@ static __device__ void skip(int steps, struct shared *s, uint32_t *step)
 
 struct outputs {
     const CUtensorMap
-        *out;             /* UP: h, its halves are planes; else the rows, or a plane per expert (gradient) */
-    const CUtensorMap *y; /* UP */
+        *out; /* UP, BACK: h or dh, its halves are planes; else the rows, or a plane per expert (gradient) */
+    const CUtensorMap *y; /* UP, BACK */
 };
 
 template <int SLICE>
@@ -219,6 +167,12 @@ __device__ static inline void put_up(struct writer *w, const float (&d)[128], co
     slice_begin(w);
     fill_y_slice<32 * SLICE>(w, d, weight);
     slice_end(w, o->y, false, column + 64 * SLICE, row, 0);
+}
+
+/* BACK: the sums of a tile's rows, from `row` on. */
+__device__ static inline float *partial_of(const struct job *j, int row, int column)
+{
+    return j->partial + (int64_t)(column / TILE_COLUMNS) * j->g.n_rows + row;
 }
 
 /* All slices from SLICE on that have columns below `columns`. */
@@ -244,6 +198,50 @@ __device__ static inline void put(struct writer *w, const float (&d)[128], const
     }
 }
 
+/* BACK, by the first thread of a warpgroup: when the copy engine has read all that it was given, the step that brought h
+ * may be loaded again. */
+__device__ static inline void release_hidden(struct shared *s, uint32_t step)
+{
+    const uint32_t barrier = shared_address(&s->empty[step % STAGES]);
+    box_store_wait<0>();
+    for (int i = 0; i < CLUSTER; i++)
+        barrier_arrive_for(barrier, i, WARPGROUP / WARP);
+}
+
+/* BACK: all slices from SLICE on; the step of the last one is not yet released. Before the barrier of a slice the
+ * stores of the one before it have been read, so that its buffer is free for the one after it. */
+template <int SLICE>
+__device__ static inline void put_back(struct writer *w, const float (&d)[128], const struct outputs *o,
+                                       const struct job *j, struct shared *s, uint32_t *step, int row,
+                                       int column, const float weight[2], float sum[2])
+{
+    if constexpr (SLICE < BACK_STEPS) {
+        const uint32_t at = *step % STAGES, box = shared_address(s->stage[at]) + (w->id - 1) * 2 * BOX_BYTES;
+        const uint32_t y = w->buffer;
+        const int c = column + 64 * SLICE;
+        if (c >= j->n) {
+            skip(BACK_STEPS - SLICE, s, step);
+            return;
+        }
+        barrier_wait(shared_address(&s->full[at]), *step / STAGES & 1);
+        back_slice<32 * SLICE>(d, box, y, weight, sum);
+        shared_written();
+        if (SLICE > 0 && is_leader())
+            release_hidden(s, *step - 1);
+        warpgroup_sync(w->id);
+        if (is_leader()) {
+            box_store(o->out, c, row, 0, box);
+            box_store(o->out, c, row, 1, box + BOX_BYTES);
+            box_store(o->y, c, row, 0, y);
+            box_store_commit();
+        }
+        w->buffer = w->other;
+        w->other = y;
+        ++*step;
+        put_back<SLICE + 1>(w, d, o, j, s, step, row, column, weight, sum);
+    }
+}
+
 /* Rows of padding. */
 template <enum form FORM>
 __device__ static void put_zeros(struct writer *w, const struct outputs *o, const struct job *j, int row,
@@ -256,11 +254,13 @@ __device__ static void put_zeros(struct writer *w, const struct outputs *o, cons
     for (int c = column; c < end && c < j->n; c += 64) {
         if (c > column)
             slice_again(w, o->out, c, row, 0);
-        if (FORM == UP) {
+        if (FORM == UP || FORM == BACK) {
             slice_again(w, o->out, c, row, 1);
             slice_again(w, o->y, c, row, 0);
         }
     }
+    if (FORM == BACK && threadIdx.x % WARPGROUP < 64)
+        partial_of(j, row, column)[threadIdx.x % WARPGROUP] = 0;
     if (is_leader())
         box_store_wait<0>(); /* slice_begin() counts on one store per buffer */
 }
@@ -274,20 +274,21 @@ __device__ static void multiply_all(const struct job *j, struct shared *s, const
     struct walk w = walk_begin();
     struct tile t, next;
     uint32_t step = 0;
-    float d[128], weight[2] = { 0, 0 };
+    float weight[2] = { 0, 0 };
     for (const int64_t begin = clock64(); STAGGER > 0 && half == 1 && clock64() - begin < STAGGER;)
         ;
-    for (bool more = walk_next<FORM>(&w, j, s, &t); more; t = next) {
+    for (bool more = walk_next<FORM>(&w, j, &s->edges, &t); more; t = next) {
         const int row = t.row + 64 * half;
         const int plane = is_gradient(FORM) ? (int)groups_plane(t.expert, j->g.n_experts, j->parts) : 0;
-        if (t.parts == 0 || row >= (is_gradient(FORM) ? j->m : s->end[t.expert])) {
-            skip(t.steps, s, &step);
+        float d[128]; /* here, so that it is not taken to live between tiles */
+        if (t.parts == 0 || row >= (is_gradient(FORM) ? j->m : s->edges.end[t.expert])) {
+            skip(t.steps + (FORM == BACK ? BACK_STEPS : 0), s, &step);
             if (!is_gradient(FORM) && !j->add && t.parts > 0)
                 put_zeros<FORM>(&writer, o, j, row, t.column);
-            more = walk_next<FORM>(&w, j, s, &next);
+            more = walk_next<FORM>(&w, j, &s->edges, &next);
             continue;
         }
-        if (FORM == UP) {
+        if (FORM == UP || FORM == BACK) {
             weight[0] = j->weight[row + line];
             weight[1] = j->weight[row + line + 8];
         }
@@ -295,7 +296,18 @@ __device__ static void multiply_all(const struct job *j, struct shared *s, const
             more = multiply<FORM, 2>(d, t.steps, half, s, &step, &w, j, &next);
         else
             more = multiply<FORM, 1>(d, t.steps, half, s, &step, &w, j, &next);
-        put<FORM, 0>(&writer, d, o, j, row, t.column, plane, weight);
+        if (FORM == BACK) {
+            const int slices = (int)cut_parts(j->n - t.column, 64);
+            const uint32_t last = step + (slices < BACK_STEPS ? slices : BACK_STEPS) - 1;
+            float sum[2] = { 0, 0 };
+            put_back<0>(&writer, d, o, j, s, &step, row, t.column, weight, sum);
+            put_row_sums(partial_of(j, row, t.column) + line, sum);
+            more = walk_next<FORM>(&w, j, &s->edges, &next);
+            if (is_leader())
+                release_hidden(s, last);
+        } else {
+            put<FORM, 0>(&writer, d, o, j, row, t.column, plane, weight);
+        }
     }
     if (is_leader())
         box_store_wait<0>();
@@ -313,9 +325,9 @@ __device__ static void block_sync(void)
 __device__ static void begin(const struct job *j, struct shared *s)
 {
     for (int e = threadIdx.x; e <= j->g.n_experts; e += THREADS) {
-        s->edge[e] = (int32_t)groups_edge(&j->g, e);
+        s->edges.edge[e] = (int32_t)groups_edge(&j->g, e);
         if (e < j->g.n_experts)
-            s->end[e] = j->g.end[(e + 1) * j->g.n_sources - 1];
+            s->edges.end[e] = j->g.end[(e + 1) * j->g.n_sources - 1];
     }
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
@@ -331,7 +343,7 @@ template <enum form FORM>
 __global__ static void __launch_bounds__(THREADS, 1)
     grouped_kernel(const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap b,
                    const __grid_constant__ CUtensorMap out, const __grid_constant__ CUtensorMap y,
-                   const __grid_constant__ struct job j)
+                   const __grid_constant__ CUtensorMap h, const __grid_constant__ struct job j)
 {
     extern __shared__ __align__(1024) unsigned char memory[];
     struct shared *s = (struct shared *)memory;
@@ -343,7 +355,7 @@ __global__ static void __launch_bounds__(THREADS, 1)
                 box_prefetch_map(&a);
                 box_prefetch_map(&b);
                 box_prefetch_map(&out);
-                load_all<FORM>(&a, &b, &j, s);
+                load_all<FORM>(&a, &b, &h, &j, s);
             }
         } else {
             const struct outputs o = { &out, &y };
@@ -366,7 +378,7 @@ static int multiprocessors(void)
 }
 
 struct maps {
-    CUtensorMap a, b, out, y; /* y: UP */
+    CUtensorMap a, b, out, y, h; /* y: UP, BACK; h: BACK */
 };
 
 /* As many clusters as there is room for at once. */
@@ -391,7 +403,7 @@ template <enum form FORM> static void launch(cudaStream_t stream, const struct m
         CHECK(n_clusters > 0, "no room for a cluster of %d blocks", (int)CLUSTER);
     }
     config.gridDim = dim3((unsigned)(n_clusters * CLUSTER));
-    CUDA_DO(cudaLaunchKernelEx(&config, grouped_kernel<FORM>, m->a, m->b, m->out, m->y, *j));
+    CUDA_DO(cudaLaunchKernelEx(&config, grouped_kernel<FORM>, m->a, m->b, m->out, m->y, m->h, *j));
 }
 
 bool grouped_hopper_takes(const struct groups *g)
@@ -402,7 +414,7 @@ bool grouped_hopper_takes(const struct groups *g)
 
 static struct maps maps_of(CUtensorMap a, CUtensorMap b, CUtensorMap out)
 {
-    const struct maps m = { a, b, out, out };
+    const struct maps m = { a, b, out, out, out };
     return m;
 }
 
@@ -410,6 +422,12 @@ static struct maps maps_of(CUtensorMap a, CUtensorMap b, CUtensorMap out)
 static CUtensorMap rows_map(const struct groups *g, const bf16 *x, int64_t width)
 {
     return cuda_tensor_map(x, false, width, g->n_rows, 1, width, width * g->n_rows, 64, 64);
+}
+
+/* h[n_rows, 2f] in such boxes, its halves as planes */
+static CUtensorMap halves_map(const struct groups *g, const bf16 *h, int64_t f)
+{
+    return cuda_tensor_map(h, false, f, g->n_rows, 2, 2 * f, f, 64, 64);
 }
 
 /* w[e][m, n] in boxes of `lines` x 64 */
@@ -421,10 +439,20 @@ static CUtensorMap matrix_map(const bf16 *w, int64_t e, int64_t m, int64_t n, in
 void grouped_hopper_up(cudaStream_t stream, const struct groups *g, int64_t d, int64_t f, const bf16 *x,
                        const float *weight, const bf16 *w, bf16 *h, bf16 *y)
 {
-    const struct maps m = { rows_map(g, x, d), matrix_map(w, 2 * g->n_experts, f, d, 128),
-                            cuda_tensor_map(h, false, f, g->n_rows, 2, 2 * f, f, 64, 64), rows_map(g, y, f) };
-    const struct job j = { *g, 0, (int)f, (int)d, false, weight, 1 };
+    const CUtensorMap halves = halves_map(g, h, f);
+    const struct maps m = { rows_map(g, x, d), matrix_map(w, 2 * g->n_experts, f, d, 128), halves,
+                            rows_map(g, y, f), halves };
+    const struct job j = { *g, 0, (int)f, (int)d, false, weight, NULL, 1 };
     launch<UP>(stream, &m, &j);
+}
+
+void grouped_hopper_back(cudaStream_t stream, const struct groups *g, int64_t d, int64_t f,
+                         const struct grouped_back *b)
+{
+    const struct maps m = { rows_map(g, b->dz, d), matrix_map(b->w, g->n_experts, d, f, 64),
+                            halves_map(g, b->dh, f), rows_map(g, b->y, f), halves_map(g, b->h, f) };
+    const struct job j = { *g, 0, (int)f, (int)d, false, b->weight, b->partial, 1 };
+    launch<BACK>(stream, &m, &j);
 }
 
 void grouped_hopper_rows(cudaStream_t stream, const struct groups *g, enum trans tw, int64_t n, int64_t k,
@@ -434,7 +462,7 @@ void grouped_hopper_rows(cudaStream_t stream, const struct groups *g, enum trans
     const struct maps m =
         maps_of(rows_map(g, in, k), tw == TR ? matrix_map(w, e, n, k, 128) : matrix_map(w, e, k, n, 64),
                 rows_map(g, out, n));
-    const struct job j = { *g, 0, (int)n, (int)k, add, NULL, 1 };
+    const struct job j = { *g, 0, (int)n, (int)k, add, NULL, NULL, 1 };
     if (tw == TR)
         launch<ROWS_TR>(stream, &m, &j);
     else
@@ -447,7 +475,7 @@ void grouped_hopper_gradient(cudaStream_t stream, const struct groups *g, int64_
     const struct maps maps =
         maps_of(rows_map(g, dy, m), rows_map(g, x, n),
                 cuda_tensor_map(dw, wide, n, m, g->n_experts, n, n * m, wide ? 32 : 64, 64));
-    const struct job j = { *g, (int)m, (int)n, 0, add, NULL, (int)parts };
+    const struct job j = { *g, (int)m, (int)n, 0, add, NULL, NULL, (int)parts };
     if (wide)
         launch<GRADIENT_WIDE>(stream, &maps, &j);
     else

@@ -48,6 +48,17 @@ __device__ static inline void barrier_arrive_at(uint32_t barrier, uint32_t rank)
                  "r"(rank)
                  : "memory");
 }
+/* The same, `count` times. */
+__device__ static inline void barrier_arrive_for(uint32_t barrier, uint32_t rank, uint32_t count)
+{
+    asm volatile("{\n"
+                 ".reg .b32 there;\n"
+                 "mapa.shared::cluster.u32 there, %0, %1;\n"
+                 "mbarrier.arrive.shared::cluster.b64 _, [there], %2;\n"
+                 "}\n" ::"r"(barrier),
+                 "r"(rank), "r"(count)
+                 : "memory");
+}
 __device__ static inline uint32_t cluster_rank(void)
 {
     uint32_t rank;
@@ -154,6 +165,14 @@ __device__ static inline void shared_put_matrices(uint32_t row, uint32_t m0, uin
 {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(m0),
                  "r"(m1), "r"(m2), "r"(m3)
+                 : "memory");
+}
+/* The other way, with the same addresses. */
+__device__ static inline void shared_get_matrices(uint32_t (&m)[4], uint32_t row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+                 : "r"(row)
                  : "memory");
 }
 __device__ static inline void shared_put_floats(uint32_t at, float x, float y)

@@ -61,6 +61,9 @@ struct op {
     kernel *fwd[BACKENDS], *bwd[BACKENDS];
     kernel *again
         [BACKENDS]; /* writes the outputs that are not saved, from saved arguments alone; NULL = as fwd */
+    kernel *
+        saved_again[BACKENDS]; /* writes the outputs that are saved, from saved inputs alone; NULL = as fwd */
+    double saved_again_part;   /* what that costs, as a part of fwd */
     kernel *both[BACKENDS];
     void (*fill)(const struct call *c, uint64_t seed);
     bool

@@ -170,10 +170,8 @@ static value moe(struct build *b, value h)
     const value row = op(b, sort, "mlp.sort", in(top), (double)(N * K), (double)E, 1, 1);       /* [R] */
     const value place = graph_output(g, row, 1), end = graph_output(g, row, 2);
     const value xs = op(b, dispatch, "mlp.dispatch", in(h, gate, row, place)), gates = graph_output(g, xs, 1);
-    const value up = op(b, expert_up, "mlp.experts.up", in(xs, gates, end, w_up), 1, 1); /* [R 2 F], [R F] */
-    const value z =
-        op(b, expert_down, "mlp.experts.down", in(graph_output(g, up, 1), end, w_down), 1, 1); /* [R D] */
-    const value y = op(b, combine, "mlp.combine", in(z, place));                               /* [B S D] */
+    const value hidden = op(b, experts, "mlp.experts", in(xs, gates, end, w_up, w_down), 1, 1); /* [R 2 F] */
+    const value y = op(b, combine, "mlp.combine", in(graph_output(g, hidden, 1), place));       /* [B S D] */
 
     struct model_values *v = b->v;
     CHECK(v->n_moe < 256, "more than 256 MoE layers");

@@ -2,7 +2,7 @@
  * sequence, and the way back. Chunks of a sequence are summed on their own, then in a fixed order in
  * float64. */
 #pragma once
-#include "ops/experts.cuh"
+#include "ops/expert.cuh"
 enum { LOAD_THREADS = 256, LOAD_WARPS = LOAD_THREADS / 32 };
 enum { LOAD_CHUNK = 64 };         /* tokens */
 enum { LOAD_MAX_EXPERTS = 1024 }; /* shared memory of load_chunk_kernel: 36 KiB */

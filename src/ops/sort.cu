@@ -1,7 +1,7 @@
 /* sort.cu - a counting sort in three kernels: copies of each expert in each chunk of consecutive copies,
  * where each chunk's copies of each expert begin, and every copy to its row. Integers only, so the order is
  * always that of the CPU. A capacity that is too small ends the second kernel; the third never runs then. */
-#include "ops/experts.cuh"
+#include "ops/expert.cuh"
 enum { TOP, ROW, PLACE, END, N = 0, K, R, E, S };
 enum { A_R, A_E, A_S, A_TILE };
 enum { THREADS = 256, WARPS = THREADS / 32, EACH = 8, CHUNK = THREADS * EACH, SCAN_THREADS = 1024 };

@@ -173,7 +173,7 @@ static int slowest_first(const void *x, const void *y)
 static double flops_of(const struct instr *in)
 {
     double flops = 0, bytes = 0;
-    if (in->kind == RUN_OP && !in->again)
+    if (in->kind == RUN_OP && !(in->again && in->op->again[CPU]))
         sched_cost(in, &flops, &bytes);
     return flops;
 }

@@ -1,5 +1,5 @@
 /* bench_grouped.c - `bench grouped-gemm`: the table of the nnScaler example: gate, up, SwiGLU and down of all experts,
- * forward and backward, by the kernels of expert_up and expert_down, gradients added in the model's float. */
+ * forward and backward, by the kernels of the operator `experts`, gradients added in the model's float. */
 #include "base/num.h"
 #include "base/rng.h"
 #include "graph/registry.h"
@@ -15,7 +15,7 @@ static const int64_t table[][2] = { { 4096, 64 }, { 2048, 32 },  { 8192, 64 },
 struct experts {
     const struct device *d;
     int64_t rows, n_experts, capacity;
-    struct call up, down;
+    struct call call;
     void *memory[32];
     int n;
 };
@@ -70,38 +70,33 @@ static void *gates(struct arena *a, struct experts *x)
     return p;
 }
 
-static void make_calls(struct arena *a, struct experts *x, int routing)
+static void make_call(struct arena *a, struct experts *x, int routing)
 {
     const int64_t R = x->capacity, E = x->n_experts;
-    void *end = segment_ends(a, x, routing), *y = room(x, R * HIDDEN, 2), *dy = room(x, R * HIDDEN, 2);
-    x->up = (struct call){ .arg = { numbers(x, R * WIDTH, 1), gates(a, x), end,
-                                    numbers(x, E * 2 * HIDDEN * WIDTH, 0.02), room(x, R * 2 * HIDDEN, 2), y },
-                           .grad = { room(x, R * WIDTH, 2), room(x, R, 4), NULL,
-                                     numbers(x, E * 2 * HIDDEN * WIDTH, 1), NULL, dy },
-                           .add = 1u << 3,
-                           .dim = { R, E, WIDTH, 1, 2, HIDDEN },
-                           .attr = { TILE, 1 },
-                           .stream = x->d->stream() };
-    x->down =
-        (struct call){ .arg = { y, end, numbers(x, E * WIDTH * HIDDEN, 0.02), room(x, R * WIDTH, 2) },
-                       .grad = { dy, NULL, numbers(x, E * WIDTH * HIDDEN, 1), numbers(x, R * WIDTH, 1) },
-                       .add = 1u << 2,
-                       .dim = { R, E, HIDDEN, 1, WIDTH },
-                       .attr = { TILE, 1 },
-                       .stream = x->d->stream() };
-    x->up.work = x->down.work = room(x, R * 2 * HIDDEN + (64 << 20), 2);
+    size_t work[2];
+    x->call = (struct call){
+        .arg = { numbers(x, R * WIDTH, 1), gates(a, x), segment_ends(a, x, routing),
+                 numbers(x, E * 2 * HIDDEN * WIDTH, 0.02), numbers(x, E * WIDTH * HIDDEN, 0.02),
+                 room(x, R * 2 * HIDDEN, 2), room(x, R * WIDTH, 2) },
+        .grad = { room(x, R * WIDTH, 2), room(x, R, 4), NULL, numbers(x, E * 2 * HIDDEN * WIDTH, 1),
+                  numbers(x, E * WIDTH * HIDDEN, 1), NULL, numbers(x, R * WIDTH, 1) },
+        .add = 1u << 3 | 1u << 4,
+        .dim = { R, E, WIDTH, 1, 2, HIDDEN },
+        .attr = { TILE, 1 },
+        .stream = x->d->stream()
+    };
+    op_experts.work[CUDA](&x->call, work);
+    x->call.work = room(x, (int64_t)(work[0] > work[1] ? work[0] : work[1]), 1);
 }
 
 static void forward(const struct experts *x)
 {
-    op_expert_up.fwd[CUDA](&x->up);
-    op_expert_down.fwd[CUDA](&x->down);
+    op_experts.fwd[CUDA](&x->call);
 }
 
 static void backward(const struct experts *x)
 {
-    op_expert_down.bwd[CUDA](&x->down);
-    op_expert_up.bwd[CUDA](&x->up);
+    op_experts.bwd[CUDA](&x->call);
 }
 
 static double seconds(const struct experts *x, void (*f)(const struct experts *x))
@@ -120,7 +115,7 @@ static void print_row(struct arena *a, const struct config *c, const struct devi
 {
     struct experts x = { .d = d, .rows = table[row][0] * COPIES, .n_experts = table[row][1] };
     x.capacity = (x.rows + x.n_experts * (TILE - 1)) / TILE * TILE;
-    make_calls(a, &x, c->routing);
+    make_call(a, &x, c->routing);
     const double fwd = seconds(&x, forward), bwd = seconds(&x, backward);
     const double flops = 6.0 * (double)x.rows * WIDTH * HIDDEN, mfu = 3 * flops / (fwd + bwd) / 989e12;
     if (c->json)

@@ -15,26 +15,30 @@ void lower_want_again(struct lower *l, value v)
     compute_again(l, l->p->graph->values[v].node);
 }
 
-/* Forward of a node once more, or its kernel `again` where it has one. */
+/* Forward of a node once more, or its kernel that makes less. Inside a region, what backward reads must come back: the
+ * kernel `again` does not make that. */
+void lower_again_op(struct lower *l, int node, bool inside)
+{
+    const struct node *n = &l->p->graph->nodes[node];
+    struct instr *i = lower_emit_op(l, LIST_MICRO, node, false);
+    i->again = n->op->saved_again[CPU] || (n->op->again[CPU] && !inside);
+    for (int j = 0; j < n->anno->n_args; j++)
+        if (!i->again || stash_reads(n, j) || stash_writes(n, j))
+            i->arg[j] = inside ? lower_region_arg(l, node, j) : lower_value(l, node, j, false);
+}
+
 static void compute_again(struct lower *l, int node)
 {
     const struct node *n = &l->p->graph->nodes[node];
-    const bool again = n->op->again[l->p->plan.numbers.backend] != NULL;
     for (int j = 0; j < n->anno->n_args; j++)
-        if (again ? (n->anno->saved >> j & 1) : j < n->anno->n_inputs)
+        if (stash_reads(n, j))
             lower_want_again(l, n->arg[j]);
     for (int j = n->anno->n_inputs; j < n->anno->n_args; j++)
         if (in_place_overwrites(l->p->graph, l->in_place, n->arg[j]))
             l->p->value[n->arg[j]] = NOWHERE; /* its buffer holds what backward reads */
-    lower_forward_op(l, LIST_MICRO, node, false);
-    struct list *list = &l->p->list[LIST_MICRO];
-    struct instr *i = &list->item[list->n - 1];
-    i->again = again;
-    for (int j = 0; again && j < n->anno->n_inputs; j++)
-        if (!(n->anno->saved >> j & 1))
-            i->arg[j] = NOWHERE;
+    lower_again_op(l, node, false);
     for (int j = n->anno->n_inputs; j < n->anno->n_args; j++)
-        l->present[n->arg[j]] = true;
+        l->present[n->arg[j]] |= stash_writes(n, j);
 }
 
 /* Index of the backward step that reads the gradient of v: that of its producer. */

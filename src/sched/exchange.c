@@ -160,8 +160,11 @@ static void mark_recompute(const struct lower *l, const struct region *r, bool *
             again[i] |= n->anno->saved >> j & 1;
             for (int k = i + 1; k < r->last; k++)
                 for (int m = 0; m < g->nodes[k].anno->n_inputs; m++)
-                    if (g->nodes[k].arg[m] == n->arg[j] && ((g->nodes[k].anno->saved >> m & 1) || again[k]))
+                    if (g->nodes[k].arg[m] == n->arg[j] && ((g->nodes[k].anno->saved >> m & 1) || again[k])) {
+                        CHECK(!n->op->saved_again[CPU] || (n->anno->saved >> j & 1), "%s is not made again",
+                              n->anno->arg[j].name);
                         again[i] = true;
+                    }
         }
     }
 }
@@ -181,7 +184,7 @@ void lower_region_backward(struct lower *l, const struct region *r)
     for_edges(l, LIST_MICRO, r, true, send_value);
     for (int node = r->first; node < r->last; node++)
         if (again[node])
-            lower_forward_op(l, LIST_MICRO, node, true);
+            lower_again_op(l, node, true);
     for_edges(l, LIST_MICRO, r, false, send_grad);
     for (int i = 0; i < g->n_backs; i++)
         if (lower_in_region(r, g->backs[i].node))

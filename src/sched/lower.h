@@ -47,6 +47,7 @@ void lower_region_backward(struct lower *l, const struct region *r);
 struct ref lower_value(struct lower *l, int node, int arg, bool inside);
 struct ref lower_grad(struct lower *l, int node, int arg, bool inside);
 void lower_forward_op(struct lower *l, enum list_kind which, int node, bool inside);
+void lower_again_op(struct lower *l, int node, bool inside); /* for backward: what forward did not keep */
 void lower_backward_op(struct lower *l, const struct back *b, bool inside);
 void lower_want_again(struct lower *l,
                       value v); /* before backward reads v: computes it again if it was dropped */

@@ -9,8 +9,9 @@ void sched_cost(const struct instr *in, double *flops, double *bytes)
     memcpy(call.dim, in->dim, sizeof call.dim);
     memcpy(call.attr, in->attr, sizeof call.attr);
     in->op->cost(&call, f, b);
-    *flops = f[in->backward] + (in->both ? f[0] : 0);
-    *bytes = b[in->backward] + (in->both ? b[0] : 0);
+    const double part = in->again && in->op->saved_again[CPU] ? in->op->saved_again_part : 1;
+    *flops = part * f[in->backward] + (in->both ? f[0] : 0);
+    *bytes = part * b[in->backward] + (in->both ? b[0] : 0);
 }
 
 static double op_us(const struct instr *in, const struct cluster *c)

@@ -32,7 +32,7 @@ struct instr {
     enum instr_kind kind;
     const char *name;
     const struct op *op;
-    bool backward, again; /* again: the kernel of that name instead of fwd */
+    bool backward, again; /* again: the kernel of that name, or saved_again, instead of fwd */
     bool both;            /* with backward: that kernel instead of bwd, and nothing ran forward */
     int node, flat, n_parts;
     int64_t n, row_bytes; /* elements or bytes as the kind says; bytes of an exchanged row */

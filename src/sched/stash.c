@@ -47,16 +47,24 @@ static void mark_saved(struct state *s, enum backend backend)
     }
 }
 
-/* An output that backward reads, of a node that has another way to make it or saves nothing of its own. */
-static bool leaves(const struct state *s, const struct node *n, int arg)
+bool stash_writes(const struct node *n, int arg)
 {
-    const bool again = n->op->again[CPU] != NULL;
-    return arg >= n->anno->n_inputs && s->saved[n->arg[arg]] && !(again && (n->anno->saved >> arg & 1));
+    const bool saved = n->anno->saved >> arg & 1;
+    return arg >= n->anno->n_inputs && !(n->op->again[CPU] && saved) && !(n->op->saved_again[CPU] && !saved);
 }
 
-static bool read_again(const struct node *n, int arg)
+bool stash_reads(const struct node *n, int arg)
 {
-    return n->op->again[CPU] ? (n->anno->saved >> arg & 1) != 0 : arg < n->anno->n_inputs;
+    const bool saved = n->anno->saved >> arg & 1;
+    if (n->op->again[CPU])
+        return saved;
+    return arg < n->anno->n_inputs && (saved || !n->op->saved_again[CPU]);
+}
+
+/* An output that backward reads, and that can be made again. */
+static bool leaves(const struct state *s, const struct node *n, int arg)
+{
+    return stash_writes(n, arg) && s->saved[n->arg[arg]];
 }
 
 static double value_bytes(const struct value_info *v)
@@ -68,7 +76,7 @@ static double value_bytes(const struct value_info *v)
 static bool stays(const struct state *s, const struct node *n, int j)
 {
     const value v = n->arg[j];
-    return read_again(n, j) && s->g->values[v].kind == VALUE_ACT && !s->saved[v] && !s->dropped[v];
+    return stash_reads(n, j) && s->g->values[v].kind == VALUE_ACT && !s->saved[v] && !s->dropped[v];
 }
 
 /* A kernel `again` passes over the node's outputs: it reads those that are saved and writes the others. */
@@ -90,8 +98,9 @@ static double seconds_of(const struct graph *g, const struct node *n)
     memcpy(c.dim, n->dim, sizeof c.dim);
     memcpy(c.attr, n->attr, sizeof c.attr);
     n->op->cost(&c, flops, bytes);
-    const double memory = bytes[0] / 2 / 3.5e12, compute = flops[0] / 600e12;
-    return compute > memory ? compute : memory;
+    const double memory = bytes[0] / 2 / 3.5e12, compute = flops[0] / 600e12,
+                 part = n->op->saved_again[CPU] ? n->op->saved_again_part : 1;
+    return part * (compute > memory ? compute : memory);
 }
 
 static void add_kind(struct state *s, int node)

@@ -13,3 +13,6 @@ struct stash {
  * node (in_place.h); those have no input left to compute again from. */
 void stash_make(struct arena *a, const struct graph *g, const struct plan *p, const struct node_split *split,
                 const bool *in_place, struct stash *out);
+/* The arguments that computing a node again reads and writes: all, or fewer where it has a kernel for that (op.h). */
+bool stash_reads(const struct node *n, int arg);
+bool stash_writes(const struct node *n, int arg);

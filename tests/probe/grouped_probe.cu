@@ -3,10 +3,11 @@
  *   grouped_probe [WORD]   those whose name has WORD
  * A line: name, rows, the median of 30 runs in ms, TFLOP/s, and the largest error of a few hundred elements against a
  * float64 sum, in units of what the product's rounding may cost (FAIL above 1). "dense" is one cuBLASLt product of the
- * same number of operations. */
+ * same number of operations. "back_fused" is also compared, every element, with "back_apart" and with a second run. */
 #define BARRIER_LIMIT_NS 3000000000
 #include "src/cuda/grouped_hopper.cu"
 #include "src/cuda/library.cuh"
+#include "tests/probe/grouped_host.cuh"
 extern "C" {
 #include "device/device.h"
 }
@@ -26,29 +27,34 @@ enum {
     SAMPLES = 300,
     LIMIT_S = 20
 };
-enum product { DENSE, UP_FWD, DOWN_FWD, UP_DX, DOWN_DY, UP_DW, DOWN_DW, PRODUCTS };
-static const char *const product_names[PRODUCTS] = { "dense",   "up_fwd", "down_fwd", "up_dx",
-                                                     "down_dy", "up_dw",  "down_dw" };
+/* BACK: grouped_back(); APART: the same by grouped_back_apart(). */
+enum probed { DENSE, UP_FWD, DOWN_FWD, UP_DX, DOWN_DY, BACK_FUSED, BACK_APART, UP_DW, DOWN_DW, PRODUCTS };
+static const char *const product_names[PRODUCTS] = { "dense",      "up_fwd",  "down_fwd",
+                                                     "up_dx",      "down_dy", "back_fused",
+                                                     "back_apart", "up_dw",   "down_dw" };
 struct variant {
-    enum product product;
+    enum probed product;
     int64_t rows; /* that hold data; DENSE: of one matrix */
     bool skewed, wide, add;
 };
 static const struct variant variants[] = {
-    { DENSE, 49152, false, false, false },    { DENSE, 98304, false, false, false },
-    { UP_FWD, 49152, false, false, false },   { UP_FWD, 98304, false, false, false },
-    { UP_FWD, 49152, true, false, false },    { DOWN_FWD, 49152, false, false, false },
-    { DOWN_FWD, 98304, false, false, false }, { DOWN_FWD, 49152, true, false, false },
-    { UP_DX, 49152, false, false, false },    { UP_DX, 98304, false, false, false },
-    { UP_DX, 49152, true, false, true },      { DOWN_DY, 49152, false, false, false },
-    { DOWN_DY, 98304, false, false, false },  { DOWN_DY, 49152, true, false, true },
-    { UP_DW, 49152, false, false, false },    { UP_DW, 98304, false, false, false },
-    { UP_DW, 49152, false, false, true },     { UP_DW, 98304, false, false, true },
-    { UP_DW, 49152, false, true, false },     { UP_DW, 98304, false, true, false },
-    { UP_DW, 49152, false, true, true },      { UP_DW, 98304, false, true, true },
-    { UP_DW, 49152, true, true, true },       { DOWN_DW, 49152, false, false, false },
-    { DOWN_DW, 98304, false, false, false },  { DOWN_DW, 49152, false, true, true },
-    { DOWN_DW, 98304, false, true, true },    { DOWN_DW, 49152, true, false, true },
+    { DENSE, 49152, false, false, false },      { DENSE, 98304, false, false, false },
+    { UP_FWD, 49152, false, false, false },     { UP_FWD, 98304, false, false, false },
+    { UP_FWD, 49152, true, false, false },      { DOWN_FWD, 49152, false, false, false },
+    { DOWN_FWD, 98304, false, false, false },   { DOWN_FWD, 49152, true, false, false },
+    { UP_DX, 49152, false, false, false },      { UP_DX, 98304, false, false, false },
+    { UP_DX, 49152, true, false, true },        { DOWN_DY, 49152, false, false, false },
+    { DOWN_DY, 98304, false, false, false },    { DOWN_DY, 49152, true, false, true },
+    { BACK_FUSED, 49152, false, false, false }, { BACK_APART, 49152, false, false, false },
+    { BACK_FUSED, 98304, false, false, false }, { BACK_APART, 98304, false, false, false },
+    { BACK_FUSED, 49152, true, false, true },   { BACK_APART, 49152, true, false, true },
+    { UP_DW, 49152, false, false, false },      { UP_DW, 98304, false, false, false },
+    { UP_DW, 49152, false, false, true },       { UP_DW, 98304, false, false, true },
+    { UP_DW, 49152, false, true, false },       { UP_DW, 98304, false, true, false },
+    { UP_DW, 49152, false, true, true },        { UP_DW, 98304, false, true, true },
+    { UP_DW, 49152, true, true, true },         { DOWN_DW, 49152, false, false, false },
+    { DOWN_DW, 98304, false, false, false },    { DOWN_DW, 49152, false, true, true },
+    { DOWN_DW, 98304, false, true, true },      { DOWN_DW, 49152, true, false, true },
 };
 
 /* -- data -- */
@@ -122,8 +128,10 @@ struct data {
     struct variant v;
     struct groups g;
     int32_t ends[N_EXPERTS];
-    bf16 *a, *b, *out, *y; /* out: also the gradient, float32 when wide */
-    float *weight;
+    bf16 *a, *b, *out, *y;         /* out: also the gradient, float32 when wide */
+    float *weight;                 /* UP_FWD, BACK */
+    bf16 *h;                       /* BACK; out is dh */
+    float *dweight, *partial;      /* BACK */
     bf16 *before;                  /* a copy of out, where the product adds */
     int64_t m, n, k, out_elements; /* of one expert's product: m is 0 where it is its rows */
 };
@@ -146,9 +154,22 @@ static void set_ends(struct data *t)
     CUDA_DO(cudaMemcpy((void *)t->g.end, t->ends, sizeof t->ends, cudaMemcpyHostToDevice));
 }
 
+static bool is_back(const struct data *t)
+{
+    return t->v.product == BACK_FUSED || t->v.product == BACK_APART;
+}
+
+static float *weights(const struct data *t, uint64_t seed)
+{
+    float *p = (float *)allocate(t->g.n_rows * 4);
+    fill_floats_kernel<<<2048, 256>>>(p, t->g.n_rows, t->g.end, seed);
+    LAUNCHED();
+    return p;
+}
+
 static void set_data(struct data *t)
 {
-    const enum product p = t->v.product;
+    const enum probed p = t->v.product;
     const int64_t d = WIDTH, f = HIDDEN;
     set_ends(t);
     const int64_t r = t->g.n_rows;
@@ -158,7 +179,7 @@ static void set_data(struct data *t)
         t->n = d, t->k = f;
     else if (p == UP_DX)
         t->n = d, t->k = 2 * f;
-    else if (p == DOWN_DY)
+    else if (p == DOWN_DY || is_back(t))
         t->n = f, t->k = d;
     else
         t->m = p == UP_DW ? 2 * f : d, t->n = p == UP_DW ? d : f;
@@ -173,13 +194,28 @@ static void set_data(struct data *t)
         t->before = (bf16 *)allocate((int64_t)bytes);
         CUDA_DO(cudaMemcpy(t->before, t->out, bytes, cudaMemcpyDeviceToDevice));
     }
-    if (p == UP_FWD) {
+    if (p == UP_FWD || is_back(t)) {
         t->y = normals(r, f, 1, NULL, 4);
-        t->weight = (float *)allocate(r * 4);
-        fill_floats_kernel<<<2048, 256>>>(t->weight, r, t->g.end, 5);
+        t->weight = weights(t, 5);
+    }
+    if (is_back(t)) {
+        t->out = normals(r, 2 * f, 1, NULL, 3);
+        t->h = normals(r, 2 * f, 1, t->g.end, 6);
+        t->dweight = weights(t, 7);
+        t->partial = (float *)allocate(grouped_back_partials(r, f) * 4);
     }
     LAUNCHED();
     CUDA_DO(cudaDeviceSynchronize());
+}
+
+static void run_back(const struct data *t, bool fused)
+{
+    const struct grouped_back b = { t->a, t->b,       t->h,       t->weight, t->out,
+                                    t->y, t->dweight, t->partial, t->v.add };
+    if (fused)
+        grouped_back(0, &t->g, t->k, t->n, &b);
+    else
+        grouped_back_apart(0, &t->g, t->k, t->n, &b);
 }
 
 static void run(const struct data *t)
@@ -191,6 +227,8 @@ static void run(const struct data *t)
         cuda_gemm(0, NO, TR, t->g.n_rows, t->n, t->k, t->a, t->k, t->b, t->k, 0, t->out, false, t->n, work);
     } else if (t->v.product == UP_FWD) {
         grouped_up(0, &t->g, t->k, t->n / 2, t->a, t->weight, t->b, t->out, t->y);
+    } else if (is_back(t)) {
+        run_back(t, t->v.product == BACK_FUSED);
     } else if (t->m) {
         grouped_gradient(0, &t->g, 1, t->m, t->n, t->a, t->b, add, t->out, t->v.wide);
     } else {
@@ -256,6 +294,67 @@ static double check_y(const struct data *t, int64_t sample)
     return fabs(*take(t->y, false, sample, 1, 1, 3) - want) / (0x1p-8 * fabs(want) + 1e-30);
 }
 
+/* How many elements of a differ from those of b by more than relative |b| + slack, or are no numbers. */
+__global__ static void count_kernel(const void *a, const void *b, bool wide, int64_t n, float relative,
+                                    float slack, unsigned long long *count)
+{
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n;
+         i += (int64_t)gridDim.x * blockDim.x) {
+        const float x = grad_load(a, wide, i), y = grad_load(b, wide, i);
+        if (!(fabsf(x - y) <= relative * fabsf(y) + slack))
+            atomicAdd(count, 1ull);
+    }
+}
+static int64_t count_far(const char *what, const void *a, const void *b, bool wide, int64_t n, float relative,
+                         float slack)
+{
+    unsigned long long *count = (unsigned long long *)allocate(8), found = 0;
+    CUDA_DO(cudaMemset(count, 0, 8));
+    count_kernel<<<2048, 256>>>(a, b, wide, n, relative, slack, count);
+    LAUNCHED();
+    CUDA_DO(cudaMemcpy(&found, count, 8, cudaMemcpyDeviceToHost));
+    if (found)
+        printf("%s: %llu of %lld differ; ", what, found, (long long)n);
+    return (int64_t)found;
+}
+
+/* The outputs of t against those of the same call into other memory: equal bits, or (apart) what rounding dy to
+ * bfloat16 may cost; y is the same in both. */
+static int64_t compare_back(const struct data *t, bool apart)
+{
+    const int64_t r = t->g.n_rows, f = t->n;
+    struct data u = *t;
+    u.out = normals(r, 2 * f, 1, NULL, 8);
+    u.y = normals(r, f, 1, NULL, 9);
+    u.dweight = weights(t, 7);
+    run_back(&u, !apart);
+    return count_far(apart ? "dh, apart" : "dh, again", t->out, u.out, false, r * 2 * f, apart ? 0x1p-7f : 0,
+                     apart ? 1e-6f : 0) +
+           count_far(apart ? "y, apart" : "y, again", t->y, u.y, false, r * f, 0, 0) +
+           count_far(apart ? "dweight, apart" : "dweight, again", t->dweight, u.dweight, true, r,
+                     apart ? 0x1p-7f : 0, apart ? 0.1f : 0);
+}
+
+/* dh and y at a row and a column of y, against float64. */
+static double check_back(const struct data *t, int64_t sample)
+{
+    const int64_t f = t->n, row = sample / f, column = sample % f, h = row * 2 * f + column;
+    double squares;
+    const double dy =
+        dot64(take(t->a, false, row * t->k, 1, t->k, 0),
+              take(t->b, false, expert_of(t, row) * f * t->k + column, f, t->k, 1), t->k, &squares);
+    const double gate = *take(t->h, false, h, 1, 1, 0), up = *take(t->h, false, h + f, 1, 1, 1);
+    const double weight = *take(t->weight, true, row, 1, 1, 2), sigma = 1 / (1 + exp(-gate));
+    const double by_gate = weight * up * sigma * (1 + gate * (1 - sigma)), by_up = weight * gate * sigma;
+    const double y = by_up * up, off = 0x1p-7 * fabs(dy) + 0x1p-16 * sqrt(squares);
+    const double error[3] = { fabs(*take(t->out, false, h, 1, 1, 3) - by_gate * dy) /
+                                  (fabs(by_gate) * off + 1e-6 * fabs(weight * up * dy) + 1e-30),
+                              fabs(*take(t->out, false, h + f, 1, 1, 3) - by_up * dy) /
+                                  (fabs(by_up) * off + 1e-30),
+                              fabs(*take(t->y, false, sample, 1, 1, 3) - y) / (0x1p-8 * fabs(y) + 1e-30) };
+    return fmax(error[0], fmax(error[1], error[2]));
+}
+
 static double check_samples(const struct data *t, int64_t *worst)
 {
     double most = 0;
@@ -265,7 +364,7 @@ static double check_samples(const struct data *t, int64_t *worst)
         const int64_t n = t->out_elements;
         /* Also the first and the last element. */
         const int64_t at = i == 0 ? 0 : i == 1 ? n - 1 : (int64_t)((x >> 11) % (uint64_t)n);
-        double error = check_element(t, at);
+        double error = is_back(t) ? check_back(t, at) : check_element(t, at);
         if (t->v.product == UP_FWD)
             error = fmax(error, check_y(t, at / 2));
         if (!(error <= most)) {
@@ -312,7 +411,10 @@ static int probe(const struct variant *v)
     set_data(&t);
     run(&t);
     CUDA_DO(cudaDeviceSynchronize());
-    const double error = check_samples(&t, &worst), ms = median_ms(&t);
+    double error = check_samples(&t, &worst);
+    if (t.v.product == BACK_FUSED && compare_back(&t, false) + compare_back(&t, true) > 0)
+        error = INFINITY;
+    const double ms = median_ms(&t);
     int64_t rows = 0;
     for (int i = 0; i < N_EXPERTS; i++)
         rows += t.ends[i] - (i ? round_up(t.ends[i - 1], TILE) : 0);
@@ -324,45 +426,9 @@ static int probe(const struct variant *v)
     return error <= 1 ? 0 : 1;
 }
 
-/* -- the schedule, on the host: every cell of a grid once -- */
-static bool plan_covers(int rows, int columns, int members)
-{
-    static unsigned char seen[1 << 16];
-    int n = 0;
-    memset(seen, 0, sizeof seen);
-    for (int u = 0; u < plan_units(rows, columns, members); u++)
-        for (int rank = 0; rank < members; rank++) {
-            const struct cell c = plan_unit(u, rows, columns, members, rank, rows * 5);
-            const struct cell first = plan_unit(u, rows, columns, members, 0, rows * 5);
-            if (c.row < 0 || c.row >= rows || c.column < 0 || c.same_row != first.same_row ||
-                (members > 1 && (c.same_row ? c.row != first.row : c.column != first.column)))
-                return false;
-            if (c.column == columns && c.same_row && rank)
-                continue;
-            if (c.column >= columns || seen[c.row * columns + c.column]++)
-                return false;
-            n++;
-        }
-    return n == rows * columns;
-}
-
-static int check_plan(void)
-{
-    for (int rows = 0; rows < 70; rows++)
-        for (int columns = 1; columns < 24; columns++)
-            for (int members = 1; members <= 2; members++)
-                if (!plan_covers(rows, columns, members)) {
-                    printf("the plan of %d x %d tiles for %d blocks does not cover each once\n", rows,
-                           columns, members);
-                    return 1;
-                }
-    printf("plan: every tile once\n");
-    return 0;
-}
-
 int main(int n_arguments, char **arguments)
 {
-    int failed = check_plan();
+    int failed = check_plan() + check_addresses();
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
         const struct variant *v = &variants[i];
         char name[64];

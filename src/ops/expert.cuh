@@ -1,4 +1,4 @@
-/* experts.cuh - expert numbers as the router wrote them: a wrong one ends the kernel before it is an index.
+/* expert.cuh - expert numbers as the router wrote them: a wrong one ends the kernel before it is an index.
  * */
 #pragma once
 #include "cuda/cuda.cuh"

@@ -1,0 +1,62 @@
+/* grouped_back.cuh - from dy, in registers, and h, in shared memory, to the gradients of h, y again, and the gradient
+ * of the rows' weights: 64 rows x 64 columns of a warpgroup at a time. The gradients take the place of h, from where
+ * the copy engine fetches them: registers and shared memory are few. */
+#pragma once
+#include "cuda/grouped_store.cuh"
+/* Two columns of a row: gate and up become their gradients; `dy` of both. Returns y. */
+__device__ static inline uint32_t back_pair(uint32_t *gate, uint32_t *up, const float dy[2], float weight,
+                                            float *sum)
+{
+    const struct swiglu_back low = swiglu_bwd(__uint_as_float(*gate << 16), __uint_as_float(*up << 16),
+                                              weight, dy[0]),
+                             high = swiglu_bwd(__uint_as_float(*gate & 0xffff0000u),
+                                               __uint_as_float(*up & 0xffff0000u), weight, dy[1]);
+    *gate = packed(low.gate, high.gate);
+    *up = packed(low.up, high.up);
+    *sum += low.weight;
+    *sum += high.weight;
+    return packed(low.y, high.y);
+}
+
+/* The address that a thread of a warpgroup gives for the first 16 columns of a box (shared_put_matrices()); that of those
+ * 16 i further is back_at() ^ 32 i, as the swizzle has it. The probe checks it on the host. */
+__host__ __device__ static inline uint32_t back_at(uint32_t box, int thread)
+{
+    const int lane = thread % WARP, line = thread % WARPGROUP / WARP * 16 + lane % 16;
+    return box + line * 128 + (lane / 16 ^ line % 8) * 16;
+}
+
+/* With dy in d[FIRST] and the 31 behind it. box: of the gate half of h, that of the up half follows; y: another one;
+ * weight, sum: of the thread's two rows. */
+template <int FIRST>
+__device__ static inline void back_slice(const float (&d)[128], uint32_t box, uint32_t y,
+                                         const float weight[2], float sum[2])
+{
+    const uint32_t gate_at = back_at(box, (int)threadIdx.x), y_at = back_at(y, (int)threadIdx.x);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const uint32_t at = gate_at ^ 32 * i;
+        uint32_t gate[4], up[4], word[4];
+        shared_get_matrices(gate, at);
+        shared_get_matrices(up, at + BOX_BYTES);
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            word[k] = back_pair(&gate[k], &up[k], &d[FIRST + 8 * i + 2 * k], weight[k % 2], &sum[k % 2]);
+        shared_put_matrices(at, gate[0], gate[1], gate[2], gate[3]);
+        shared_put_matrices(at + BOX_BYTES, up[0], up[1], up[2], up[3]);
+        shared_put_matrices(y_at ^ 32 * i, word[0], word[1], word[2], word[3]);
+    }
+}
+
+/* to[0], to[8] = the sums of the two rows over the four threads that have their columns. */
+__device__ static inline void put_row_sums(float *to, const float sum[2])
+{
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        float x = sum[i];
+        x += __shfl_xor_sync(0xffffffffu, x, 1);
+        x += __shfl_xor_sync(0xffffffffu, x, 2);
+        if (threadIdx.x % 4 == 0)
+            to[8 * i] = x;
+    }
+}
