@@ -103,7 +103,7 @@ static void call(const struct run *r, const struct instr *in)
     }
     memcpy(c.dim, in->dim, sizeof c.dim);
     memcpy(c.attr, in->attr, sizeof c.attr);
-    (in->both ? in->op->both : in->backward ? in->op->bwd : in->again ? in->op->again : in->op->fwd)[CPU](&c);
+    instr_kernel(in, CPU)(&c);
 }
 
 static struct run run_micro(struct graph *g, int recompute)

@@ -105,9 +105,7 @@ void exec_put_floats(struct exec *x, struct ref r, enum dtype t, const float *fr
 
 static kernel *kernel_of(const struct exec *x, const struct instr *in)
 {
-    const enum backend b = x->device->backend;
-    kernel *again = in->op->again[b] ? in->op->again[b] : in->op->saved_again[b];
-    return in->both ? in->op->both[b] : in->backward ? in->op->bwd[b] : in->again ? again : in->op->fwd[b];
+    return instr_kernel(in, x->device->backend);
 }
 
 static void check_kernel(const struct exec *x, const struct instr *in)

@@ -41,6 +41,18 @@ struct instr {
     int64_t dim[OP_DIMS];
     double attr[OP_ATTRS];
 };
+/* The kernel that a RUN_OP calls. */
+static inline kernel *instr_kernel(const struct instr *in, enum backend b)
+{
+    const struct op *op = in->op;
+    if (in->both)
+        return op->both[b];
+    if (in->backward)
+        return op->bwd[b];
+    if (!in->again)
+        return op->fwd[b];
+    return op->saved_again[b] ? op->saved_again[b] : op->again[b];
+}
 enum list_kind { LIST_MICRO, LIST_UPDATE, LIST_EVAL, LISTS };
 struct list {
     int n, capacity;

@@ -85,7 +85,7 @@ ok "train from the files" "$moec" train --model_id initial --dataset_path data -
 same_losses "is the same" initial random
 not "--save_every -1 writes no checkpoint" test -e runs/random/checkpoints/last
 ok "bench ops --json" "$moec" bench ops --model_id model --sequence_length 32 --micro_batch_size 2 --json
-shows "with every operator" '"name": "expert_up", "way": "bwd"'
+shows "with every operator" '"name": "experts", "way": "bwd"'
 shows "and the optimizer" '"name": "adamw", "way": "fwd"'
 refused "bench ops past the positions of the model" 7 'sequence_length 300' "$moec" bench ops --model_id model --sequence_length 300
 ok "compile writes a plan" "$moec" compile --model_id model --dataset_path data --runtime_ngpus 2 --global_batch_size 8 --expert_parallel 2 --plan plan.json
