@@ -22,10 +22,10 @@ static void check_sum(enum dtype type, int n_parts, int64_t stride, int64_t n, b
     num_from_float(raw, parts, type, n_parts * stride);
     num_to_float(parts, raw, type, n_parts * stride);
     device_cuda()->put(device, raw, bytes);
-    struct device_sum s = { parts, parts, F32, n_parts, stride, n };
+    struct device_sum s = { parts, parts, F32, n_parts, stride, n, false };
     device_sum_cpu(&s);
     num_from_float(want, parts, type, n);
-    s = (struct device_sum){ device, in_place ? device : out, type, n_parts, stride, n };
+    s = (struct device_sum){ device, in_place ? device : out, type, n_parts, stride, n, false };
     device_cuda()->sum(&s);
     device_cuda()->get(got, s.out, each * (size_t)n);
     EXPECT(memcmp(got, want, each * (size_t)n) == 0);

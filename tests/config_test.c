@@ -80,7 +80,7 @@ TEST(config_flags)
                  &c));
     EXPECT_TEXT(error.text, "");
     EXPECT(c.lr == 2e-4 && c.lr_schedule == LR_COSINE && c.betas[0] == 0.8 && c.betas[1] == 0.9 && c.json);
-    EXPECT(!c.reproducible && c.compat_nnscaler && c.zero == ZERO_ON && c.device == DEVICE_CPU);
+    EXPECT(!c.reproducible && c.compat_nnscaler && c.zero == ZERO_OFF + 1 && c.device == DEVICE_CPU);
     EXPECT_INT(c.micro_batch_size, 2);
     EXPECT_INT(c.plan_ngpus, 4);
     EXPECT_TEXT(c.name, "");
@@ -131,8 +131,8 @@ TEST(config_wrong_flags)
         { "train", "--max_steps -1", "--max_steps: -1 is out of range, expected at least 0" },
         { "train", "--micro_batch_size 0", "--micro_batch_size: 0 is out of range, expected 1 to 65536" },
         { "train", "--json=maybe", "--json: 'maybe' is not true or false" },
-        { "train", "--zero 2", "--zero: '2' is not one of auto|0|1" },
-        { "train", "--zero aut", "--zero: 'aut' is not one of auto|0|1" },
+        { "train", "--zero 4", "--zero: '4' is not one of auto|0|1|2|3" },
+        { "train", "--zero aut", "--zero: 'aut' is not one of auto|0|1|2|3" },
         { "train", "--betas 0.9", "--betas: '0.9' is not two numbers with a comma between them" },
         { "train", "--betas 0.9,0.95,1", "--betas: '0.95,1' is not a number" },
         { "train", "--betas 0.9 1", "--betas: 1 is out of range, expected 0 to 0.9999999" },
@@ -193,7 +193,7 @@ TEST(config_wrong_files)
         { "{\"json\": 1}", "c.json:1: json: expected true or false, found integer" },
         { "{\"betas\": [1, 2, 3]}", "c.json:1: betas: expected an array of two numbers, found array" },
         { "{\"name\": \"a\\u0000b\"}", "c.json:1: name: expected a string, found string" },
-        { "{\"zero\": 3}", "c.json:1: zero: value: '3' is not one of auto|0|1" },
+        { "{\"zero\": 4}", "c.json:1: zero: value: '4' is not one of auto|0|1|2|3" },
         { "{\"seed\": 1,\n\"learn_rate\": 1}", "c.json:2: learn_rate: unknown option" },
         { "{\"max_step\": 1}", "c.json:1: max_step: unknown option; did you mean max_steps?" },
         { "{\"config\": \"x\"}", "c.json:1: config: belongs to the command line only" },

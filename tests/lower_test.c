@@ -200,6 +200,7 @@ static struct plan plan_with(int recompute)
                           .n_ranks = 1,
                           .unit_ranks = 1,
                           .expert_parallel = 1,
+                          .tensor_parallel = 1,
                           .zero_ranks = 1,
                           .global_batch = BATCH,
                           .micro_batch = BATCH,

@@ -42,7 +42,9 @@ static struct plan plan_of(int ranks, int unit, int ep, int zero, int64_t micro,
     struct plan p = { .n_ranks = ranks,
                       .unit_ranks = unit,
                       .expert_parallel = ep,
+                      .tensor_parallel = 1,
                       .zero_ranks = zero,
+                      .zero = zero > 1,
                       .micro_batch = micro,
                       .accumulation = 2,
                       .sequence = 16,
@@ -95,10 +97,11 @@ TEST(checker_names_the_field)
 
 /* Over all ranks: every element of every parameter has exactly one fine owner, each coarse range is the union of
  * its members' fine ranges, chunks have the same identity everywhere. */
-static void check_cover(int ranks, int unit, int ep, int zero)
+static void check_cover(int ranks, int unit, int ep, int tensor, int zero)
 {
     struct arena *a = arena_new("test");
-    const struct plan p = plan_of(ranks, unit, ep, zero, 1, false);
+    struct plan p = plan_of(ranks, unit, ep, zero, 1, false);
+    p.tensor_parallel = tensor;
     const struct graph *g = graph_of(a, &p);
     for (int i = 0; i < g->params.n; i++) {
         unsigned char *owned = ARENA_NEW(a, unsigned char, g->params.item[i].n_elements);
@@ -111,14 +114,15 @@ static void check_cover(int ranks, int unit, int ep, int zero)
             int64_t begin, end;
             layout_coarse(f, f->index, &begin, &end);
             EXPECT(begin <= f->cut[fine] && f->cut[fine + 1] <= end);
-            for (int64_t e = at->begin; e < at->end; e++)
-                if (at->at + e - at->begin >= f->cut[fine] && at->at + e - at->begin < f->cut[fine + 1])
-                    owned[e]++;
+            for (int64_t e = at->begin, stored; e < at->end; e++)
+                if (layout_run(at, e, &stored) > 0 && at->at + e - at->begin >= f->cut[fine] &&
+                    at->at + e - at->begin < f->cut[fine + 1])
+                    owned[stored]++;
         }
         for (int64_t e = 0; e < g->params.item[i].n_elements; e++)
             if (owned[e] != 1) {
-                EXPECTF(false, "ranks %d unit %d ep %d zero %d: %s[%lld] has %d owners", ranks, unit, ep,
-                        zero, g->params.item[i].name, (long long)e, owned[e]);
+                EXPECTF(false, "ranks %d unit %d ep %d tensor %d zero %d: %s[%lld] has %d owners", ranks,
+                        unit, ep, tensor, zero, g->params.item[i].name, (long long)e, owned[e]);
                 break;
             }
     }
@@ -127,13 +131,40 @@ static void check_cover(int ranks, int unit, int ep, int zero)
 
 TEST(every_element_has_one_owner)
 {
-    check_cover(1, 1, 1, 1);
-    check_cover(4, 4, 1, 4);
-    check_cover(4, 4, 4, 4);
-    check_cover(4, 2, 2, 2);
-    check_cover(8, 4, 2, 8);
-    check_cover(8, 4, 4, 1);
-    check_cover(6, 3, 1, 3);
+    check_cover(1, 1, 1, 1, 1);
+    check_cover(4, 4, 1, 1, 4);
+    check_cover(4, 4, 4, 1, 4);
+    check_cover(4, 2, 2, 1, 2);
+    check_cover(8, 4, 2, 1, 8);
+    check_cover(8, 4, 4, 1, 1);
+    check_cover(6, 3, 1, 1, 3);
+    check_cover(2, 2, 1, 2, 1);
+    check_cover(8, 4, 4, 2, 4);
+    check_cover(8, 4, 1, 2, 8);
+}
+
+/* Heads and MLP widths are split, nothing else: by annotations alone. */
+TEST(tensor_groups_split_heads_and_widths)
+{
+    struct arena *a = arena_new("test");
+    struct plan p = plan_of(2, 2, 1, 1, 1, false);
+    p.tensor_parallel = 2;
+    const struct graph *g = graph_of(a, &p);
+    struct layout l;
+    layout_make(a, g, &p, 1, &l);
+    for (int i = 0; i < g->params.n; i++) {
+        const char *name = g->params.item[i].name;
+        const bool shared = strstr(name, "q_proj") || strstr(name, "kv_b_proj") || strstr(name, "o_proj") ||
+                            (strstr(name, "mlp") && !strstr(name, ".experts.") && !strstr(name, "mlp.gate."));
+        EXPECTF(shared == (l.place[i].flat == TENSOR), "%s lies in flat %d", name, l.place[i].flat);
+    }
+    p.tensor_parallel =
+        3; /* divides neither 2 heads nor ... 24 and 48: the MLPs are split, the heads are not */
+    layout_make(a, g, &p, 0, &l);
+    for (int i = 0; i < g->params.n; i++)
+        EXPECTF(l.place[i].flat != TENSOR || strstr(g->params.item[i].name, "mlp"), "%s is split",
+                g->params.item[i].name);
+    arena_free(a);
 }
 
 /* No two buffers that live at the same time share a byte, and nothing lies beyond the peak. */
@@ -167,6 +198,9 @@ TEST(buffers_do_not_overlap)
     check_offsets(plan_of(1, 1, 1, 1, 2, false));
     check_offsets(plan_of(4, 4, 4, 4, 1, false));
     check_offsets(plan_of(4, 2, 2, 2, 2, true));
+    struct plan p = plan_of(4, 4, 2, 4, 1, false);
+    p.tensor_parallel = 2;
+    check_offsets(p);
 }
 
 /* Residual sums work in place: one buffer for the gradients of both summands, that of the sum where it has one. */
@@ -279,11 +313,49 @@ TEST(search_keeps_the_limit_and_the_order)
            3 * 2 * 3); /* micro-batch 1 2 4, expert parallel 1 2, ZeRO off, inside, across */
     for (int i = 1; i < all.n; i++)
         EXPECT(all.best[i - 1].cost.step_us <= all.best[i].cost.step_us);
-    const int64_t limit = all.smallest.memory.peak_bytes + 1000;
-    EXPECTF(search(limit, &tight, &e), "%s", e.text);
+    struct search_result none;
+    EXPECT(!search(1, &none, &e)); /* everything was split as far as it goes */
+    const int64_t least = none.smallest.memory.peak_bytes;
+    EXPECT(least < all.smallest.memory.peak_bytes);
+    e = (struct err){ 0 };
+    EXPECTF(search(least + 1000, &tight, &e), "%s", e.text);
+    EXPECT(tight.n > 0);
     for (int i = 0; i < tight.n; i++)
-        EXPECT(tight.best[i].memory.peak_bytes <= limit);
-    EXPECT(!search(all.smallest.memory.peak_bytes - 1, &tight, &e));
+        EXPECT(tight.best[i].memory.peak_bytes <= least + 1000);
+    EXPECT(!search(least - 1, &tight, &e));
     EXPECT_INT(e.code, EXIT_MEMORY);
     EXPECTF(strstr(e.text, "--mem_constraint"), "%s", e.text);
+}
+
+/* The search measures one rank for all. */
+static void check_fullest(struct plan p, int zero)
+{
+    struct arena *a = arena_new("test");
+    const struct graph *g = graph_of(a, &p);
+    struct layout l;
+    p.zero = zero;
+    layout_make(a, g, &p, 0, &l);
+    int64_t most = 0, fullest = 0;
+    for (int r = 0; r < p.n_ranks; r++) {
+        struct program x;
+        sched_lower(a, g, &p, r, true, &adam, &x);
+        most = x.memory.peak_bytes > most ? x.memory.peak_bytes : most;
+        if (r == layout_fullest_rank(&l, &p))
+            fullest = x.memory.peak_bytes;
+    }
+    EXPECT_INT(fullest, most);
+    arena_free(a);
+}
+
+TEST(the_fullest_rank_needs_most_memory)
+{
+    check_fullest(plan_of(4, 4, 1, 1, 1, false), 0);
+    for (int zero = 1; zero <= 3; zero++) {
+        check_fullest(plan_of(4, 4, 1, 4, 1, false), zero);
+        check_fullest(plan_of(8, 4, 2, 8, 1, false), zero);
+        check_fullest(plan_of(6, 3, 1, 3, 1, false), zero);
+        struct plan p = plan_of(8, 8, 4, 8, 1, false);
+        p.tensor_parallel = 2;
+        check_fullest(p, zero);
+    }
 }

@@ -39,6 +39,7 @@ static const struct adamw adam = { 0.9, 0.95, 1e-8, 0 };
 static const struct plan one_rank = { .n_ranks = 1,
                                       .unit_ranks = 1,
                                       .expert_parallel = 1,
+                                      .tensor_parallel = 1,
                                       .zero_ranks = 1,
                                       .global_batch = BATCH,
                                       .micro_batch = BATCH,

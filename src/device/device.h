@@ -13,6 +13,7 @@ struct device_sum {
     enum dtype type;   /* F32; BF16 on CUDA */
     int n_parts;
     int64_t stride, n; /* elements */
+    bool add;          /* to what is in out, which is not part of `parts` then */
 };
 /* Rows of segments that begin at multiples of `tile` (op.h: rows), and the same without the space between them. end
  * and from lie where kernels read: rows of segment i end at end[i], its first one is row from[i] of `packed`. */

@@ -18,8 +18,11 @@ static void sum_task(void *context, int64_t task)
             for (int64_t j = begin; j < end; j++)
                 to[j] += from[j];
         }
-    if (s->out != s->parts && begin < end)
-        memcpy((float *)s->out + begin, parts + begin, (size_t)(end - begin) * sizeof *parts);
+    float *out = s->out;
+    for (int64_t j = begin; j < end && s->add; j++)
+        out[j] += parts[j];
+    if (!s->add && out != parts && begin < end)
+        memcpy(out + begin, parts + begin, (size_t)(end - begin) * sizeof *parts);
 }
 
 void device_sum_cpu(const struct device_sum *s)

@@ -8,7 +8,7 @@ enum { THREADS = 256, WARP = 32, LEVELS = 13 }; /* up to 2^13 - 1 parts */
 /* The sums of whole blocks of 2^k parts wait in level k for their neighbours, as the digits of a counter do: the tree
  * of device.h in one pass, whatever the number of parts. */
 __global__ static void __launch_bounds__(THREADS)
-    sum_kernel(const void *parts, void *out, bool wide, int n_parts, int64_t stride, int64_t n)
+    sum_kernel(const void *parts, void *out, bool wide, bool add, int n_parts, int64_t stride, int64_t n)
 {
     const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     float level[LEVELS] = { 0 }, sum = 0;
@@ -34,7 +34,7 @@ __global__ static void __launch_bounds__(THREADS)
             sum = begun ? level[k] + sum : level[k];
             begun = true;
         }
-    grad_store(out, wide, i, sum);
+    grad_put(out, wide, add, i, sum);
 }
 
 void device_sum_cuda(const struct device_sum *s, void *stream)
@@ -44,7 +44,7 @@ void device_sum_cuda(const struct device_sum *s, void *stream)
     if (s->n == 0)
         return;
     sum_kernel<<<blocks_for(s->n, THREADS), THREADS, 0, (cudaStream_t)stream>>>(
-        s->parts, s->out, s->type == F32, s->n_parts, s->stride, s->n);
+        s->parts, s->out, s->type == F32, s->add, s->n_parts, s->stride, s->n);
     LAUNCHED();
 }
 

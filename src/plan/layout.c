@@ -65,6 +65,22 @@ void layout_coarse(const struct flat *f, int member, int64_t *begin, int64_t *en
     *end = f->cut[(shard + 1) * per_shard];
 }
 
+int layout_fullest_rank(const struct layout *l, const struct plan *p)
+{
+    int64_t most = -1;
+    int fullest = 0;
+    for (int r = 0; r < p->n_ranks; r++) {
+        int64_t own = 0, begin, end;
+        for (int i = 0; i < FLATS; i++) {
+            layout_coarse(&l->flat[i], r / l->flat[i].stride, &begin, &end);
+            own += end - begin;
+        }
+        fullest = own > most ? r : fullest;
+        most = own > most ? own : most;
+    }
+    return fullest;
+}
+
 enum { ALIGN = 16 }; /* elements between the starts of parameters */
 
 /* Elements per chunk of the gradient norm: a function of the model only. */
@@ -93,21 +109,93 @@ static int64_t chunk_of_unit(int64_t unit, int64_t per_chunk)
     return unit % (16 * n) == 0 ? unit / n : per_chunk;
 }
 
+int64_t layout_run(const struct place *p, int64_t held, int64_t *stored)
+{
+    *stored = held;
+    if (p->slices == 1)
+        return p->end - held;
+    const int64_t slice = held / p->unit, outer = held % p->unit / p->run, at = held % p->run;
+    *stored = (outer * p->slices + slice) * p->run + at;
+    return p->run - at;
+}
+
+/* The dimension of a parameter that the tensor group splits; -1 = none. */
+static int sliced_dim(const struct graph *g, const struct layout *l, int param)
+{
+    for (int v = 0; v < g->n_values; v++)
+        if (g->values[v].param == param)
+            return l->tensor.dim[v];
+    return -1;
+}
+
+static void place_sliced(const struct param *w, int dim, int tensor, int index, struct place *at)
+{
+    at->flat = TENSOR;
+    at->slices = tensor;
+    at->unit = w->n_elements / tensor;
+    at->run = w->shape[dim] / tensor;
+    for (int k = dim + 1; k < w->n_dims; k++)
+        at->run *= w->shape[k];
+    at->begin = at->unit * index;
+    at->end = at->begin + at->unit;
+}
+
+static void place_expert(const struct param *w, int parallel, int index, struct place *at)
+{
+    const int64_t share = w->n_elements / parallel;
+    at->flat = EXPERT;
+    at->unit = w->n_elements / w->shape[0];
+    at->begin = share * index;
+    at->end = at->begin + share;
+}
+
 static void place_params(struct arena *a, const struct graph *g, const struct plan *p, struct layout *l)
 {
     l->place = ARENA_NEW(a, struct place, g->params.n);
     for (int i = 0; i < g->params.n; i++) {
         const struct param *w = &g->params.item[i];
         struct place *at = &l->place[i];
-        const bool expert = layout_is_expert(g, i);
-        const int64_t share = expert ? w->n_elements / p->expert_parallel : w->n_elements;
-        at->flat = expert ? EXPERT : DENSE;
-        at->unit = expert ? w->n_elements / w->shape[0] : w->n_elements;
-        at->begin = expert ? share * l->ep_index : 0;
-        at->end = at->begin + share;
+        const int dim = sliced_dim(g, l, i);
+        *at = (struct place){ DENSE, 0, 0, w->n_elements, w->n_elements, 1, w->n_elements };
+        if (dim >= 0)
+            place_sliced(w, dim, p->tensor_parallel, l->tensor_index, at);
+        else if (layout_is_expert(g, i))
+            place_expert(w, p->expert_parallel, l->ep_index, at);
         at->at = l->flat[at->flat].n_elements;
-        l->flat[at->flat].n_elements = (at->at + share + ALIGN - 1) / ALIGN * ALIGN;
+        l->flat[at->flat].n_elements = (at->at + at->end - at->begin + ALIGN - 1) / ALIGN * ALIGN;
     }
+}
+
+enum { BUCKETS = 64 }; /* of a flat space, about */
+
+static void list_buckets(struct arena *a, const struct graph *g, struct layout *l)
+{
+    int open[FLATS] = { -1, -1, -1 };
+    l->bucket_of = ARENA_NEW(a, int, g->params.n);
+    l->bucket = ARENA_NEW(a, struct bucket, g->params.n);
+    for (int i = 0; i < g->params.n; i++) {
+        const struct place *at = &l->place[i];
+        const int64_t end = (at->at + at->end - at->begin + ALIGN - 1) / ALIGN * ALIGN;
+        if (open[at->flat] < 0) {
+            open[at->flat] = l->n_buckets;
+            l->bucket[l->n_buckets++] = (struct bucket){ at->flat, at->at, 0 };
+        }
+        struct bucket *b = &l->bucket[open[at->flat]];
+        b->n_elements = end - b->first;
+        l->bucket_of[i] = open[at->flat];
+        if (b->n_elements >= l->flat[at->flat].n_elements / BUCKETS)
+            open[at->flat] = -1;
+    }
+}
+
+bool layout_shards_weights(const struct plan *p, const struct flat *f)
+{
+    return p->zero >= 3 && f->n_shards > 1;
+}
+
+bool layout_shards_gradients(const struct plan *p, const struct flat *f)
+{
+    return p->zero >= 2 && f->n_shards > 1 && !p->reproducible;
 }
 
 static void list_chunks(struct arena *a, const struct graph *g, struct layout *l)
@@ -147,16 +235,21 @@ static void cut_flat(struct arena *a, const struct layout *l, int which, struct 
 
 void layout_make(struct arena *a, const struct graph *g, const struct plan *p, int rank, struct layout *l)
 {
-    const int ep = p->expert_parallel;
-    *l = (struct layout){ .rank = rank, .ep_index = rank % ep };
-    l->flat[DENSE] =
-        (struct flat){ .n_ranks = p->n_ranks, .index = rank, .stride = 1, .n_shards = p->zero_ranks };
-    l->flat[EXPERT] = (struct flat){ .n_ranks = p->n_ranks / ep,
-                                     .index = rank / ep,
-                                     .first_rank = rank % ep,
-                                     .stride = ep,
-                                     .n_shards = p->zero_ranks > ep ? p->zero_ranks / ep : 1 };
+    struct node_split *split = ARENA_NEW(a, struct node_split, g->n_nodes);
+    const int apart[FLATS] = { 1, p->expert_parallel, p->tensor_parallel };
+    *l = (struct layout){ .rank = rank,
+                          .ep_index = rank % p->expert_parallel,
+                          .tensor_index = rank % p->tensor_parallel };
+    layout_split(a, g, split);
+    components_find(a, g, split, p->tensor_parallel, &l->tensor);
+    for (int i = 0; i < FLATS; i++)
+        l->flat[i] = (struct flat){ .n_ranks = p->n_ranks / apart[i],
+                                    .index = rank / apart[i],
+                                    .first_rank = rank % apart[i],
+                                    .stride = apart[i],
+                                    .n_shards = p->zero_ranks > apart[i] ? p->zero_ranks / apart[i] : 1 };
     place_params(a, g, p, l);
+    list_buckets(a, g, l);
     list_chunks(a, g, l);
     for (int i = 0; i < FLATS; i++)
         cut_flat(a, l, i, &l->flat[i]);

@@ -1,15 +1,22 @@
 /* layout.h - where the elements of parameters lie under a plan: pure functions of (graph, plan, rank).
  * All dense parameters of a rank stand back to back in one flat space, all expert parameters (its experts
- * only) in another. The ranks that hold the same elements form a replica group. Gradients are reduced over
- * the replica group; each member ends up with one fine range, each shard owner with one coarse range. */
+ * only) in another, its slices of tensor-parallel parameters in a third. The ranks that hold the same elements form
+ * a replica group. Gradients are reduced over the replica group; each member ends up with one fine range, each
+ * shard owner with one coarse range.
+ *
+ * A rank holds a contiguous range of each parameter *in held order*. That is the order of the parameter, but for those
+ * that are sliced: seen as [outer, slices, run], where a slice is a part of the dimension that is split, they are held
+ * as [slices, outer, run]. */
 #pragma once
+#include "plan/component.h"
 #include "plan/plan.h"
-enum { DENSE, EXPERT, FLATS };
+enum { DENSE, EXPERT, TENSOR, FLATS };
 struct place {
-    int flat;           /* DENSE or EXPERT */
-    int64_t at;         /* first element in the flat space */
-    int64_t begin, end; /* elements of the full parameter held by this rank */
-    int64_t unit;       /* elements of one expert, or all */
+    int flat;            /* DENSE, EXPERT or TENSOR */
+    int64_t at;          /* first element in the flat space */
+    int64_t begin, end;  /* elements of the full parameter held by this rank, in held order */
+    int64_t unit;        /* elements of one expert, of one slice, or all */
+    int64_t slices, run; /* see above; 1 slice: the order is that of the parameter */
 };
 struct chunk { /* pieces of the gradient norm: the same for every layout */
     int param, flat;
@@ -23,21 +30,34 @@ struct flat {
     int n_shards;           /* optimizer state is cut in n_shards; member i owns coarse i % n_shards */
     int64_t *cut;           /* n_ranks + 1 boundaries of fine ranges */
 };
+/* Consecutive elements of a flat space that are gathered, and whose gradients are summed, at once (ZeRO 2 and 3): whole
+ * parameters; the same for every rank. */
+struct bucket {
+    int flat;
+    int64_t first, n_elements;
+};
 struct layout {
-    int rank, ep_index;
-    struct place *place; /* by parameter */
+    int rank, ep_index, tensor_index;
+    struct components tensor; /* what is split over the tensor group */
+    struct place *place;      /* by parameter */
     struct flat flat[FLATS];
+    int n_buckets, *bucket_of; /* by parameter */
+    struct bucket *bucket;
     int64_t n_chunks_total; /* over all parameters in full */
     int n_chunks;           /* of this rank, in flat order */
     struct chunk *chunk;
 };
+/* Elements from `held` on (in held order, up to the end of what the rank holds) that are neighbours in the parameter
+ * too; *stored is the place of the first one there. */
+int64_t layout_run(const struct place *p, int64_t held, int64_t *stored);
 void layout_make(struct arena *a, const struct graph *g, const struct plan *p, int rank, struct layout *l);
+/* Does a rank keep only its own coarse range of the gradients, of the weights? Gradients under --reproducible are summed
+ * over the micro-batches first, so they are whole. */
+bool layout_shards_gradients(const struct plan *p, const struct flat *f);
+bool layout_shards_weights(const struct plan *p, const struct flat *f);
 int layout_fine_of(const struct flat *f, int member); /* which fine range a member reduces */
 /* Coarse range [*begin, *end) whose optimizer state a member owns. */
+/* The rank that owns most; ranks differ in nothing else that takes memory. l: of any rank. */
+int layout_fullest_rank(const struct layout *l, const struct plan *p);
 void layout_coarse(const struct flat *f, int member, int64_t *begin, int64_t *end);
-/* How a node is split: the letter on the batch axis and the letter on the expert axis, -1 = none. */
-struct node_split {
-    int batch, expert;
-};
-void layout_split(struct arena *a, const struct graph *g, struct node_split *out);
 bool layout_is_expert(const struct graph *g, int param); /* first dimension is split over experts */

@@ -66,8 +66,12 @@ static bool check_ranks(const struct plan *p, struct err *e)
         return bad(e, "plan_ngpus", p->unit_ranks, "a divisor of runtime_ngpus");
     if (p->expert_parallel < 1 || p->unit_ranks % p->expert_parallel)
         return bad(e, "expert_parallel", p->expert_parallel, "a divisor of plan_ngpus");
+    if (p->tensor_parallel < 1 || p->unit_ranks % p->tensor_parallel)
+        return bad(e, "tensor_parallel", p->tensor_parallel, "a divisor of plan_ngpus");
     if (p->zero_ranks != 1 && p->zero_ranks != p->unit_ranks && p->zero_ranks != p->n_ranks)
         return bad(e, "zero_ranks", p->zero_ranks, "1, plan_ngpus or runtime_ngpus");
+    if (p->zero < 0 || p->zero > 3 || (p->zero > 0) != (p->zero_ranks > 1))
+        return bad(e, "zero", p->zero, "1 to 3 where zero_ranks is more than 1, else 0");
     if (p->reproducible && (p->expert_parallel & (p->expert_parallel - 1)))
         return bad(e, "expert_parallel", p->expert_parallel,
                    "a power of two with --reproducible (tree of sums)");
@@ -113,6 +117,20 @@ static bool check_numbers(const struct numbers *n, struct err *e)
     return true;
 }
 
+/* A tensor group must have something to split. */
+static bool check_tensor(const struct plan *p, const struct graph *g, struct err *e)
+{
+    struct arena *a = arena_new("plan check");
+    struct layout l;
+    layout_make(a, g, p, 0, &l);
+    const bool ok = p->tensor_parallel == 1 || l.flat[TENSOR].n_elements > 0;
+    arena_free(a);
+    return ok || err_set(e,
+                         "plan: tensor_parallel = %d divides neither the heads nor the widths of this model: "
+                         "nothing would be split",
+                         p->tensor_parallel);
+}
+
 bool plan_check(const struct plan *p, const struct graph *g, struct err *e)
 {
     if (!check_numbers(&p->numbers, e) || !check_ranks(p, e) || !check_amounts(p, e))
@@ -123,7 +141,7 @@ bool plan_check(const struct plan *p, const struct graph *g, struct err *e)
         if (layout_is_expert(g, i) && g->params.item[i].shape[0] % p->expert_parallel)
             return err_set(e, "plan: expert_parallel = %d does not divide the %lld experts of %s",
                            p->expert_parallel, (long long)g->params.item[i].shape[0], g->params.item[i].name);
-    return true;
+    return check_tensor(p, g, e);
 }
 
 static void add_decisions(const struct plan *p, struct str *s)
@@ -135,9 +153,9 @@ static void add_decisions(const struct plan *p, struct str *s)
         plan_backend_name[p->numbers.backend], plan_master_name[p->numbers.master],
         plan_moments_name[p->numbers.moments], num_dtype_name(p->numbers.gradient));
     str_addf(s,
-             "  \"runtime_ngpus\": %d,\n  \"plan_ngpus\": %d,\n  \"expert_parallel\": %d,\n  \"zero_ranks\": "
-             "%d,\n",
-             p->n_ranks, p->unit_ranks, p->expert_parallel, p->zero_ranks);
+             "  \"runtime_ngpus\": %d,\n  \"plan_ngpus\": %d,\n  \"expert_parallel\": %d,\n  "
+             "\"tensor_parallel\": %d,\n  \"zero\": %d,\n  \"zero_ranks\": %d,\n",
+             p->n_ranks, p->unit_ranks, p->expert_parallel, p->tensor_parallel, p->zero, p->zero_ranks);
     str_addf(s,
              "  \"sequence_length\": %lld,\n  \"global_batch\": %lld,\n  \"micro_batch\": %lld,\n  "
              "\"accumulation\": %lld,\n",
@@ -163,7 +181,9 @@ static void add_nodes(const struct plan *p, const struct graph *g, struct str *s
 {
     struct arena *a = arena_new("plan nodes");
     struct node_split *split = ARENA_NEW(a, struct node_split, g->n_nodes);
+    struct components tensor;
     layout_split(a, g, split);
+    components_find(a, g, split, p->tensor_parallel, &tensor);
     str_add(s, "  \"nodes\": [\n");
     for (int i = 0; i < g->n_nodes; i++) {
         const struct node *n = &g->nodes[i];
@@ -171,6 +191,9 @@ static void add_nodes(const struct plan *p, const struct graph *g, struct str *s
         if (split[i].expert >= 0)
             str_addf(s, ", \"split\": {\"%s\": %d}, \"exchange\": %s", n->anno->letter[split[i].expert],
                      p->expert_parallel, p->expert_parallel > 1 ? "true" : "false");
+        else if (tensor.letter[i] >= 0)
+            str_addf(s, ", \"split\": {\"%s\": %d, \"%s\": %d}", n->anno->letter[split[i].batch],
+                     p->n_ranks / p->tensor_parallel, n->anno->letter[tensor.letter[i]], p->tensor_parallel);
         else if (split[i].batch >= 0)
             str_addf(s, ", \"split\": {\"%s\": %d}", n->anno->letter[split[i].batch], p->n_ranks);
         str_addf(s, "}%s\n", i + 1 < g->n_nodes ? "," : "");
@@ -270,7 +293,7 @@ static bool read_plan(const struct json *j, struct plan *p, struct err *e)
 {
     const jval r = json_root(j);
     const int64_t top = 1 << 24;
-    int64_t version, recompute;
+    int64_t version, recompute, zero;
     char hash[17], stored[17];
     if (json_type(r) != JSON_OBJECT)
         return json_err(j, r, "", e, "expected an object");
@@ -283,7 +306,8 @@ static bool read_plan(const struct json *j, struct plan *p, struct err *e)
         !want_text(j, "hash", stored, e) || !read_numbers(j, &p->numbers, e) ||
         !want_ranks(j, "runtime_ngpus", &p->n_ranks, e) || !want_ranks(j, "plan_ngpus", &p->unit_ranks, e) ||
         !want_ranks(j, "expert_parallel", &p->expert_parallel, e) ||
-        !want_ranks(j, "zero_ranks", &p->zero_ranks, e) ||
+        !want_ranks(j, "tensor_parallel", &p->tensor_parallel, e) ||
+        !json_want_int(j, r, "zero", 0, 3, &zero, e) || !want_ranks(j, "zero_ranks", &p->zero_ranks, e) ||
         !json_want_int(j, r, "sequence_length", 2, top, &p->sequence, e) ||
         !json_want_int(j, r, "global_batch", 1, INT64_MAX, &p->global_batch, e) ||
         !json_want_int(j, r, "micro_batch", 1, 1 << 20, &p->micro_batch, e) ||
@@ -295,6 +319,7 @@ static bool read_plan(const struct json *j, struct plan *p, struct err *e)
         !json_want_bool(j, r, "reproducible", &p->reproducible, e) || !read_memory(j, p, e))
         return false;
     p->recompute = (int)recompute;
+    p->zero = (int)zero;
     plan_hash(p, hash);
     return strcmp(hash, stored) == 0 ||
            json_err(j, r, "hash", e, "the plan was changed by hand: it is %s, the text says %s", hash,

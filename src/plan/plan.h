@@ -3,14 +3,16 @@
  *
  * Ranks 0 .. n_ranks-1 stand in scale units of unit_ranks consecutive ranks; a unit holds one copy of the
  * model. Every rank works on its own sequences (data parallel inside and across units). Experts are split
- * over expert_parallel consecutive ranks inside a unit. Optimizer state (ZeRO-1) is split over zero_ranks:
- * 1 = not, unit_ranks = inside each unit, n_ranks = across all. */
+ * over expert_parallel consecutive ranks inside a unit, matrices that tokens share (plan/component.h) over
+ * tensor_parallel of them. Optimizer states (ZeRO, arXiv 1910.02054: level
+ * 1; 2: gradients too; 3: weights too) are split over zero_ranks: 1 = not, unit_ranks = inside each unit,
+ * n_ranks = across all. */
 #pragma once
 #include "base/arena.h"
 #include "base/err.h"
 #include "graph/graph.h"
 #include "plan/cluster.h"
-enum { PLAN_VERSION = 3 };
+enum { PLAN_VERSION = 4 };
 enum memory_class {
     MEM_WEIGHTS,
     MEM_GRADIENTS,
@@ -29,9 +31,9 @@ struct plan_cost { /* of one step, predicted */
     double compute_us, exchange_us, reduce_us, optimizer_us, step_us;
 };
 struct
-    plan_limits { /* what the user fixed; 0 = free (micro_batch, expert_parallel, zero_ranks: 0 = choose) */
-    int n_ranks, unit_ranks, expert_parallel;
-    int zero;                          /* -1 = choose, 0 = off, 1 = on */
+    plan_limits { /* what the user fixed; 0 = free (micro_batch, expert_parallel, tensor_parallel: 0 = choose) */
+    int n_ranks, unit_ranks, expert_parallel, tensor_parallel;
+    int zero;                          /* -1 = choose, or the level 0 to 3 */
     int64_t global_batch, micro_batch; /* sequences: of a step over all ranks; of a scale unit at a time */
     int64_t row_capacity, memory_bytes;
     int recompute; /* -1 = as little as fits */
@@ -49,7 +51,8 @@ extern const char *const plan_backend_name[BACKENDS], *const plan_master_name[MA
                                                           *const plan_moments_name[MOMENT_FORMS];
 struct plan {
     struct numbers numbers;
-    int n_ranks, unit_ranks, expert_parallel, zero_ranks;
+    int n_ranks, unit_ranks, expert_parallel, tensor_parallel, zero_ranks;
+    int zero; /* level, 0 where zero_ranks is 1 */
     int64_t global_batch, micro_batch,
         accumulation; /* sequences per step; per rank and micro-batch; micro-batches */
     int64_t sequence;

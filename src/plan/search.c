@@ -72,19 +72,34 @@ static bool measure_until_it_fits(const struct space *s, struct plan *p, struct 
     return true;
 }
 
-static bool try(const struct space *s, struct plan p, struct err *e)
+static bool try(const struct space *s, struct plan *p, struct err *e)
 {
-    p.row_capacity = default_rows(&p, s->l, s->token_copies, s->experts);
-    if (!plan_check(&p, NULL, e))
+    p->row_capacity = default_rows(p, s->l, s->token_copies, s->experts);
+    if (!plan_check(p, NULL, e))
         return false;
-    if (!measure_until_it_fits(s, &p, e))
+    if (!measure_until_it_fits(s, p, e))
         return false;
-    if (s->out->n_candidates++ == 0 || p.memory.peak_bytes < s->out->smallest.memory.peak_bytes)
-        s->out->smallest = p;
-    if (p.memory.peak_bytes > s->l->memory_bytes)
+    if (s->out->n_candidates++ == 0 || p->memory.peak_bytes < s->out->smallest.memory.peak_bytes)
+        s->out->smallest = *p;
+    if (!fits(s, p))
         s->out->n_too_large++;
     else
-        keep(s->out, &p);
+        keep(s->out, p);
+    return true;
+}
+
+/* More is split only where less does not fit without repeating anything: it costs time, and gains nothing but memory. */
+static bool try_levels(const struct space *s, struct plan p, struct err *e)
+{
+    const int fixed = p.zero_ranks == 1 ? 0 : s->l->zero, last = p.zero_ranks == 1 ? 0 : 2;
+    for (int level = fixed >= 0 ? fixed : 1; level <= (fixed >= 0 ? fixed : last); level++) {
+        struct plan tried = p;
+        tried.zero = level;
+        if (!try(s, &tried, e))
+            return false;
+        if (fits(s, &tried) && tried.recompute == 0)
+            break;
+    }
     return true;
 }
 
@@ -94,11 +109,33 @@ static bool try_zero(const struct space *s, struct plan p, struct err *e)
     for (int i = 0; i < 3; i++) {
         const bool on = choices[i] > 1;
         if ((i > 0 && choices[i] == choices[i - 1]) || (s->l->zero == 0 && on) ||
-            (s->l->zero == 1 && !on && p.n_ranks > 1))
+            (s->l->zero > 0 && !on && p.n_ranks > 1))
             continue;
         p.zero_ranks = choices[i];
-        if (!try(s, p, e))
+        if (!try_levels(s, p, e))
             return false;
+    }
+    return true;
+}
+
+static bool try_tensor(const struct space *s, struct plan p, struct err *e)
+{
+    for (int t = 1; t <= p.unit_ranks; t++) {
+        struct err why = { 0 };
+        const bool fixed = s->l->tensor_parallel > 0;
+        if (fixed ? t != s->l->tensor_parallel : p.unit_ranks % t)
+            continue;
+        if (!fixed && t > 1)
+            continue; /* only where it is asked for: its checkpoints are not written yet */
+        p.tensor_parallel = t;
+        if (try_zero(s, p, fixed ? e : &why))
+            continue;
+        if (fixed)
+            return false;
+        if (t == 1) {
+            *e = why;
+            return false;
+        } /* others may split nothing of this model */
     }
     return true;
 }
@@ -113,7 +150,7 @@ static bool try_experts(const struct space *s, struct plan p, struct err *e)
         if (!fixed && p.reproducible && (ep & (ep - 1)))
             continue;
         p.expert_parallel = ep;
-        if (!try_zero(s, p, e))
+        if (!try_tensor(s, p, e))
             return false;
     }
     return true;
@@ -154,6 +191,9 @@ static bool check_limits(const struct plan_limits *l, int64_t experts, struct er
         return err_code(e, EXIT_USAGE, "--expert_parallel %d does not divide --plan_ngpus %d",
                         l->expert_parallel, l->unit_ranks);
     const int unit = l->unit_ranks ? l->unit_ranks : l->n_ranks;
+    if (l->tensor_parallel && unit % l->tensor_parallel)
+        return err_code(e, EXIT_USAGE, "--tensor_parallel %d does not divide --plan_ngpus %d",
+                        l->tensor_parallel, unit);
     if (l->micro_batch && l->micro_batch % unit)
         return err_code(e, EXIT_USAGE,
                         "--micro_batch_size %lld: the %d ranks of a scale unit share its sequences; choose a "
@@ -172,11 +212,12 @@ static bool nothing_fits(const struct plan_limits *l, const struct search_result
     return err_code(
         e, EXIT_MEMORY,
         "memory limit of %.3f GB per rank is too small by %.3f GB: the smallest of %d plans needs %lld bytes "
-        "(expert_parallel %d, zero over %d, micro-batch %lld per rank); allow --mem_constraint %.3f, more "
+        "(expert_parallel %d, tensor_parallel %d, zero over %d, micro-batch %lld per rank); allow "
+        "--mem_constraint %.3f, more "
         "ranks, or a shorter sequence",
         (double)l->memory_bytes / 1e9, (double)(p->memory.peak_bytes - l->memory_bytes) / 1e9,
-        r->n_candidates, (long long)p->memory.peak_bytes, p->expert_parallel, p->zero_ranks,
-        (long long)p->micro_batch, (double)(p->memory.peak_bytes + 999999) / 1e9);
+        r->n_candidates, (long long)p->memory.peak_bytes, p->expert_parallel, p->tensor_parallel,
+        p->zero_ranks, (long long)p->micro_batch, (double)(p->memory.peak_bytes + 999999) / 1e9);
 }
 
 bool search_plan(const struct plan *base, const struct plan_limits *l, int64_t experts, int64_t token_copies,

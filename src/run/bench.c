@@ -141,12 +141,19 @@ struct line {
 
 static const char *name_of(const struct instr *in)
 {
-    static const char *const kind[] = {
-        [RUN_ZERO] = "(zero)",        [RUN_ROUTE] = "(route)",   [RUN_ROUND] = "(rounds)",
-        [RUN_ROUND_END] = "(rounds)", [RUN_SEND] = "(send)",     [RUN_RETURN] = "(return)",
-        [RUN_PARTS] = "(parts)",      [RUN_REDUCE] = "(reduce)", [RUN_MIRROR] = "(mirror)",
-        [RUN_NORM_SUM] = "(norm)",    [RUN_GATHER] = "(gather)"
-    };
+    static const char *const kind[] = { [RUN_ZERO] = "(zero)",
+                                        [RUN_ROUTE] = "(route)",
+                                        [RUN_ROUND] = "(rounds)",
+                                        [RUN_ROUND_END] = "(rounds)",
+                                        [RUN_SEND] = "(send)",
+                                        [RUN_RETURN] = "(return)",
+                                        [RUN_PARTS] = "(parts)",
+                                        [RUN_REDUCE] = "(reduce)",
+                                        [RUN_MIRROR] = "(mirror)",
+                                        [RUN_TENSOR_GATHER] = "(tensor gather)",
+                                        [RUN_TENSOR_SCATTER] = "(tensor scatter)",
+                                        [RUN_NORM_SUM] = "(norm)",
+                                        [RUN_GATHER] = "(gather)" };
     return in->kind == RUN_OP ? in->op->name : kind[in->kind];
 }
 

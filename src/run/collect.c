@@ -20,6 +20,10 @@ static size_t staging_of(const struct exec *x, const struct instr *in)
         outer = buffer_bytes(x, in->ref[0]);
         inner = buffer_bytes(x, in->ref[1]);
         return outer > inner ? outer : inner;
+    case RUN_TENSOR_GATHER:
+        return buffer_bytes(x, in->ref[1]);
+    case RUN_TENSOR_SCATTER:
+        return buffer_bytes(x, in->ref[0]);
     case RUN_MIRROR:
     case RUN_GATHER:
         return COLLECT_BLOCK;
@@ -66,16 +70,26 @@ static struct ref element(struct ref r, int64_t i, enum dtype t)
     return r;
 }
 
-/* What each member gets from this rank in the block at `at` of its range; returns the elements of this rank's. */
+/* Elements [*begin, *end) of an instruction's range that a member reduces. */
+static void range_of(const struct flat *f, const struct instr *in, int member, int64_t *begin, int64_t *end)
+{
+    const int fine = layout_fine_of(f, member);
+    *begin = clamp(f->cut[fine], in->first, in->first + in->n_elements);
+    *end = clamp(f->cut[fine + 1], in->first, in->first + in->n_elements);
+}
+
+/* What each member gets from this rank in the block at `at` of its range, from element `first` of the instruction's on;
+ * returns the elements of this rank's. */
 static int64_t plan_block(const struct flat *f, const struct instr *in, int64_t at, struct comm_rows *r)
 {
-    const int own = layout_fine_of(f, f->index);
-    const int64_t first = clamp(f->cut[own] + at, 0, f->cut[own + 1]),
-                  mine = clamp(f->cut[own + 1] - first, 0, in->n);
+    int64_t begin, end;
+    range_of(f, in, f->index, &begin, &end);
+    const int64_t mine = clamp(end - begin - at, 0, in->n);
     for (int m = 0; m < f->n_ranks; m++) {
-        const int fine = layout_fine_of(f, m);
-        r->send_at[m] = clamp(f->cut[fine] + at, 0, f->cut[fine + 1]);
-        r->send_rows[m] = clamp(f->cut[fine + 1] - r->send_at[m], 0, in->n);
+        range_of(f, in, m, &begin, &end);
+        const int64_t from = clamp(begin + at, begin, end);
+        r->send_at[m] = from - in->first;
+        r->send_rows[m] = clamp(end - from, 0, in->n);
         r->recv_at[m] = m * in->n;
         r->recv_rows[m] = mine;
     }
@@ -87,30 +101,35 @@ static int64_t plan_block(const struct flat *f, const struct instr *in, int64_t 
 void collect_reduce(struct exec *x, const struct instr *in)
 {
     const struct flat *f = &x->program->layout.flat[in->flat];
-    const int n = f->n_ranks, own = layout_fine_of(f, f->index);
+    const int n = f->n_ranks;
     const enum dtype t = gradient_type(x);
     struct comm_rows r = { x->scratch, x->scratch + n, x->scratch + 2 * n, x->scratch + 3 * n };
-    int64_t most = 0;
-    for (int m = 0; m < n; m++)
-        most = f->cut[m + 1] - f->cut[m] > most ? f->cut[m + 1] - f->cut[m] : most;
+    int64_t most = 0, begin, end;
+    for (int m = 0; m < n; m++) {
+        range_of(f, in, m, &begin, &end);
+        most = end - begin > most ? end - begin : most;
+    }
+    range_of(f, in, f->index, &begin, &end);
     for (int64_t at = 0; at < most; at += in->n) {
-        const int64_t mine = plan_block(f, in, at, &r), first = clamp(f->cut[own] + at, 0, f->cut[own + 1]);
-        comm_exchange(x->replica[in->flat], exec_at(x, in->ref[0]), exec_at(x, in->ref[1]), &r,
-                      (int64_t)num_dtype_bytes(t));
+        const int64_t mine = plan_block(f, in, at, &r);
+        comm_exchange(x->replica[in->flat], exec_at(x, element(in->ref[0], in->first, t)),
+                      exec_at(x, in->ref[1]), &r, (int64_t)num_dtype_bytes(t));
         x->device->sum(&(struct device_sum){ .parts = exec_at(x, in->ref[1]),
-                                             .out = exec_at(x, element(in->ref[0], first, t)),
+                                             .out = exec_at(x, element(in->ref[2], begin + at, t)),
                                              .type = t,
                                              .n_parts = n,
                                              .stride = in->n,
-                                             .n = mine });
+                                             .n = mine,
+                                             .add = in->add });
     }
 }
 
-/* The n + 1 boundaries in bytes of consecutive ranges of elements. */
-static const int64_t *boundaries(struct exec *x, const int64_t *cut, int step, int n, enum dtype t)
+/* The n + 1 boundaries in bytes of consecutive ranges, as far as they lie in elements [first, first + n_elements). */
+static const int64_t *boundaries(struct exec *x, const int64_t *cut, int step, int n, int64_t first,
+                                 int64_t n_elements, enum dtype t)
 {
     for (int m = 0; m <= n; m++)
-        x->scratch[m] = cut[m * step] * (int64_t)num_dtype_bytes(t);
+        x->scratch[m] = clamp(cut[m * step] - first, 0, n_elements) * (int64_t)num_dtype_bytes(t);
     return x->scratch;
 }
 
@@ -119,15 +138,22 @@ void collect_mirror(struct exec *x, const struct instr *in)
     const struct flat *f = &x->program->layout.flat[in->flat];
     const int n = f->n_ranks / f->n_shards, shard = f->index % f->n_shards;
     comm_gather_ranges(x->mirror[in->flat], exec_at(x, in->ref[0]),
-                       boundaries(x, f->cut + shard * n, 1, n, gradient_type(x)));
+                       boundaries(x, f->cut + shard * n, 1, n, 0, f->n_elements, gradient_type(x)));
 }
 
 void collect_gather(struct exec *x, const struct instr *in)
 {
     const struct flat *f = &x->program->layout.flat[in->flat];
-    comm_gather_ranges(
-        x->shard[in->flat], exec_at(x, in->ref[0]),
-        boundaries(x, f->cut, f->n_ranks / f->n_shards, f->n_shards, plan_float(&x->program->plan)));
+    const enum dtype t = plan_float(&x->program->plan);
+    const int64_t *cut = boundaries(x, f->cut, f->n_ranks / f->n_shards, f->n_shards, in->first,
+                                    in->n_elements, t),
+                  own = f->index % f->n_shards, bytes = cut[own + 1] - cut[own];
+    struct ref from = element(in->ref[0], in->first, t), to = element(in->ref[1], in->first, t);
+    char *all = exec_at(x, to);
+    from.at_bytes += cut[own];
+    if (bytes > 0 && in->ref[0].buffer != in->ref[1].buffer)
+        x->device->copy(all + cut[own], exec_at(x, from), (size_t)bytes);
+    comm_gather_ranges(x->shard[in->flat], all, cut);
 }
 
 /* Sums the chunks in their order; the same double on every rank, whatever the layout. */

@@ -3,6 +3,7 @@
 #include "run/collect.h"
 #include "run/rows.h"
 #include "run/stretch.h"
+#include "run/tensor.h"
 #include <string.h>
 #include <time.h>
 
@@ -141,12 +142,15 @@ static void make_groups(struct arena *a, struct exec *x)
     const struct program *p = x->program;
     const int rank = p->layout.rank, ep = p->plan.expert_parallel;
     x->expert = comm_split(a, "experts", rank / ep);
+    x->tensor = comm_split(a, "tensors", rank / p->plan.tensor_parallel);
     for (int i = 0; i < FLATS; i++) {
-        static const char *const names[FLATS][3] = { { "replicas, dense", "mirror, dense", "shards, dense" },
-                                                     { "replicas, experts", "mirror, experts",
-                                                       "shards, experts" } };
+        static const char *const names[FLATS][3] = {
+            { "replicas, dense", "mirror, dense", "shards, dense" },
+            { "replicas, experts", "mirror, experts", "shards, experts" },
+            { "replicas, slices", "mirror, slices", "shards, slices" }
+        };
         const struct flat *f = &p->layout.flat[i];
-        const int apart = i == EXPERT ? rank % ep : 0;
+        const int apart = f->first_rank;
         x->replica[i] = comm_split(a, names[i][0], apart);
         x->mirror[i] = comm_split(a, names[i][1], apart * f->n_shards + f->index % f->n_shards);
         x->shard[i] = comm_split(a, names[i][2], apart * (f->n_ranks / f->n_shards) + f->index / f->n_shards);
@@ -210,6 +214,8 @@ static enum time_class class_of(const struct instr *in, enum list_kind which)
     case RUN_ROUTE:
     case RUN_SEND:
     case RUN_RETURN:
+    case RUN_TENSOR_GATHER:
+    case RUN_TENSOR_SCATTER:
         return TIME_EXCHANGE;
     case RUN_REDUCE:
     case RUN_MIRROR:
@@ -247,6 +253,12 @@ static bool run_one(struct exec *x, enum list_kind which, int index, const struc
         return true;
     case RUN_RETURN:
         rows_return(x, in, rows);
+        return true;
+    case RUN_TENSOR_GATHER:
+        tensor_gather(x, in);
+        return true;
+    case RUN_TENSOR_SCATTER:
+        tensor_scatter(x, in);
         return true;
     case RUN_PARTS:
         collect_parts(x, in);

@@ -20,7 +20,7 @@ struct exec {
         *norm_sums; /* host copies: of the norm's sums, of ends by member and expert, of a round's segments */
     int32_t *counts, *ends;
     struct call *calls[LISTS]; /* by instruction; pointers bound */
-    struct comm_group *replica[FLATS], *mirror[FLATS], *shard[FLATS], *expert;
+    struct comm_group *replica[FLATS], *mirror[FLATS], *shard[FLATS], *expert, *tensor;
     struct step_control control;
     bool refuse; /* set by the host: stop before the update, whatever the gradient */
     double grad_norm;

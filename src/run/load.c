@@ -27,6 +27,7 @@ static float initial(const struct param *p, int64_t seed, uint64_t stream, int64
 
 struct weights_from { /* where weights come from */
     const struct param_list *list;
+    const struct layout *layout; /* NULL: elements are counted as in the parameter */
     int64_t seed;
     const struct ckpt *c; /* NULL = random */
     bool exact;           /* the master where there is one */
@@ -69,8 +70,25 @@ void weights_initial(const struct param_list *list, int param, int64_t seed, int
     pool_run((end - begin + RANDOM_BLOCK - 1) / RANDOM_BLOCK, random_task, &j);
 }
 
-static bool make(const struct weights_from *f, int param, int64_t begin, int64_t end, float *out,
-                 struct err *e)
+typedef bool make_run(const struct weights_from *f, int param, int64_t begin, int64_t end, float *out,
+                      struct err *e);
+
+/* Elements [begin, end) in held order: what are neighbours in the parameter at once. */
+static bool make_runs(const struct weights_from *f, int param, int64_t begin, int64_t end, float *out,
+                      make_run *make, struct err *e)
+{
+    int64_t stored, n;
+    for (; begin < end; begin += n, out += n) {
+        n = layout_run(&f->layout->place[param], begin, &stored);
+        n = n < end - begin ? n : end - begin;
+        if (!make(f, param, stored, stored + n, out, e))
+            return false;
+    }
+    return true;
+}
+
+static bool make_weights(const struct weights_from *f, int param, int64_t begin, int64_t end, float *out,
+                         struct err *e)
 {
     const struct param *p = &f->list->item[param];
     if (f->c)
@@ -97,24 +115,36 @@ static void fill_piece(struct exec *x, int param, const struct piece *s, int64_t
                     x->program->plan.numbers.master, &f);
 }
 
+/* Elements [begin, end) in held order, neighbours in the parameter from `stored` on. */
+static void fill_run(struct exec *x, int param, int64_t seed, int64_t begin, int64_t end, int64_t stored)
+{
+    const struct param *p = &x->program->graph->params.item[param];
+    int64_t first = 0, last = 0;
+    const bool own = weights_owned(x, param, &first, &last) && x->program->plan.numbers.master != MASTER_NONE;
+    for (int k = 0; k < p->n_pieces; k++) {
+        const struct piece *s = &p->piece[k];
+        const int64_t shift = begin - stored, stop = s->offset + s->n_elements + shift,
+                      from = s->offset + shift > begin ? s->offset + shift : begin,
+                      to = stop < end ? stop : end;
+        const struct piece here = { .tensor = s->tensor, .at = s->at, .offset = s->offset + shift };
+        fill_piece(x, param, &here, seed, from, to, NULL);
+        const int64_t a = from > first ? from : first, b = to < last ? to : last;
+        struct ref low = own ? x->program->state[param].low : (struct ref){ .buffer = -1 };
+        low.at_bytes += own ? plan_master_bytes(&x->program->plan, a - first) : 0;
+        if (own)
+            fill_piece(x, param, &here, seed, a, b, &low);
+    }
+}
+
 static void fill_on_device(struct exec *x, int64_t seed)
 {
     for (int i = 0; i < x->program->graph->params.n; i++) {
-        const struct param *p = &x->program->graph->params.item[i];
-        const struct place *place = &x->program->layout.place[i];
-        int64_t first = 0, last = 0;
-        const bool own = weights_owned(x, i, &first, &last) && x->program->plan.numbers.master != MASTER_NONE;
-        for (int k = 0; k < p->n_pieces; k++) {
-            const struct piece *s = &p->piece[k];
-            const int64_t stop = s->offset + s->n_elements,
-                          begin = s->offset > place->begin ? s->offset : place->begin,
-                          end = stop < place->end ? stop : place->end;
-            fill_piece(x, i, s, seed, begin, end, NULL);
-            const int64_t from = begin > first ? begin : first, to = end < last ? end : last;
-            struct ref low = own ? x->program->state[i].low : (struct ref){ .buffer = -1 };
-            low.at_bytes += own ? plan_master_bytes(&x->program->plan, from - first) : 0;
-            if (own)
-                fill_piece(x, i, s, seed, from, to, &low);
+        int64_t begin, end, stored, n;
+        weights_held(x, i, &begin, &end);
+        for (; begin < end; begin += n) {
+            n = layout_run(&x->program->layout.place[i], begin, &stored);
+            n = n < end - begin ? n : end - begin;
+            fill_run(x, i, seed, begin, begin + n, stored);
         }
     }
 }
@@ -204,7 +234,8 @@ static void weight_task(void *context, int64_t task)
     float *x = in_place ? (float *)exec_at(w->x, weights_ref(w->x, w->param, w->begin)) + s.from
                         : w->room->floats + s.from;
     w->err[task] = (struct err){ 0 };
-    w->ok[task] = make(w->from, w->param, w->begin + s.from, w->begin + s.to, x, &w->err[task]);
+    w->ok[task] =
+        make_runs(w->from, w->param, w->begin + s.from, w->begin + s.to, x, make_weights, &w->err[task]);
     if (w->ok[task] && !in_place)
         weight_forms(w, s, x);
 }
@@ -224,12 +255,11 @@ static void put_weights(const struct window *w)
 
 static bool fill_param(struct window *w, int param, struct err *e)
 {
-    const struct place *p = &w->x->program->layout.place[param];
-    int64_t own = 0, end = 0;
+    int64_t own = 0, end = 0, stop;
     const bool owned = weights_owned(w->x, param, &own, &end);
     w->param = param;
-    for (w->begin = p->begin; w->begin < p->end; w->begin += WINDOW) {
-        w->n = p->end - w->begin < WINDOW ? p->end - w->begin : WINDOW;
+    for (weights_held(w->x, param, &w->begin, &stop); w->begin < stop; w->begin += WINDOW) {
+        w->n = stop - w->begin < WINDOW ? stop - w->begin : WINDOW;
         w->first = owned && own > w->begin ? own - w->begin : 0;
         w->last = owned ? end - w->begin : 0;
         w->last = w->last < w->n ? w->last : w->n;
@@ -254,10 +284,32 @@ static bool fill_weights(struct exec *x, const struct weights_from *f, struct er
 }
 
 /* -- moments -- */
+static bool make_exp_avg(const struct weights_from *f, int param, int64_t begin, int64_t end, float *out,
+                         struct err *e)
+{
+    return ckpt_read_state(f->c, &f->list->item[param], begin, end, NULL, out, NULL, e);
+}
+
+static bool make_exp_avg_sq(const struct weights_from *f, int param, int64_t begin, int64_t end, float *out,
+                            struct err *e)
+{
+    return ckpt_read_state(f->c, &f->list->item[param], begin, end, NULL, NULL, out, e);
+}
+
 static bool read_moment(const struct window *w, int64_t begin, int64_t end, float *out, struct err *e)
 {
-    return ckpt_read_state(w->from->c, &w->from->list->item[w->param], begin, end, NULL,
-                           w->is_signed ? out : NULL, w->is_signed ? NULL : out, e);
+    return make_runs(w->from, w->param, begin, end, out, w->is_signed ? make_exp_avg : make_exp_avg_sq, e);
+}
+
+/* Blocks of a sliced parameter are nowhere stored together. */
+static bool read_codes(const struct window *w, int64_t begin, int64_t end, unsigned char *codes,
+                       float *scales, struct err *e)
+{
+    for (int64_t i = 0; i < (end - begin + ADAMW_BLOCK - 1) / ADAMW_BLOCK; i++)
+        scales[i] = -1;
+    return w->from->layout->place[w->param].slices > 1 ||
+           ckpt_read_codes(w->from->c, &w->from->list->item[w->param], begin, end,
+                           w->is_signed ? CKPT_EXP_AVG : CKPT_EXP_AVG_SQ, codes, scales, e);
 }
 
 /* Codes and scales of elements [s.from, s.to) of the window: as they were saved where a block has them. */
@@ -269,8 +321,7 @@ static bool make_codes(const struct window *w, struct span s, struct err *e)
     own += w->begin;
     unsigned char *codes = (unsigned char *)w->room->bytes + s.from;
     float *scales = (float *)w->room->low + s.from / ADAMW_BLOCK;
-    if (!ckpt_read_codes(w->from->c, &w->from->list->item[w->param], own + s.from, own + s.to,
-                         w->is_signed ? CKPT_EXP_AVG : CKPT_EXP_AVG_SQ, codes, scales, e))
+    if (!read_codes(w, own + s.from, own + s.to, codes, scales, e))
         return false;
     for (int64_t at = 0; at < s.to - s.from; at += ADAMW_BLOCK)
         all &= scales[at / ADAMW_BLOCK] >= 0;
@@ -357,7 +408,7 @@ static bool fill_moments(struct exec *x, const struct weights_from *f, const flo
 
 void weights_init(struct exec *x, int64_t seed)
 {
-    const struct weights_from f = { .list = &x->program->graph->params, .seed = seed };
+    const struct weights_from f = { &x->program->graph->params, &x->program->layout, seed, NULL, false };
     struct err e = { 0 };
     if (x->device->fill)
         fill_on_device(x, seed);
@@ -367,7 +418,7 @@ void weights_init(struct exec *x, int64_t seed)
 
 bool weights_load(struct exec *x, const struct ckpt *c, struct err *e)
 {
-    const struct weights_from f = { .list = &x->program->graph->params, .c = c };
+    const struct weights_from f = { &x->program->graph->params, &x->program->layout, 0, c, false };
     return fill_weights(x, &f, e);
 }
 
@@ -375,7 +426,7 @@ bool weights_load(struct exec *x, const struct ckpt *c, struct err *e)
 bool weights_load_state(struct exec *x, struct ckpt *c, struct err *e)
 {
     float values[2][256];
-    const struct weights_from f = { .list = &x->program->graph->params, .c = c, .exact = true };
+    const struct weights_from f = { &x->program->graph->params, &x->program->layout, 0, c, true };
     moments_values(true, values[0]);
     moments_values(false, values[1]);
     ckpt_set_values(c, values[0], values[1]);

@@ -3,9 +3,11 @@
 
 static const char *zero_text(const struct plan *p)
 {
-    if (p->zero_ranks == 1)
-        return "off";
-    return p->zero_ranks == p->n_ranks ? "across all ranks" : "inside each scale unit";
+    static const char *const inside[] = { "off", "1 inside each scale unit", "2 inside each scale unit",
+                                          "3 inside each scale unit" },
+                             *const across[] = { "off", "1 across all ranks", "2 across all ranks",
+                                                 "3 across all ranks" };
+    return (p->zero_ranks == p->n_ranks ? across : inside)[p->zero];
 }
 
 void report_numbers(struct str *out, const struct plan *p)
@@ -58,8 +60,9 @@ static void add_alternatives(struct str *out, const struct plan *best, const str
     for (int i = 1; i < found->n; i++) {
         const struct plan *p = &found->best[i];
         search_reason(best, p, reason, sizeof reason);
-        str_addf(out, "  expert parallel %d, ZeRO-1 %s, micro-batch %lld x %lld: %s\n", p->expert_parallel,
-                 zero_text(p), (long long)p->micro_batch, (long long)p->accumulation, reason);
+        str_addf(out, "  expert parallel %d, tensor parallel %d, ZeRO %s, micro-batch %lld x %lld: %s\n",
+                 p->expert_parallel, p->tensor_parallel, zero_text(p), (long long)p->micro_batch,
+                 (long long)p->accumulation, reason);
     }
     if (found->n < 2)
         str_add(out, "  none that fits\n");
@@ -71,9 +74,12 @@ void report_plan(struct str *out, const struct setup *s, const struct plan *p,
     char hash[17];
     plan_hash(p, hash);
     str_addf(out, "plan %s for model %s\n", hash, s->model.fingerprint);
-    str_addf(out, "ranks: %d in %d scale unit%s of %d; data parallel over all, experts over %d, ZeRO-1 %s\n",
-             p->n_ranks, p->n_ranks / p->unit_ranks, p->n_ranks > p->unit_ranks ? "s" : "", p->unit_ranks,
-             p->expert_parallel, zero_text(p));
+    str_addf(
+        out,
+        "ranks: %d in %d scale unit%s of %d; data parallel over all, experts over %d, tensors over %d, ZeRO "
+        "%s\n",
+        p->n_ranks, p->n_ranks / p->unit_ranks, p->n_ranks > p->unit_ranks ? "s" : "", p->unit_ranks,
+        p->expert_parallel, p->tensor_parallel, zero_text(p));
     str_addf(out,
              "step: %lld sequences of %lld = micro-batch %lld per rank x %lld accumulated x %d ranks = %lld "
              "tokens\n",

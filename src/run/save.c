@@ -63,6 +63,8 @@ static bool saves_on_the_way(const struct run *r)
 void save_open(struct run *r, int64_t host_bytes)
 {
     struct saver *s = r->saver = ARENA_NEW(r->arena, struct saver, 1);
+    if (r->config->save_every < 0)
+        return;
     s->arena = arena_new("save");
     s->keep_last = (int)r->config->keep_last;
     describe_job(r, s);
@@ -215,6 +217,8 @@ void save_times(struct run *r, double *wait, double *write)
 void save_close(struct run *r)
 {
     struct saver *s = r->saver;
+    if (!s->arena)
+        return;
     finish(r);
     source_free(&s->source);
     for (int i = 0; i < s->job.n_threads; i++)

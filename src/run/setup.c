@@ -81,23 +81,17 @@ static struct graph *build_graph(const struct setup *s, struct arena *a, const s
     return deepseek_v2_graph(a, &s->model, &o, v);
 }
 
-/* Largest slab over all ranks: ranks differ by the cut of the optimizer state. */
-static void measure_ranks(const struct setup *s, struct arena *a, const struct graph *g, struct plan *p)
+/* The slab of the rank that owns most. */
+static void measure_rank(const struct setup *s, struct arena *a, const struct graph *g, struct plan *p)
 {
     const struct adamw o = { .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8 };
-    struct plan_memory most = { 0 };
-    for (int r = 0; r < p->n_ranks; r++) {
-        struct program program;
-        const size_t mark = arena_mark(a);
-        sched_lower(a, g, p, r, true, &o, &program);
-        p->recompute_most = program.recompute_most;
-        if (program.memory.peak_bytes > most.peak_bytes)
-            most = program.memory;
-        if (r == 0)
-            sched_predict(&program, &s->cluster, &p->cost);
-        arena_reset(a, mark);
-    }
-    p->memory = most;
+    struct program program;
+    struct layout l;
+    layout_make(a, g, p, 0, &l);
+    sched_lower(a, g, p, layout_fullest_rank(&l, p), true, &o, &program);
+    p->recompute_most = program.recompute_most;
+    p->memory = program.memory;
+    sched_predict(&program, &s->cluster, &p->cost);
 }
 
 bool setup_measure(const struct setup *s, struct plan *p, struct err *e)
@@ -107,7 +101,7 @@ bool setup_measure(const struct setup *s, struct plan *p, struct err *e)
     struct graph *g = build_graph(s, a, p, false, &v);
     const bool ok = graph_check(g, e) && plan_check(p, g, e);
     if (ok)
-        measure_ranks(s, a, g, p);
+        measure_rank(s, a, g, p);
     arena_free(a);
     return ok;
 }
@@ -203,7 +197,7 @@ bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequ
 void setup_small_plan(const struct setup *s, int64_t batch, int64_t sequence, struct plan *p)
 {
     base_plan(s, sequence, false, p);
-    p->n_ranks = p->unit_ranks = p->expert_parallel = p->zero_ranks = 1;
+    p->n_ranks = p->unit_ranks = p->expert_parallel = p->tensor_parallel = p->zero_ranks = 1;
     p->micro_batch = p->global_batch = batch;
     p->accumulation = 1;
 }

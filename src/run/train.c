@@ -33,7 +33,8 @@ bool train_limits(const struct config *c, struct plan_limits *l, struct err *e)
         .n_ranks = ranks,
         .unit_ranks = (int)c->plan_ngpus,
         .expert_parallel = (int)c->expert_parallel,
-        .zero = c->zero == ZERO_AUTO ? -1 : c->zero == ZERO_ON,
+        .tensor_parallel = (int)c->tensor_parallel,
+        .zero = c->zero == ZERO_AUTO ? -1 : c->zero - ZERO_OFF,
         .global_batch = c->global_batch_size
                             ? c->global_batch_size
                             : c->micro_batch_size * c->grad_accumulation_steps * (ranks / unit),
@@ -347,7 +348,12 @@ static bool open_everywhere(struct run *r, struct err *e)
 static bool make_plan(struct run *r, struct err *e)
 {
     struct search_result found;
-    return train_plan(&r->setup, r->config, r->data.sequence_length, &r->plan, &found, e);
+    if (!train_plan(&r->setup, r->config, r->data.sequence_length, &r->plan, &found, e))
+        return false;
+    return r->config->save_every < 0 || (r->plan.tensor_parallel == 1 && r->plan.zero < 3) ||
+           err_code(e, EXIT_USAGE,
+                    "--tensor_parallel and --zero 3: their checkpoints are not written yet, expected "
+                    "--save_every -1");
 }
 
 static bool share_plan(struct run *r, struct err *e)

@@ -36,6 +36,16 @@ bool weights_owned(const struct exec *x, int param, int64_t *begin, int64_t *end
     return *begin < *end;
 }
 
+void weights_held(const struct exec *x, int param, int64_t *begin, int64_t *end)
+{
+    const struct place *p = &x->program->layout.place[param];
+    *begin = p->begin;
+    *end = p->end;
+    if (layout_shards_weights(&x->program->plan, &x->program->layout.flat[p->flat]) &&
+        !weights_owned(x, param, begin, end))
+        *end = *begin = p->begin;
+}
+
 /* The part of parameter i that lies in flat range [begin, end): elements of the parameter. */
 static bool overlap(const struct layout *l, int i, int flat, int64_t begin, int64_t end, int64_t *first,
                     int64_t *last)
@@ -142,7 +152,7 @@ const char *weights_chunk_tensor(struct arena *a, const struct graph *g, const s
 {
     struct plan one = *p; /* one rank holds every chunk */
     struct layout l;
-    one.n_ranks = one.unit_ranks = one.expert_parallel = one.zero_ranks = 1;
+    one.n_ranks = one.unit_ranks = one.expert_parallel = one.tensor_parallel = one.zero_ranks = 1;
     layout_make(a, g, &one, 0, &l);
     for (int i = 0; i < l.n_chunks; i++) {
         if (l.chunk[i].id != id)

@@ -7,6 +7,8 @@ void weights_init(struct exec *x, int64_t seed);
 /* Random elements [begin, end) of a parameter, as weights_init makes them; by all threads of the pool. */
 void weights_initial(const struct param_list *list, int param, int64_t seed, int64_t begin, int64_t end,
                      float *out);
+/* Elements [*begin, *end) whose weights this rank keeps, in held order (plan/layout.h). */
+void weights_held(const struct exec *x, int param, int64_t *begin, int64_t *end);
 bool weights_load(struct exec *x, const struct ckpt *c, struct err *e);
 bool weights_load_state(struct exec *x, struct ckpt *c, struct err *e); /* weights and moments */
 /* n elements of the gradient of a parameter, from `element` of the full parameter on. */

@@ -20,11 +20,12 @@ void lower_want_again(struct lower *l, value v)
 void lower_again_op(struct lower *l, int node, bool inside)
 {
     const struct node *n = &l->p->graph->nodes[node];
-    struct instr *i = lower_emit_op(l, LIST_MICRO, node, false);
-    i->again = n->op->saved_again[CPU] || (n->op->again[CPU] && !inside);
+    const bool again = n->op->saved_again[CPU] || (n->op->again[CPU] && !inside);
+    uint32_t used = 0;
     for (int j = 0; j < n->anno->n_args; j++)
-        if (!i->again || stash_reads(n, j) || stash_writes(n, j))
-            i->arg[j] = inside ? lower_region_arg(l, node, j) : lower_value(l, node, j, false);
+        if (!again || stash_reads(n, j) || stash_writes(n, j))
+            used |= 1u << j;
+    lower_run_forward(l, LIST_MICRO, node, inside, used)->again = again;
 }
 
 static void compute_again(struct lower *l, int node)
@@ -142,12 +143,35 @@ static void pass_in_place(struct lower *l, const struct back *b)
         l->p->grad[x] = l->p->grad[y];
 }
 
+/* Where the arguments of a backward step lie. */
+struct places {
+    struct ref arg[OP_ARGS], grad[OP_ARGS];
+};
+
+static struct ref saved_arg(struct lower *l, int node, int j, bool inside)
+{
+    if (inside)
+        return lower_region_arg(l, node, j);
+    const struct ref at = lower_value(l, node, j, false);
+    return lower_crosses(l, node, j) ? lower_enter(l, LIST_MICRO, node, j, at) : at;
+}
+
+/* Gradients of what left come in again; those of what came in are partial sums inside. */
+static struct ref grad_arg(struct lower *l, int node, int j, bool inside)
+{
+    if (!lower_crosses(l, node, j))
+        return lower_grad(l, node, j, inside);
+    return j < l->p->graph->nodes[node].anno->n_inputs
+               ? lower_inside(l, node, j)
+               : lower_enter(l, LIST_MICRO, node, j, lower_grad(l, node, j, false));
+}
+
 void lower_backward_op(struct lower *l, const struct back *b, bool inside)
 {
-    const uint32_t want = inside ? b->want : pass_gradients(l, b);
+    const uint32_t want = inside || lower_is_tensor(l, b->node) ? b->want : pass_gradients(l, b);
     if (want == 0)
         return;
-    if (!inside)
+    if (!inside && !lower_is_tensor(l, b->node))
         join_gradients(l, b);
     pass_in_place(l, b);
     const struct graph *g = l->p->graph;
@@ -156,17 +180,26 @@ void lower_backward_op(struct lower *l, const struct back *b, bool inside)
     for (int j = 0; j < a->n_args && !inside && !both; j++)
         if (a->saved >> j & 1)
             lower_want_again(l, g->nodes[b->node].arg[j]);
+    struct places at;
+    for (int j = 0; j < a->n_args; j++) {
+        const bool wanted = j < a->n_inputs ? want >> j & 1 : g->has_grad[g->nodes[b->node].arg[j]];
+        at.arg[j] = both || (a->saved >> j & 1) ? saved_arg(l, b->node, j, inside) : NOWHERE;
+        at.grad[j] = wanted ? grad_arg(l, b->node, j, inside) : NOWHERE;
+    }
     struct instr *i = lower_emit_op(l, LIST_MICRO, b->node, true);
     i->add = b->add;
     for (int j = 0; j < a->n_args; j++) {
-        const bool wanted = j < a->n_inputs ? want >> j & 1 : g->has_grad[g->nodes[b->node].arg[j]];
-        if (both || (a->saved >> j & 1))
-            i->arg[j] = inside ? lower_region_arg(l, b->node, j) : lower_value(l, b->node, j, false);
-        if (wanted)
-            i->grad[j] = lower_grad(l, b->node, j, inside);
+        i->arg[j] = at.arg[j];
+        i->grad[j] = at.grad[j];
         if (g->values[g->nodes[b->node].arg[j]].kind == VALUE_PARAM && l->p->plan.numbers.gradient == F32)
             i->wide |= 1u << j;
+        if (j < a->n_inputs && lower_crosses(l, b->node, j))
+            i->add &= ~(1u << j); /* the sum over the members is added */
     }
+    for (int j = 0; j < a->n_inputs; j++)
+        if (at.grad[j].buffer >= 0 && lower_crosses(l, b->node, j))
+            lower_leave(l, LIST_MICRO, b->node, j, at.grad[j], lower_grad(l, b->node, j, false),
+                        b->add >> j & 1);
 }
 
 void lower_backward(struct lower *l)
@@ -176,11 +209,13 @@ void lower_backward(struct lower *l)
         const int node = g->backs[i].node;
         if (!lower_is_region(l, node)) {
             lower_backward_op(l, &g->backs[i], false);
+            lower_reduce_done(l, i);
             continue;
         }
         const struct region r = lower_region_at(l, node);
         lower_region_backward(l, &r);
         while (i + 1 < g->n_backs && lower_in_region(&r, g->backs[i + 1].node))
             i++;
+        lower_reduce_done(l, i);
     }
 }

@@ -138,6 +138,8 @@ void lower_region_forward(struct lower *l, enum list_kind which, const struct re
                                            experts * l->p->plan.expert_parallel * (int64_t)sizeof(int32_t)),
                               0 };
     l->node_counts[r->first] = l->counts;
+    for (int node = r->first; node < r->last; node++) /* once, not in every round */
+        lower_touch_params(l, node, false);
     struct instr *i = lower_emit(l, which, RUN_ROUTE, n->name);
     i->ref[0] = local_ends(l, r);
     i->ref[1] = l->counts;
@@ -176,10 +178,12 @@ void lower_region_backward(struct lower *l, const struct region *r)
     bool *again = ARENA_NEW(l->arena, bool, g->n_nodes);
     mark_recompute(l, r, again);
     l->counts = l->node_counts[r->first];
-    for (int node = r->first; node < r->last; node++) /* once, not in every round */
+    for (int node = r->first; node < r->last; node++) { /* once, not in every round */
         for (int j = 0; j < g->nodes[node].anno->n_inputs; j++)
             if (!lower_in_region(r, g->values[g->nodes[node].arg[j]].node))
                 lower_want_again(l, g->nodes[node].arg[j]);
+        lower_touch_params(l, node, true);
+    }
     begin_rounds(l, LIST_MICRO, r);
     for_edges(l, LIST_MICRO, r, true, send_value);
     for (int node = r->first; node < r->last; node++)

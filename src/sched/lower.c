@@ -111,13 +111,15 @@ static int64_t local_dim(const struct lower *l, int node, int letter)
     if (of >= 0)
         return lower_is_region(l, node) ? p->row_capacity : lower_local_rows(l, n->dim[letter]);
     if (letter == s.batch)
-        return n->dim[letter] / p->n_ranks;
+        return n->dim[letter] / lower_token_share(l, node);
+    if (letter == l->p->layout.tensor.letter[node])
+        return n->dim[letter] / p->tensor_parallel;
     if (lower_is_region(l, node) && letter == s.expert)
         return n->dim[letter] / p->expert_parallel;
     if (lower_is_region(l, node) && is_senders_letter(n->anno, letter, s.expert))
         return p->expert_parallel;
     if (attr_is(n->anno, n->anno->letter_attr[letter], "chunk")) {
-        const int64_t rows = s.batch >= 0 ? n->dim[s.batch] / p->n_ranks : n->dim[letter];
+        const int64_t rows = s.batch >= 0 ? n->dim[s.batch] / lower_token_share(l, node) : n->dim[letter];
         return rows < p->head_chunk ? rows : p->head_chunk;
     }
     return n->dim[letter];
@@ -156,10 +158,10 @@ int64_t lower_value_bytes(const struct lower *l, int node, int arg)
            (int64_t)num_dtype_bytes(value_dtype(l, &l->p->graph->values[n->arg[arg]]));
 }
 
-static struct ref param_ref(const struct lower *l, const struct ref *flats, int param, enum dtype t)
+/* Bytes of a value on this rank: those of a call, but for values that cross into it. */
+static int64_t outer_bytes(const struct lower *l, int node, int arg)
 {
-    const struct place *at = &l->p->layout.place[param];
-    return lower_at(flats[at->flat], at->at, t);
+    return lower_value_bytes(l, node, arg) / (lower_crosses(l, node, arg) ? l->p->plan.tensor_parallel : 1);
 }
 
 /* Constants (and inputs, by make_inputs()) are made once; their local size follows from the first reader. */
@@ -168,7 +170,7 @@ static struct ref fixed_value(struct lower *l, int node, int arg)
     const value v = l->p->graph->nodes[node].arg[arg];
     if (l->p->value[v].buffer < 0)
         l->p->value[v] = (struct ref){
-            lower_persistent(l, l->p->graph->values[v].name, MEM_BATCH, lower_value_bytes(l, node, arg)), 0
+            lower_persistent(l, l->p->graph->values[v].name, MEM_BATCH, outer_bytes(l, node, arg)), 0
         };
     return l->p->value[v];
 }
@@ -180,16 +182,16 @@ struct ref lower_value(struct lower *l, int node, int arg, bool inside)
     const value v = g->nodes[node].arg[arg];
     const struct value_info *info = &g->values[v];
     if (info->kind == VALUE_PARAM)
-        return param_ref(l, l->p->weights, info->param, plan_float(&l->p->plan));
+        return lower_weight(l, info->param);
     if (info->kind != VALUE_ACT)
         return fixed_value(l, node, arg);
     struct ref *at = inside ? &l->inner[v] : &l->p->value[v];
     if (at->buffer < 0 && l->in_place[node] && arg == g->nodes[node].anno->n_inputs)
         return *at = lower_value(l, node, 0, inside);
     if (at->buffer < 0)
-        *at = (struct ref){ lower_buffer(l, info->name, inside ? MEM_EXCHANGE : MEM_ACTIVATIONS,
-                                         lower_value_bytes(l, node, arg)),
-                            0 };
+        *at = (struct ref){
+            lower_buffer(l, info->name, inside ? MEM_EXCHANGE : MEM_ACTIVATIONS, outer_bytes(l, node, arg)), 0
+        };
     return *at;
 }
 
@@ -198,16 +200,13 @@ struct ref lower_grad(struct lower *l, int node, int arg, bool inside)
     const struct graph *g = l->p->graph;
     const value v = g->nodes[node].arg[arg];
     const struct value_info *info = &g->values[v];
-    if (info->kind == VALUE_PARAM) {
-        const bool in_parts = l->n_parts > 1 && l->p->layout.place[info->param].flat == EXPERT;
-        return in_parts ? l->parts[info->param]
-                        : param_ref(l, l->p->gradients, info->param, l->p->plan.numbers.gradient);
-    }
+    if (info->kind == VALUE_PARAM)
+        return lower_gradient(l, info->param);
     struct ref *at = inside ? &l->inner_grad[v] : &l->p->grad[v];
     if (at->buffer < 0)
-        *at = (struct ref){ lower_buffer(l, info->name, inside ? MEM_EXCHANGE : MEM_ACTIVATIONS,
-                                         lower_value_bytes(l, node, arg)),
-                            0 };
+        *at = (struct ref){
+            lower_buffer(l, info->name, inside ? MEM_EXCHANGE : MEM_ACTIVATIONS, outer_bytes(l, node, arg)), 0
+        };
     return *at;
 }
 
@@ -248,11 +247,36 @@ struct instr *lower_emit_op(struct lower *l, enum list_kind which, int node, boo
     return i;
 }
 
+/* Where argument j of forward lies, after it has come in. */
+static struct ref forward_arg(struct lower *l, enum list_kind which, int node, int j, bool inside)
+{
+    if (inside)
+        return lower_region_arg(l, node, j);
+    if (!lower_crosses(l, node, j))
+        return lower_value(l, node, j, false);
+    return j < l->p->graph->nodes[node].anno->n_inputs
+               ? lower_enter(l, which, node, j, lower_value(l, node, j, false))
+               : lower_inside(l, node, j);
+}
+
+struct instr *lower_run_forward(struct lower *l, enum list_kind which, int node, bool inside, uint32_t used)
+{
+    const struct anno *a = l->p->graph->nodes[node].anno;
+    struct ref arg[OP_ARGS];
+    for (int j = 0; j < a->n_args; j++)
+        arg[j] = used >> j & 1 ? forward_arg(l, which, node, j, inside) : NOWHERE;
+    lower_emit_op(l, which, node, false);
+    const int at = l->p->list[which].n - 1;
+    memcpy(l->p->list[which].item[at].arg, arg, (size_t)a->n_args * sizeof *arg);
+    for (int j = a->n_inputs; j < a->n_args && !inside; j++)
+        if ((used >> j & 1) && lower_crosses(l, node, j))
+            lower_leave(l, which, node, j, arg[j], lower_value(l, node, j, false), false);
+    return &l->p->list[which].item[at];
+}
+
 void lower_forward_op(struct lower *l, enum list_kind which, int node, bool inside)
 {
-    struct instr *i = lower_emit_op(l, which, node, false);
-    for (int j = 0; j < l->p->graph->nodes[node].anno->n_args; j++)
-        i->arg[j] = inside ? lower_region_arg(l, node, j) : lower_value(l, node, j, false);
+    lower_run_forward(l, which, node, inside, UINT32_MAX);
 }
 
 static void lower_forward(struct lower *l, enum list_kind which)
@@ -318,15 +342,19 @@ void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan
     in_place_make(g, plan, l.split, l.in_place);
     stash_make(a, g, plan, l.split, l.in_place, &l.stash);
     p->recompute_most = l.stash.n_nodes;
+    lower_shards_begin(&l);
     lower_make_persistent(&l, training);
     use_kept(&l);
     if (training) {
         lower_forward(&l, LIST_MICRO);
+        lower_forget_weights(&l);
         lower_backward(&l);
+        lower_forget_weights(&l);
         lower_update(&l, o);
         begin_eval(&l);
         use_kept(&l);
     }
+    l.which = LIST_EVAL;
     lower_forward(&l, LIST_EVAL);
     p->batch = plan->micro_batch;
     sched_assign(p, a);

@@ -15,6 +15,9 @@ struct lower {
     bool *present;           /* by value: dropped, and computed again by now */
     struct ref *node_counts; /* by first node of a region: the counts that backward reuses */
     struct ref round_end, counts;
+    enum list_kind which;             /* that is being made */
+    struct ref *gathered, *collected; /* by bucket: weights and gradients for the moment (shard.c) */
+    int *last_back;                   /* by bucket: last backward step that adds to its gradients */
     int n_parts;
     int64_t most_experts;
 };
@@ -28,7 +31,26 @@ int64_t lower_value_bytes(const struct lower *l, int node, int arg); /* of argum
 struct instr *lower_emit_op(struct lower *l, enum list_kind which, int node,
                             bool backward); /* without arguments */
 struct ref lower_region_arg(struct lower *l, int node,
-                            int arg);                       /* inside a region, ends are those of the round */
+                            int arg); /* inside a region, ends are those of the round */
+/* tensor.c: nodes that the tensor group shares. */
+bool lower_is_tensor(const struct lower *l, int node);
+int64_t lower_token_share(const struct lower *l, int node); /* ranks that share the tokens of a call */
+/* An argument that is no part of what is split: values come in from all members (entering), partial sums leave. */
+bool lower_crosses(const struct lower *l, int node, int arg);
+struct ref lower_enter(struct lower *l, enum list_kind which, int node, int arg, struct ref outer);
+struct ref lower_inside(struct lower *l, int node, int arg); /* a transient place of the size inside */
+void lower_leave(struct lower *l, enum list_kind which, int node, int arg, struct ref inner, struct ref outer,
+                 bool add);
+/* shard.c: weights and gradients of which a rank keeps a range. */
+void lower_shards_begin(struct lower *l);
+void lower_forget_weights(struct lower *l);                         /* what was gathered is let go */
+struct ref lower_weight(struct lower *l, int param);                /* gathers its bucket if need be */
+struct ref lower_gradient(struct lower *l, int param);              /* a place to add to */
+void lower_touch_params(struct lower *l, int node, bool gradients); /* so that nothing is gathered later */
+void lower_reduce_done(struct lower *l,
+                       int back); /* sums buckets to which nothing is added after this step */
+void lower_reduce(struct lower *l, int flat, int64_t first, int64_t n, struct ref from, struct ref to,
+                  bool add);
 void lower_make_persistent(struct lower *l, bool training); /* persistent.c */
 void lower_backward(struct lower *l);                       /* backward.c */
 void lower_update(struct lower *l, const struct adamw *o);  /* update.c */
@@ -47,6 +69,8 @@ void lower_region_backward(struct lower *l, const struct region *r);
 struct ref lower_value(struct lower *l, int node, int arg, bool inside);
 struct ref lower_grad(struct lower *l, int node, int arg, bool inside);
 void lower_forward_op(struct lower *l, enum list_kind which, int node, bool inside);
+/* With the arguments of the bits of `used`; returns the instruction, valid until the next one is emitted. */
+struct instr *lower_run_forward(struct lower *l, enum list_kind which, int node, bool inside, uint32_t used);
 void lower_again_op(struct lower *l, int node, bool inside); /* for backward: what forward did not keep */
 void lower_backward_op(struct lower *l, const struct back *b, bool inside);
 void lower_want_again(struct lower *l,

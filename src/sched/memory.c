@@ -75,55 +75,58 @@ static int larger_first(const void *x, const void *y)
     return i < j ? -1 : i > j;
 }
 
-static int by_offset(const void *x, const void *y)
-{
-    const int i = *(const int *)x, j = *(const int *)y;
-    if (sorting[i].at != sorting[j].at)
-        return sorting[i].at < sorting[j].at ? -1 : 1;
-    return i < j ? -1 : i > j;
-}
+struct placed { /* a buffer that has its place; in the order of offsets */
+    int64_t at, end;
+    int first, last;
+};
 
-static bool alive_together(const struct buffer *x, const struct buffer *y)
+/* Lowest offset >= base that no placed buffer with a common lifetime covers; *index: where it belongs in the order. */
+static int64_t lowest_free(const struct buffer *b, const struct placed *placed, int n_placed, int64_t base,
+                           int *index)
 {
-    return x->first <= y->last && y->first <= x->last;
-}
-
-/* Lowest offset >= base that no placed buffer with a common lifetime covers. */
-static int64_t lowest_free(const struct program *p, const struct buffer *b, const int *placed, int n_placed,
-                           int64_t base, int *clash)
-{
-    int n = 0;
-    for (int i = 0; i < n_placed; i++)
-        if (alive_together(b, &p->buffers[placed[i]]))
-            clash[n++] = placed[i];
-    qsort(clash, (size_t)n, sizeof *clash, by_offset);
+    const int64_t bytes = aligned(b->bytes);
     int64_t at = base;
-    for (int i = 0; i < n; i++) {
-        const struct buffer *c = &p->buffers[clash[i]];
-        if (at + aligned(b->bytes) <= c->at)
+    int i = 0;
+    for (; i < n_placed; i++) {
+        const struct placed *c = &placed[i];
+        if (b->first > c->last || c->first > b->last)
+            continue;
+        if (at + bytes <= c->at)
             break;
-        if (c->at + aligned(c->bytes) > at)
-            at = c->at + aligned(c->bytes);
+        at = c->end > at ? c->end : at;
     }
+    while (i > 0 && placed[i - 1].at > at)
+        i--;
+    while (i < n_placed && placed[i].at <= at)
+        i++;
+    *index = i;
     return at;
 }
 
+struct by_class {
+    int64_t bytes[MEM_CLASSES];
+};
+
 /* Bytes by class at the moment when most is alive; the rest of the slab (gaps) counts as activations. */
-static void classes_at_peak(struct program *p, int n_times)
+static void classes_at_peak(struct program *p, struct arena *a, int n_times)
 {
+    struct by_class *change = ARENA_NEW(a, struct by_class, n_times + 1), live = { 0 };
     int64_t best = -1;
+    for (int i = 0; i < p->n_buffers; i++) {
+        const struct buffer *b = &p->buffers[i];
+        if (b->first < 0)
+            continue;
+        change[b->first].bytes[b->class] += aligned(b->bytes);
+        if (b->last < n_times)
+            change[b->last + 1].bytes[b->class] -= aligned(b->bytes);
+    }
     for (int t = 0; t < n_times; t++) {
-        int64_t live[MEM_CLASSES] = { 0 }, sum = 0;
-        for (int i = 0; i < p->n_buffers; i++) {
-            const struct buffer *b = &p->buffers[i];
-            if (b->first >= 0 && b->first <= t && t <= b->last) {
-                live[b->class] += aligned(b->bytes);
-                sum += aligned(b->bytes);
-            }
-        }
+        int64_t sum = 0;
+        for (int k = 0; k < MEM_CLASSES; k++)
+            sum += live.bytes[k] += change[t].bytes[k];
         if (sum > best) {
             best = sum;
-            memcpy(p->memory.class_bytes, live, sizeof live);
+            memcpy(p->memory.class_bytes, live.bytes, sizeof live.bytes);
         }
     }
     p->memory.class_bytes[MEM_ACTIVATIONS] += p->memory.peak_bytes - best;
@@ -132,7 +135,8 @@ static void classes_at_peak(struct program *p, int n_times)
 void sched_assign(struct program *p, struct arena *a)
 {
     const int n_times = lifetimes(p);
-    int *order = ARENA_NEW(a, int, p->n_buffers), *clash = ARENA_NEW(a, int, p->n_buffers), n = 0;
+    struct placed *placed = ARENA_NEW(a, struct placed, p->n_buffers);
+    int *order = ARENA_NEW(a, int, p->n_buffers), n = 0, index;
     int64_t base = 0, top;
     for (int i = 0; i < p->n_buffers; i++) {
         struct buffer *b = &p->buffers[i];
@@ -148,16 +152,19 @@ void sched_assign(struct program *p, struct arena *a)
     top = base;
     for (int i = 0; i < n; i++) {
         struct buffer *b = &p->buffers[order[i]];
-        b->at = lowest_free(p, b, order, i, base, clash);
+        b->at = lowest_free(b, placed, i, base, &index);
+        memmove(placed + index + 1, placed + index, (size_t)(i - index) * sizeof *placed);
+        placed[index] = (struct placed){ b->at, b->at + aligned(b->bytes), b->first, b->last };
         if (b->at + aligned(b->bytes) > top)
             top = b->at + aligned(b->bytes);
     }
     p->memory.peak_bytes = top;
-    classes_at_peak(p, n_times);
+    classes_at_peak(p, a, n_times);
 }
 
-static const char *const kind_name[] = { "op",     "zero",  "route",  "round",  "round end", "send",
-                                         "return", "parts", "reduce", "mirror", "norm",      "gather" };
+static const char *const kind_name[] = { "op",     "zero",   "route",         "round",          "round end",
+                                         "send",   "return", "tensor gather", "tensor scatter", "parts",
+                                         "reduce", "mirror", "norm",          "gather" };
 
 static void print_ref(const struct program *p, struct str *out, const char *label, struct ref r)
 {

@@ -52,18 +52,29 @@ static struct ref flat_buffer(struct lower *l, const char *name, enum memory_cla
     return (struct ref){ lower_persistent(l, name, class, bytes), 0 };
 }
 
+/* Of a flat space: all of it, or the rank's own range, as the place where element 0 would lie. */
+static struct ref flat_range(struct lower *l, const char *name, enum memory_class class, const struct flat *f,
+                             bool own, enum dtype t)
+{
+    int64_t begin = 0, end = f->n_elements;
+    if (own)
+        layout_coarse(f, f->index, &begin, &end);
+    return lower_at(flat_buffer(l, name, class, (end - begin) * (int64_t)num_dtype_bytes(t)), -begin, t);
+}
+
 static void make_flats(struct lower *l, bool training)
 {
     static const char *const names[FLATS][2] = { { "dense weights", "dense gradients" },
-                                                 { "expert weights", "expert gradients" } };
+                                                 { "expert weights", "expert gradients" },
+                                                 { "sliced weights", "sliced gradients" } };
     struct program *p = l->p;
     for (int i = 0; i < FLATS; i++) {
-        const int64_t n = p->layout.flat[i].n_elements;
-        p->weights[i] =
-            flat_buffer(l, names[i][0], MEM_WEIGHTS, n * (int64_t)num_dtype_bytes(plan_float(&p->plan)));
+        const struct flat *f = &p->layout.flat[i];
+        p->weights[i] = flat_range(l, names[i][0], MEM_WEIGHTS, f, layout_shards_weights(&p->plan, f),
+                                   plan_float(&p->plan));
         if (training)
-            p->gradients[i] = flat_buffer(l, names[i][1], MEM_GRADIENTS,
-                                          n * (int64_t)num_dtype_bytes(p->plan.numbers.gradient));
+            p->gradients[i] = flat_range(l, names[i][1], MEM_GRADIENTS, f,
+                                         layout_shards_gradients(&p->plan, f), p->plan.numbers.gradient);
     }
 }
 
@@ -71,7 +82,8 @@ static void make_flats(struct lower *l, bool training)
 static void make_states(struct lower *l)
 {
     static const char *const names[FLATS][3] = { { "dense exp_avg", "dense exp_avg_sq", "dense master" },
-                                                 { "expert exp_avg", "expert exp_avg_sq", "expert master" } };
+                                                 { "expert exp_avg", "expert exp_avg_sq", "expert master" },
+                                                 { "sliced exp_avg", "sliced exp_avg_sq", "sliced master" } };
     struct program *p = l->p;
     int64_t moments[FLATS] = { 0 }, masters[FLATS] = { 0 };
     p->state = ARENA_NEW(l->arena, struct state, p->graph->params.n);

@@ -48,6 +48,16 @@ static double collective_us(const struct program *p, const struct instr *in, con
            (in->kind == RUN_REDUCE ? 1e6 * 2 * bytes / c->memory_bytes_per_s : 0);
 }
 
+/* Bytes that one member receives (gather) or sends (scatter): those of all others' tokens. */
+static double tensor_us(const struct program *p, const struct instr *in, const struct cluster *c)
+{
+    const int others = p->plan.tensor_parallel - 1;
+    const size_t each = in->kind == RUN_TENSOR_GATHER ? 1
+                        : in->wide                    ? sizeof(float)
+                                                      : num_dtype_bytes(plan_float(&p->plan));
+    return link_us((double)in->n * (double)each * others, others, c);
+}
+
 static void add(const struct program *p, const struct cluster *c, enum list_kind which, double times,
                 struct plan_cost *out)
 {
@@ -75,6 +85,10 @@ static void add(const struct program *p, const struct cluster *c, enum list_kind
         case RUN_NORM_SUM:
             out->reduce_us +=
                 times * (p->plan.n_ranks > 1 ? link_us((double)in->n * 8, p->plan.n_ranks - 1, c) : 0);
+            break;
+        case RUN_TENSOR_GATHER:
+        case RUN_TENSOR_SCATTER:
+            out->exchange_us += times * tensor_us(p, in, c);
             break;
         case RUN_PARTS:
             out->optimizer_us += times * 1e6 * (double)in->n * 4 * in->n_parts / c->memory_bytes_per_s;

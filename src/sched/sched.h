@@ -22,11 +22,13 @@ enum instr_kind {
     RUN_ROUND_END,
     RUN_SEND, /* rows ref[0] (sorted by expert) -> rows ref[1] at the owners of the experts; ref[2] ends; ref[3] counts; ref[4] staging */
     RUN_RETURN, /* rows ref[1] -> back to ref[0]; as RUN_SEND */
-    RUN_PARTS,  /* tree sum of the n_parts parts ref[0] into ref[1], n elements */
-    RUN_REDUCE, /* gradients ref[0] of flat `flat`: tree sum over the replica group into each member's fine range; ref[1] staging */
+    RUN_TENSOR_GATHER, /* rows ref[0] of all members of the tensor group -> ref[1], in their order; n bytes of one member */
+    RUN_TENSOR_SCATTER, /* partial sums ref[0] of rows of all members -> this member's rows ref[1], added in a tree; n elements of one member; add: to what is there; ref[2] staging */
+    RUN_PARTS,          /* tree sum of the n_parts parts ref[0] into ref[1], n elements */
+    RUN_REDUCE, /* gradients ref[0] of flat `flat`, elements [first, first + n_elements): tree sum over the replica group into each member's fine range of ref[2] (add: to what is there); ref[1] staging */
     RUN_MIRROR, /* gradients ref[0]: members with the same shard exchange their fine ranges */
     RUN_NORM_SUM, /* all-reduce of n doubles ref[0] of which one rank holds each, then the clip factor into ref[1] */
-    RUN_GATHER, /* weights ref[0]: owners send their coarse ranges to the members of their shard group */
+    RUN_GATHER, /* weights ref[0] of flat `flat`, elements [first, first + n_elements): owners send their coarse ranges to ref[1] of the members of their shard group */
 };
 struct instr {
     enum instr_kind kind;
@@ -35,9 +37,10 @@ struct instr {
     bool backward, again; /* again: the kernel of that name, or saved_again, instead of fwd */
     bool both;            /* with backward: that kernel instead of bwd, and nothing ran forward */
     int node, flat, n_parts;
-    int64_t n, row_bytes; /* elements or bytes as the kind says; bytes of an exchanged row */
+    int64_t first, n_elements; /* of a flat space; its refs are where element 0 would lie */
+    int64_t n, row_bytes;      /* elements or bytes as the kind says; bytes of an exchanged row */
     struct ref arg[OP_ARGS], grad[OP_ARGS], work, ref[5];
-    uint32_t add, wide;
+    uint32_t add, wide; /* of a call; add also of RUN_TENSOR_SCATTER, whose elements are float32 if wide */
     int64_t dim[OP_DIMS];
     double attr[OP_ATTRS];
 };

@@ -11,28 +11,43 @@ static int64_t staging_elements(const struct program *p)
     return p->plan.numbers.backend == CUDA ? 1 << 20 : 1 << 18;
 }
 
-static void reduce_flat(struct lower *l, int which)
+void lower_reduce(struct lower *l, int flat, int64_t first, int64_t n, struct ref from, struct ref to,
+                  bool add)
 {
     struct program *p = l->p;
-    const struct flat *f = &p->layout.flat[which];
-    const char *name = which == DENSE ? "dense gradients" : "expert gradients";
-    if (f->n_ranks == 1 || f->n_elements == 0)
-        return;
-    struct instr *i = lower_emit(l, LIST_UPDATE, RUN_REDUCE, name);
+    const struct flat *f = &p->layout.flat[flat];
+    struct instr *i =
+        lower_emit(l, add ? LIST_MICRO : LIST_UPDATE, RUN_REDUCE, p->buffers[p->gradients[flat].buffer].name);
     int64_t most = 0;
     for (int m = 0; m < f->n_ranks; m++)
         most = f->cut[m + 1] - f->cut[m] > most ? f->cut[m + 1] - f->cut[m] : most;
-    i->flat = which;
-    i->ref[0] = p->gradients[which];
+    most = most < n ? most : n;
+    i->flat = flat;
+    i->first = first;
+    i->n_elements = n;
+    i->add = add;
+    i->ref[0] = from;
+    i->ref[2] = to;
     i->n = most < staging_elements(p) ? most : staging_elements(p);
     i->ref[1] =
         (struct ref){ lower_buffer(l, "reduce staging", MEM_EXCHANGE,
                                    i->n * f->n_ranks * (int64_t)num_dtype_bytes(p->plan.numbers.gradient)),
                       0 };
+}
+
+static void reduce_flat(struct lower *l, int which)
+{
+    struct program *p = l->p;
+    const struct flat *f = &p->layout.flat[which];
+    const struct ref all = p->gradients[which];
+    if (f->n_ranks == 1 || f->n_elements == 0)
+        return;
+    if (!layout_shards_gradients(&p->plan, f) || (l->n_parts > 1 && which == EXPERT))
+        lower_reduce(l, which, 0, f->n_elements, all, all, false);
     if (f->n_ranks / f->n_shards > 1) {
-        i = lower_emit(l, LIST_UPDATE, RUN_MIRROR, name);
+        struct instr *i = lower_emit(l, LIST_UPDATE, RUN_MIRROR, p->buffers[all.buffer].name);
         i->flat = which;
-        i->ref[0] = p->gradients[which];
+        i->ref[0] = all;
     }
 }
 
@@ -151,13 +166,14 @@ void lower_update(struct lower *l, const struct adamw *o)
         update_param(l, i, o);
     for (int i = 0; i < FLATS; i++) {
         const struct flat *f = &p->layout.flat[i];
-        if (f->n_shards > 1 && f->n_elements) {
-            struct instr *in =
-                lower_emit(l, LIST_UPDATE, RUN_GATHER, i == DENSE ? "dense weights" : "expert weights");
+        if (f->n_shards > 1 && f->n_elements && !layout_shards_weights(&p->plan, f)) {
+            struct instr *in = lower_emit(l, LIST_UPDATE, RUN_GATHER, p->buffers[p->weights[i].buffer].name);
             in->flat = i;
-            in->ref[0] = p->weights[i];
+            in->n_elements = f->n_elements;
+            in->ref[0] = in->ref[1] = p->weights[i];
         }
-        clear(l, p->gradients[i], p->buffers[p->gradients[i].buffer].bytes, "gradients");
+        clear(l, (struct ref){ p->gradients[i].buffer, 0 }, p->buffers[p->gradients[i].buffer].bytes,
+              "gradients");
     }
     for (int i = 0; l->n_parts > 1 && i < p->graph->params.n; i++)
         if (l->parts[i].buffer >= 0)

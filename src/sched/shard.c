@@ -1,0 +1,117 @@
+/* shard.c - ZeRO 2 and 3: a rank keeps its own range of gradients, of weights. Weights come bucket by bucket before their
+ * first use, and again for backward; gradients of a bucket are summed at their owners when the last of them is complete.
+ * Both in every micro-batch, through buffers that live as long as the bucket is in use. */
+#include "sched/lower.h"
+
+static const struct bucket *bucket_of(const struct lower *l, int param)
+{
+    return &l->p->layout.bucket[l->p->layout.bucket_of[param]];
+}
+
+static struct ref at_element(struct ref flat, int64_t element, enum dtype t)
+{
+    return lower_at(flat, element, t);
+}
+
+/* A buffer for a bucket, as the place where element 0 of its flat space would lie. */
+static struct ref room_for(struct lower *l, const struct bucket *b, const char *name, enum memory_class class,
+                           enum dtype t)
+{
+    const struct ref r = { lower_buffer(l, name, class, b->n_elements * (int64_t)num_dtype_bytes(t)), 0 };
+    return lower_at(r, -b->first, t);
+}
+
+void lower_shards_begin(struct lower *l)
+{
+    const struct graph *g = l->p->graph;
+    const int n = l->p->layout.n_buckets;
+    l->gathered = ARENA_NEW(l->arena, struct ref, n + 1);
+    l->collected = ARENA_NEW(l->arena, struct ref, n + 1);
+    l->last_back = ARENA_NEW(l->arena, int, n + 1);
+    lower_forget_weights(l);
+    for (int i = 0; i < n; i++)
+        l->collected[i] = NOWHERE;
+    for (int i = 0; i < g->n_backs; i++)
+        for (int j = 0; j < g->nodes[g->backs[i].node].anno->n_inputs; j++) {
+            const int param = g->values[g->nodes[g->backs[i].node].arg[j]].param;
+            if (param >= 0 && (g->backs[i].want >> j & 1))
+                l->last_back[l->p->layout.bucket_of[param]] = i;
+        }
+}
+
+void lower_forget_weights(struct lower *l)
+{
+    for (int i = 0; i < l->p->layout.n_buckets; i++)
+        l->gathered[i] = NOWHERE;
+}
+
+struct ref lower_weight(struct lower *l, int param)
+{
+    const struct program *p = l->p;
+    const struct place *at = &p->layout.place[param];
+    const enum dtype t = plan_float(&p->plan);
+    if (!layout_shards_weights(&p->plan, &p->layout.flat[at->flat]))
+        return at_element(p->weights[at->flat], at->at, t);
+    const struct bucket *b = bucket_of(l, param);
+    struct ref *here = &l->gathered[p->layout.bucket_of[param]];
+    if (here->buffer < 0) {
+        *here = room_for(l, b, "gathered weights", MEM_WEIGHTS, t);
+        struct instr *i = lower_emit(l, l->which, RUN_GATHER, p->graph->params.item[param].name);
+        i->flat = b->flat;
+        i->first = b->first;
+        i->n_elements = b->n_elements;
+        i->ref[0] = p->weights[b->flat];
+        i->ref[1] = *here;
+    }
+    return at_element(*here, at->at, t);
+}
+
+static bool keeps_parts(const struct lower *l, int flat)
+{
+    return l->n_parts > 1 && flat == EXPERT;
+}
+
+struct ref lower_gradient(struct lower *l, int param)
+{
+    const struct program *p = l->p;
+    const struct place *at = &p->layout.place[param];
+    const enum dtype t = p->plan.numbers.gradient;
+    if (keeps_parts(l, at->flat))
+        return l->parts[param];
+    if (!layout_shards_gradients(&p->plan, &p->layout.flat[at->flat]))
+        return at_element(p->gradients[at->flat], at->at, t);
+    const struct bucket *b = bucket_of(l, param);
+    struct ref *here = &l->collected[p->layout.bucket_of[param]];
+    if (here->buffer < 0) {
+        *here = room_for(l, b, "gradients of a bucket", MEM_GRADIENTS, t);
+        struct instr *i = lower_emit(l, LIST_MICRO, RUN_ZERO, "gradients of a bucket");
+        i->ref[0] = at_element(*here, b->first, t);
+        i->n = b->n_elements * (int64_t)num_dtype_bytes(t);
+    }
+    return at_element(*here, at->at, t);
+}
+
+void lower_touch_params(struct lower *l, int node, bool gradients)
+{
+    const struct graph *g = l->p->graph;
+    for (int j = 0; j < g->nodes[node].anno->n_inputs; j++) {
+        const int param = g->values[g->nodes[node].arg[j]].param;
+        if (param < 0)
+            continue;
+        lower_weight(l, param);
+        if (gradients)
+            lower_gradient(l, param);
+    }
+}
+
+void lower_reduce_done(struct lower *l, int back)
+{
+    const struct layout *y = &l->p->layout;
+    for (int k = 0; k < y->n_buckets; k++) {
+        const struct bucket *b = &y->bucket[k];
+        if (l->collected[k].buffer < 0 || l->last_back[k] > back)
+            continue;
+        lower_reduce(l, b->flat, b->first, b->n_elements, l->collected[k], l->p->gradients[b->flat], true);
+        l->collected[k] = NOWHERE;
+    }
+}
