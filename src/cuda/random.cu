@@ -42,10 +42,11 @@ __global__ static void fill_kernel(struct rng_fill f, bf16 *weight, void *low, e
     const int64_t step = (int64_t)gridDim.x * blockDim.x;
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < f.n; i += step) {
         const float x = value(&f, i);
-        if (low && master == MASTER_SPLIT) {
+        if (master == MASTER_SPLIT) { /* ties as in the master, also where another rank has it */
             const uint32_t bits = __float_as_uint(x), top = (bits + 0x8000u) >> 16;
             ((uint16_t *)weight)[i] = (uint16_t)top;
-            ((uint16_t *)low)[i] = (uint16_t)(bits - (top << 16));
+            if (low)
+                ((uint16_t *)low)[i] = (uint16_t)(bits - (top << 16));
             continue;
         }
         weight[i] = __float2bfloat16_rn(x);

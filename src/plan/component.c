@@ -75,12 +75,27 @@ static bool by_tokens(const struct state *s, int node, int j)
            f->dim[0].rows_of < 0;
 }
 
+/* Does a part of the letter leave last dimensions that are multiples of `width`? */
+static bool keeps_widths(const struct state *s, int node, int letter, int tensor, int width)
+{
+    const struct node *n = &s->g->nodes[node];
+    for (int j = 0; j < n->anno->n_args; j++) {
+        const struct anno_arg *f = &n->anno->arg[j];
+        const struct anno_dim *last = &f->dim[f->n_dims - 1];
+        if (f->model_float && last->letter == letter &&
+            n->dim[letter] / tensor * (last->factor < 0 ? 1 : n->dim[last->factor]) % width)
+            return false;
+    }
+    return true;
+}
+
 /* May the node run with this letter split? Outputs carry it, or lack it and are sums of tokens' rows. */
-static bool allows(const struct state *s, int node, int letter, int tensor)
+static bool allows(const struct state *s, int node, int letter, int tensor, int width)
 {
     const struct node *n = &s->g->nodes[node];
     const struct anno *a = n->anno;
-    if (!splittable(s, node, letter) || n->dim[letter] % tensor)
+    if (!splittable(s, node, letter) || n->dim[letter] % tensor ||
+        !keeps_widths(s, node, letter, tensor, width))
         return false;
     for (int j = 0; j < a->n_args; j++) {
         const enum value_kind kind = s->g->values[n->arg[j]].kind;
@@ -94,7 +109,7 @@ static bool allows(const struct state *s, int node, int letter, int tensor)
     return true;
 }
 
-static void judge(const struct state *s, int tensor)
+static void judge(const struct state *s, int tensor, int width)
 {
     for (int i = 0; i < s->g->n_nodes; i++)
         for (int l = 0; l < s->g->nodes[i].anno->n_letters; l++)
@@ -102,7 +117,7 @@ static void judge(const struct state *s, int tensor)
                 const int m = member(&s->g->nodes[i], j, l);
                 if (m < 0)
                     continue;
-                s->bad[find(s, m)] |= !allows(s, i, l, tensor);
+                s->bad[find(s, m)] |= !allows(s, i, l, tensor, width);
                 s->with_param[find(s, m)] |= s->g->values[m / DIMS].kind == VALUE_PARAM;
             }
     for (int v = 0; v < s->g->n_kept; v++) /* the host reads them whole */
@@ -136,7 +151,7 @@ static bool strike_rivals(struct state *s)
 }
 
 void components_find(struct arena *a, const struct graph *g, const struct node_split *split, int tensor,
-                     struct components *out)
+                     int width, struct components *out)
 {
     const int n = g->n_values * DIMS;
     struct state s = { g, split, ARENA_NEW(a, int, n), ARENA_NEW(a, bool, n), ARENA_NEW(a, bool, n) };
@@ -146,7 +161,7 @@ void components_find(struct arena *a, const struct graph *g, const struct node_s
     for (int i = 0; i < g->n_nodes; i++)
         for (int l = 0; l < g->nodes[i].anno->n_letters; l++)
             join_letter(&s, i, l);
-    judge(&s, tensor);
+    judge(&s, tensor, width);
     while (strike_rivals(&s))
         ;
     for (int v = 0; v < g->n_values; v++) {

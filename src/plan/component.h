@@ -15,6 +15,7 @@ struct components {
     int *letter; /* by node: its split letter; -1 = none */
     int *dim;    /* by value: the dimension that is split; -1 = none */
 };
-/* split: of layout_split. Letters whose length `tensor` does not divide, and what hangs on them, stay whole. */
+/* split: of layout_split. Letters whose length `tensor` does not divide, and what hangs on them, stay whole; so do those
+ * that would leave a last dimension that is no multiple of `width` (op.h: widths on CUDA). */
 void components_find(struct arena *a, const struct graph *g, const struct node_split *split, int tensor,
-                     struct components *out);
+                     int width, struct components *out);

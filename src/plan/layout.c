@@ -241,7 +241,7 @@ void layout_make(struct arena *a, const struct graph *g, const struct plan *p, i
                           .ep_index = rank % p->expert_parallel,
                           .tensor_index = rank % p->tensor_parallel };
     layout_split(a, g, split);
-    components_find(a, g, split, p->tensor_parallel, &l->tensor);
+    components_find(a, g, split, p->tensor_parallel, plan_width(p), &l->tensor);
     for (int i = 0; i < FLATS; i++)
         l->flat[i] = (struct flat){ .n_ranks = p->n_ranks / apart[i],
                                     .index = rank / apart[i],

@@ -48,6 +48,11 @@ int64_t plan_master_bytes(const struct plan *p, int64_t n)
     return each[p->numbers.master] * n;
 }
 
+int plan_width(const struct plan *p)
+{
+    return p->numbers.backend == CUDA ? 8 : 1;
+}
+
 int64_t plan_graph_batch(const struct plan *p)
 {
     return p->micro_batch * p->n_ranks;
@@ -183,7 +188,7 @@ static void add_nodes(const struct plan *p, const struct graph *g, struct str *s
     struct node_split *split = ARENA_NEW(a, struct node_split, g->n_nodes);
     struct components tensor;
     layout_split(a, g, split);
-    components_find(a, g, split, p->tensor_parallel, &tensor);
+    components_find(a, g, split, p->tensor_parallel, plan_width(p), &tensor);
     str_add(s, "  \"nodes\": [\n");
     for (int i = 0; i < g->n_nodes; i++) {
         const struct node *n = &g->nodes[i];

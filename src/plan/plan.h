@@ -72,6 +72,7 @@ bool plan_whole_segments(const struct plan *p); /* no round may cut the rows of 
 int64_t plan_tile(enum backend backend, bool reproducible); /* the only value of .tile that is right */
 int64_t plan_moment_bytes(const struct plan *p, int64_t n); /* of one moment of n elements */
 int64_t plan_master_bytes(const struct plan *p, int64_t n); /* beside the weights */
+int plan_width(const struct plan *p);                       /* last dimensions are multiples of it */
 /* Sequences of a micro-batch over all ranks: the batch of the graph. */
 int64_t plan_graph_batch(const struct plan *p);
 bool plan_check(const struct plan *p, const struct graph *g, struct err *e);

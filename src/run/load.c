@@ -210,19 +210,20 @@ static bool run_window(struct window *w, pool_task *f, struct err *e)
     return true;
 }
 
-/* Weights rounded for the kernels; where this rank owns the master, both halves come from one rounding. */
+/* Weights rounded for the kernels. Those of a split master have its rounding of ties also where another rank owns it: the
+ * replicas are equal. */
 static void weight_forms(const struct window *w, struct span s, const float *x)
 {
     const enum master master = w->x->program->plan.numbers.master;
     const int64_t n = s.to - s.from, first = s.from > w->first ? s.from : w->first,
                   last = s.to < w->last ? s.to : w->last;
     uint16_t *weight = (uint16_t *)w->room->bytes;
-    num_from_float(weight + s.from, x, BF16, n);
-    if (first >= last)
+    if (master == MASTER_SPLIT) {
+        states_split(weight + s.from, (uint16_t *)w->room->low + s.from, x, n);
         return;
-    if (master == MASTER_SPLIT)
-        states_split(weight + first, (uint16_t *)w->room->low + first, x + first - s.from, last - first);
-    else if (master == MASTER_FLOAT)
+    }
+    num_from_float(weight + s.from, x, BF16, n);
+    if (master == MASTER_FLOAT && first < last)
         memcpy((float *)w->room->low + first, x + first - s.from, (size_t)(last - first) * sizeof *x);
 }
 
