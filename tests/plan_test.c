@@ -164,6 +164,12 @@ TEST(tensor_groups_split_heads_and_widths)
     for (int i = 0; i < g->params.n; i++)
         EXPECTF(l.place[i].flat != TENSOR || strstr(g->params.item[i].name, "mlp"), "%s is split",
                 g->params.item[i].name);
+    p.tensor_parallel = 2;
+    p.numbers.backend = CUDA; /* halves of the shared experts' 24 are no multiple of 8 */
+    layout_make(a, g, &p, 0, &l);
+    for (int i = 0; i < g->params.n; i++)
+        EXPECTF(l.place[i].flat != TENSOR || !strstr(g->params.item[i].name, "shared"), "%s is split",
+                g->params.item[i].name);
     arena_free(a);
 }
 
