@@ -249,8 +249,8 @@ static void run_chain(const struct chain *h, struct arena *a)
     struct call dispatch = { .arg = { (void *)h->x, (void *)h->gate, row, place, xs, g },
                              .grad = { h->dx, h->dgate, 0, 0, dz, dg },
                              .dim = { h->n, h->d, h->k, r } };
-    struct call combine = { .arg = { z, place, h->y },
-                            .grad = { dz, 0, (void *)h->dy },
+    struct call combine = { .arg = { z, row, place, h->y },
+                            .grad = { dz, 0, 0, (void *)h->dy },
                             .dim = { r, h->n, h->d, h->k } };
     registry_find("sort")->fwd[CPU](&sort);
     registry_find("dispatch")->fwd[CPU](&dispatch);

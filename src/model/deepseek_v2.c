@@ -171,7 +171,7 @@ static value moe(struct build *b, value h)
     const value place = graph_output(g, row, 1), end = graph_output(g, row, 2);
     const value xs = op(b, dispatch, "mlp.dispatch", in(h, gate, row, place)), gates = graph_output(g, xs, 1);
     const value hidden = op(b, experts, "mlp.experts", in(xs, gates, end, w_up, w_down), 1, 1); /* [R 2 F] */
-    const value y = op(b, combine, "mlp.combine", in(graph_output(g, hidden, 1), place));       /* [B S D] */
+    const value y = op(b, combine, "mlp.combine", in(graph_output(g, hidden, 1), row, place));  /* [B S D] */
 
     struct model_values *v = b->v;
     CHECK(v->n_moe < 256, "more than 256 MoE layers");

@@ -1,9 +1,10 @@
-/* combine.c - y[t] = sum over j, in this order, of z[place[t,j]]; the rows carry their gates already. */
+/* combine.c - y[t] = sum over j, in this order, of z[place[t,j]]; the rows carry their gates already. row[i] is
+ * negative where row i has no copy (sort.c). */
 #include "base/pool.h"
 #include "graph/op.h"
 #include "ops/fill.h"
 #include "ops/kernel.h"
-enum { Z, PLACE, Y, R = 0, N, D, K };
+enum { Z, ROW, PLACE, Y, R = 0, N, D, K };
 
 static void fwd_rows(void *context, int64_t task)
 {
@@ -60,7 +61,7 @@ static void bwd(const struct call *c)
 
 static void fill(const struct call *c, uint64_t seed)
 {
-    fill_place(c->arg[PLACE], c->dim[N] * c->dim[K], c->dim[R], seed);
+    fill_rows(c->arg[ROW], c->arg[PLACE], c->dim[N] * c->dim[K], c->dim[R], seed);
 }
 
 static void cost(const struct call *c, double flops[2], double bytes[2])
@@ -75,10 +76,9 @@ static void cost(const struct call *c, double flops[2], double bytes[2])
 CUDA_KERNELS(combine);
 const struct op op_combine = {
     .name = "combine",
-    .anno = "z: r(n) d^, place: n k^ @i32 -> y: n d^",
-    .saved = "place",
+    .anno = "z: r(n) d^, row: r(n) @i32, place: n k^ @i32 -> y: n d^",
+    .saved = "row place",
     .cost = cost,
-    .work = { [CUDA] = combine_work_cuda },
     .fwd = { [CPU] = fwd, [CUDA] = combine_fwd_cuda },
     .bwd = { [CPU] = bwd, [CUDA] = combine_bwd_cuda },
     .fill = fill,

@@ -68,13 +68,7 @@ static void bwd(const struct call *c)
 
 static void fill(const struct call *c, uint64_t seed)
 {
-    const int64_t copies = c->dim[N] * c->dim[K];
-    int32_t *row = c->arg[ROW], *place = c->arg[PLACE];
-    fill_place(place, copies, c->dim[R], seed);
-    for (int64_t i = 0; i < c->dim[R]; i++)
-        row[i] = -1;
-    for (int64_t i = 0; i < copies; i++)
-        row[place[i]] = (int32_t)i;
+    fill_rows(c->arg[ROW], c->arg[PLACE], c->dim[N] * c->dim[K], c->dim[R], seed);
 }
 
 static void cost(const struct call *c, double flops[2], double bytes[2])
@@ -92,7 +86,6 @@ const struct op op_dispatch = {
     .anno = "x: n d^, gate: n k^ @f32, row: r(n) @i32, place: n k^ @i32 -> xs: r(n) d^, gates: r(n) @f32",
     .saved = "place",
     .cost = cost,
-    .work = { [CUDA] = dispatch_work_cuda },
     .fwd = { [CPU] = fwd, [CUDA] = dispatch_fwd_cuda },
     .bwd = { [CPU] = bwd, [CUDA] = dispatch_bwd_cuda },
     .fill = fill,

@@ -41,6 +41,15 @@ static inline void fill_place(int32_t *place, int64_t m, int64_t r, uint64_t see
     for (int64_t i = 0; i < m; i++)
         place[i] = (int32_t)((first + i * step) % r);
 }
+/* The same, and which copy is in each of the r rows: -1 where none is. */
+static inline void fill_rows(int32_t *row, int32_t *place, int64_t m, int64_t r, uint64_t seed)
+{
+    fill_place(place, m, r, seed);
+    for (int64_t i = 0; i < r; i++)
+        row[i] = -1;
+    for (int64_t i = 0; i < m; i++)
+        row[place[i]] = (int32_t)i;
+}
 /* Segment ends of e experts with s sources each in at most r rows: segment i has a random part of what the
  * others may still need; every third segment is empty. */
 static inline void fill_end(int32_t *end, int64_t n_segments, int64_t r, int64_t tile, uint64_t seed)

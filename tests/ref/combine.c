@@ -1,6 +1,6 @@
 /* ref/combine.c - y_t = sum_j z[place_tj]. */
 #include "tests/ref/ref.h"
-enum { Z, PLACE, Y, R = 0, N, D, K };
+enum { Z, ROW, PLACE, Y, R = 0, N, D, K };
 
 static void fwd(const struct call *c)
 {
