@@ -20,6 +20,8 @@
  *   bwd    reads saved arguments and grad[] of float outputs, writes grad[] of float inputs; a NULL grad of
  *          an input is not wanted, a NULL grad of an output is zero. Bit i of c->add: add to grad[i]
  *          instead of writing it.
+ *   passes bit i: the gradient of input i is that of the first output. Where it is the only one of that input, no kernel
+ *          makes it: both lie in one buffer, and bwd gets a NULL grad of the input
  *   joins  the gradients of all float inputs that are no parameters are the same sum, with that of the first output
  *          in it: those of them whose add bit is not set may share one buffer, which may be that of the first
  *          output as well (each element is read before it is written)
@@ -66,8 +68,7 @@ struct op {
     double saved_again_part;   /* what that costs, as a part of fwd */
     kernel *both[BACKENDS];
     void (*fill)(const struct call *c, uint64_t seed);
-    bool
-        passes; /* the gradient of every input is that of the output: no kernel is needed where nothing is added */
+    uint32_t passes;
     bool joins;
     bool in_place;
     const struct op_case *cases; /* sizes for test, bench and profile; a case with dim[0] = 0 ends the list */

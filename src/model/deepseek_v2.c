@@ -161,6 +161,9 @@ static value moe(struct build *b, value h)
     const value w_down = expert_weight(b, "mlp.experts.down_proj", (const char *const[]){ "down_proj" }, 1,
                                        m->width, m->expert_width);
 
+    /* First, so that neither the rows nor their gradients live beside it. */
+    const value shared =
+        m->shared_experts ? mlp(b, h, "mlp.shared_experts", m->shared_experts * m->expert_width) : -1;
     const value prob = op(b, router, "mlp.gate", in(h, wr), (double)K, (double)m->groups,
                           (double)m->topk_groups, (double)m->norm_topk, m->scaling); /* [B S E] */
     const value top = graph_output(g, prob, 1), gate = graph_output(g, prob, 2);     /* [B S K] */
@@ -171,7 +174,7 @@ static value moe(struct build *b, value h)
     const value place = graph_output(g, row, 1), end = graph_output(g, row, 2);
     const value xs = op(b, dispatch, "mlp.dispatch", in(h, gate, row, place)), gates = graph_output(g, xs, 1);
     const value hidden = op(b, experts, "mlp.experts", in(xs, gates, end, w_up, w_down), 1, 1); /* [R 2 F] */
-    const value y = op(b, combine, "mlp.combine", in(graph_output(g, hidden, 1), row, place));  /* [B S D] */
+    const value rows = graph_output(g, hidden, 1);                                              /* [R D] */
 
     struct model_values *v = b->v;
     CHECK(v->n_moe < 256, "more than 256 MoE layers");
@@ -181,9 +184,8 @@ static value moe(struct build *b, value h)
     v->load[v->n_moe++] = graph_output(g, aux, 1);
     if (!b->o->logits)
         graph_root(g, aux, ROOT_AUX);
-    return m->shared_experts ? op(b, add, "mlp.add_shared",
-                                  in(y, mlp(b, h, "mlp.shared_experts", m->shared_experts * m->expert_width)))
-                             : y;
+    return shared < 0 ? op(b, combine, "mlp.combine", in(rows, row, place))
+                      : op(b, combine_add, "mlp.combine", in(rows, shared, row, place)); /* [B S D] */
 }
 
 static value rope_table(struct build *b)

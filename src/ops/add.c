@@ -60,7 +60,7 @@ const struct op op_add = {
     .cost = cost,
     .work = { [CUDA] = add_work_cuda },
     .fwd = { [CPU] = fwd, [CUDA] = add_fwd_cuda },
-    .passes = true,
+    .passes = 1 << X | 1 << Y,
     .bwd = { [CPU] = bwd, [CUDA] = add_bwd_cuda },
     .cases =
         (const struct op_case[]){

@@ -1,62 +1,34 @@
 /* combine.c - y[t] = sum over j, in this order, of z[place[t,j]]; the rows carry their gates already. row[i] is
  * negative where row i has no copy (sort.c). */
-#include "base/pool.h"
+#include "ops/combine.h"
 #include "graph/op.h"
 #include "ops/fill.h"
-#include "ops/kernel.h"
 enum { Z, ROW, PLACE, Y, R = 0, N, D, K };
 
-static void fwd_rows(void *context, int64_t task)
+static struct combine combine_of(const struct call *c)
 {
-    const struct call *c = context;
-    const int64_t d = c->dim[D], k = c->dim[K];
-    const struct span s = cut_span(c->dim[N], cut_rows(d), task);
-    const int32_t *place = c->arg[PLACE];
-    const float *z = c->arg[Z];
-    for (int64_t t = s.from; t < s.to; t++) {
-        float *y = (float *)c->arg[Y] + t * d;
-        memset(y, 0, (size_t)d * sizeof *y);
-        for (int64_t j = t * k; j < (t + 1) * k; j++) {
-            const float *from = z + place[j] * d;
-            for (int64_t i = 0; i < d; i++)
-                y[i] += from[i];
-        }
-    }
+    return (struct combine){ .n_rows = c->dim[R],
+                             .n_tokens = c->dim[N],
+                             .width = c->dim[D],
+                             .k = c->dim[K],
+                             .place = c->arg[PLACE],
+                             .z = c->arg[Z],
+                             .y = c->arg[Y],
+                             .dy = c->grad[Y],
+                             .dz = c->grad[Z] };
 }
 
 static void fwd(const struct call *c)
 {
-    pool_run(cut_parts(c->dim[N], cut_rows(c->dim[D])), fwd_rows, (void *)c);
-}
-
-static void zero_rows(void *context, int64_t task)
-{
-    const struct call *c = context;
-    const struct span s = cut_span(c->dim[R], cut_rows(c->dim[D]), task);
-    float *dz = c->grad[Z];
-    memset(dz + s.from * c->dim[D], 0, (size_t)((s.to - s.from) * c->dim[D]) * sizeof *dz);
-}
-
-static void bwd_rows(void *context, int64_t task)
-{
-    const struct call *c = context;
-    const int64_t d = c->dim[D], k = c->dim[K];
-    const struct span s = cut_span(c->dim[N], cut_rows(d), task);
-    const int32_t *place = c->arg[PLACE];
-    const float *dy = c->grad[Y];
-    float *dz = c->grad[Z];
-    for (int64_t j = s.from * k; j < s.to * k; j++)
-        for (int64_t i = 0; i < d; i++)
-            dz[place[j] * d + i] += dy[j / k * d + i]; /* no other copy has this row */
+    struct combine m = combine_of(c);
+    combine_sum(&m);
 }
 
 static void bwd(const struct call *c)
 {
-    if (!c->grad[Z])
-        return;
-    if (!adds(c, Z))
-        pool_run(cut_parts(c->dim[R], cut_rows(c->dim[D])), zero_rows, (void *)c);
-    pool_run(cut_parts(c->dim[N], cut_rows(c->dim[D])), bwd_rows, (void *)c);
+    struct combine m = combine_of(c);
+    if (m.dz)
+        combine_spread(&m, adds(c, Z));
 }
 
 static void fill(const struct call *c, uint64_t seed)

@@ -98,9 +98,9 @@ static uint32_t pass_gradients(struct lower *l, const struct back *b)
 {
     const struct node *n = &l->p->graph->nodes[b->node];
     uint32_t left = b->want;
-    for (int j = 0; n->op->passes && j < n->anno->n_inputs; j++) {
+    for (int j = 0; j < n->anno->n_inputs && n->op->passes >> j; j++) {
         const struct ref at = lower_grad(l, b->node, n->anno->n_inputs, false);
-        if (may_share(l, b, j, at.buffer)) {
+        if ((n->op->passes >> j & 1) && may_share(l, b, j, at.buffer)) {
             l->p->grad[n->arg[j]] = at;
             left &= ~(1u << j);
         }
