@@ -5,7 +5,9 @@
 enum { X, W, PROB, TOP, GATE, N = 0, D, E, K };
 enum { A_K, A_GROUPS, A_TOPK_GROUPS, A_NORM, A_SCALING };
 enum { THREADS = 256, WARPS = THREADS / 32 };
-enum { EACH = 16, MAX_EXPERTS = 32 * EACH }; /* a lane has the experts 32 i + lane, i < EACH */
+/* A lane has the experts 32 i + lane, i < EACH: a kernel for up to 64, 256 and 512 experts, as the steps of EACH that
+ * are not there cost as much as those that are. */
+enum { FEW = 2, SOME = 8, MANY = 16, MAX_EXPERTS = 32 * MANY };
 #define ALL_LANES 0xffffffffu
 
 struct rule {
@@ -30,7 +32,7 @@ static struct rule rule_of(const struct call *c)
 }
 
 /* p[i] = probability of expert 32 i + lane, where there is one */
-__device__ static inline void softmax(float p[EACH], const float *logits, int n_experts)
+template <int EACH> __device__ static inline void softmax(float p[EACH], const float *logits, int n_experts)
 {
     const int lane = threadIdx.x % 32;
     float top = -INFINITY, sum = 0;
@@ -62,6 +64,7 @@ __device__ static inline uint32_t experts_between(int from, int to)
 /* The best of the experts whose bits are set (one at least in the warp), the lowest of equal ones, and its
  * probability; in every lane. Numbers that are not negative compare as their bits do, and not-a-number comes
  * first, so that the result is an expert whatever the logits are. */
+template <int EACH>
 __device__ static inline int best_expert(const float p[EACH], uint32_t bits, int n_experts, float *prob)
 {
     uint32_t best = 0; /* bits of the probability, plus 1 */
@@ -80,7 +83,7 @@ __device__ static inline int best_expert(const float p[EACH], uint32_t bits, int
 
 /* Bits of the experts that take part. The best expert outside the groups chosen so far is in the next group.
  * */
-__device__ static inline uint32_t groups_kept(const float p[EACH], struct rule r)
+template <int EACH> __device__ static inline uint32_t groups_kept(const float p[EACH], struct rule r)
 {
     const int each = r.n_experts / r.n_groups;
     const uint32_t all = experts_between(0, r.n_experts);
@@ -89,13 +92,14 @@ __device__ static inline uint32_t groups_kept(const float p[EACH], struct rule r
     if (r.n_groups == 1)
         return all;
     for (int j = 0; j < r.n_kept_groups; j++) {
-        const int group = best_expert(p, all & ~kept, r.n_experts, &prob) / each;
+        const int group = best_expert<EACH>(p, all & ~kept, r.n_experts, &prob) / each;
         kept |= experts_between(group * each, (group + 1) * each);
     }
     return kept;
 }
 
 /* prob [n, n_experts] may be logits [n, ld] itself. */
+template <int EACH>
 static __global__ void choose_kernel(float *prob, int32_t *top, float *gate, const float *logits, int64_t ld,
                                      int64_t n, struct rule r)
 {
@@ -104,14 +108,14 @@ static __global__ void choose_kernel(float *prob, int32_t *top, float *gate, con
     float p[EACH], sum = 0, best;
     if (t >= n)
         return;
-    softmax(p, logits + t * ld, r.n_experts);
+    softmax<EACH>(p, logits + t * ld, r.n_experts);
 #pragma unroll
     for (int i = 0; i < EACH; i++)
         if (32 * i + lane < r.n_experts)
             prob[t * r.n_experts + 32 * i + lane] = p[i];
-    uint32_t bits = groups_kept(p, r);
+    uint32_t bits = groups_kept<EACH>(p, r);
     for (int j = 0; j < r.k; j++) {
-        const int e = best_expert(p, bits, r.n_experts, &best);
+        const int e = best_expert<EACH>(p, bits, r.n_experts, &best);
         bits &= lane == e % 32 ? ~(1u << e / 32) : ~0u;
         sum += best;
         if (lane == j % 32) {
@@ -127,6 +131,7 @@ static __global__ void choose_kernel(float *prob, int32_t *top, float *gate, con
 
 /* dp += gradients of the chosen experts through their gates; p [n_experts], top and dgate [k] of this token
  * */
+template <int EACH>
 __device__ static inline void add_gates(float dp[EACH], const float *p, const int32_t *top,
                                         const float *dgate, struct rule r)
 {
@@ -146,26 +151,34 @@ __device__ static inline void add_gates(float dp[EACH], const float *p, const in
     }
 }
 
-/* dlogits [n, 2 padded]: p (dp - sum p dp) as a bfloat16 and what is missing, `padded` columns each; zeros
- * behind the last expert. dprob and dgate may be NULL. */
-static __global__ void dlogits_kernel(bf16 *dlogits, const float *prob, const int32_t *top,
-                                      const float *dprob, const float *dgate, int64_t n, int padded,
-                                      struct rule r)
+/* What backward needs before its products. */
+struct before {
+    bf16 *
+        dlogits; /* [n, 2 padded]: a bfloat16 and what it lacks, `padded` columns each, zeros behind the experts */
+    bf16 *twice;                       /* [2 padded, d]: w two times, each with zeros behind it */
+    const float *prob, *dprob, *dgate; /* dprob, dgate: NULL = zeros */
+    const int32_t *top;
+    const bf16 *w; /* [n_experts, d] */
+    int64_t n, d;
+    int padded;
+    unsigned token_blocks; /* the blocks behind make `twice` */
+};
+
+/* p (dp - sum p dp) of token t, by a warp */
+template <int EACH>
+__device__ static inline void dlogits_of(const struct before &b, const struct rule &r, int64_t t)
 {
-    const int64_t t = blockIdx.x * (int64_t)WARPS + threadIdx.x / 32;
     const int lane = threadIdx.x % 32;
     float p[EACH], dp[EACH], mean = 0;
-    if (t >= n)
-        return;
 #pragma unroll
     for (int i = 0; i < EACH; i++)
         if (32 * i < r.n_experts) {
             const bool there = 32 * i + lane < r.n_experts;
-            p[i] = there ? prob[t * r.n_experts + 32 * i + lane] : 0;
-            dp[i] = there && dprob ? dprob[t * r.n_experts + 32 * i + lane] : 0;
+            p[i] = there ? b.prob[t * r.n_experts + 32 * i + lane] : 0;
+            dp[i] = there && b.dprob ? b.dprob[t * r.n_experts + 32 * i + lane] : 0;
         }
-    if (dgate)
-        add_gates(dp, prob + t * r.n_experts, top + t * r.k, dgate + t * r.k, r);
+    if (b.dgate)
+        add_gates<EACH>(dp, b.prob + t * r.n_experts, b.top + t * r.k, b.dgate + t * r.k, r);
 #pragma unroll
     for (int i = 0; i < EACH; i++)
         if (32 * i < r.n_experts)
@@ -173,30 +186,46 @@ static __global__ void dlogits_kernel(bf16 *dlogits, const float *prob, const in
     mean = warp_sum(mean);
 #pragma unroll
     for (int i = 0; i < EACH; i++)
-        if (32 * i < r.n_experts && 32 * i + lane < padded) {
-            bf16 *to = dlogits + t * 2 * padded + 32 * i + lane;
+        if (32 * i < r.n_experts && 32 * i + lane < b.padded) {
+            bf16 *to = b.dlogits + t * 2 * b.padded + 32 * i + lane;
             const float d = p[i] * (dp[i] - mean), high = __bfloat162float(__float2bfloat16_rn(d));
             to[0] = __float2bfloat16_rn(high);
-            to[padded] = __float2bfloat16_rn(d - high);
+            to[b.padded] = __float2bfloat16_rn(d - high);
         }
 }
 
-/* twice [2 padded, d] = w [n_experts, d] two times, each with zeros behind it; one thread per 8 numbers */
-static __global__ void twice_kernel(bf16 *twice, const bf16 *w, int64_t n_experts, int64_t padded, int64_t d)
+/* 8 numbers of `twice`, by a thread */
+__device__ static inline void twice_of(const struct before &b, int n_experts, int64_t i)
 {
-    const int64_t i = (blockIdx.x * (int64_t)THREADS + threadIdx.x) * VEC, e = i / d % padded;
-    if (i >= 2 * padded * d)
-        return;
-    *(uint4 *)(twice + i) = e < n_experts ? *(const uint4 *)(w + e * d + i % d) : make_uint4(0, 0, 0, 0);
+    const int64_t e = i / b.d % b.padded;
+    if (i < 2 * b.padded * b.d)
+        *(uint4 *)(b.twice + i) =
+            e < n_experts ? *(const uint4 *)(b.w + e * b.d + i % b.d) : make_uint4(0, 0, 0, 0);
 }
 
-/* dw[i] (+)= halves[i] + halves[behind + i] */
+template <int EACH> static __global__ void before_kernel(const struct before b, const struct rule r)
+{
+    const int64_t t = blockIdx.x * (int64_t)WARPS + threadIdx.x / 32;
+    if (blockIdx.x >= b.token_blocks)
+        twice_of(b, r.n_experts, ((blockIdx.x - b.token_blocks) * (int64_t)THREADS + threadIdx.x) * VEC);
+    else if (t < b.n)
+        dlogits_of<EACH>(b, r, t);
+}
+
+/* dw[i] (+)= halves[i] + halves[behind + i]; one thread per 8 numbers */
 static __global__ void join_kernel(void *dw, bool wide, bool add, const float *halves, int64_t behind,
                                    int64_t n)
 {
-    const int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x;
-    if (i < n)
-        grad_put(dw, wide, add, i, halves[i] + halves[behind + i]);
+    const int64_t i = (blockIdx.x * (int64_t)THREADS + threadIdx.x) * VEC;
+    float sum[VEC];
+    if (i >= n)
+        return;
+#pragma unroll
+    for (int j = 0; j < VEC; j += 4) {
+        const float4 a = *(const float4 *)(halves + i + j), b = *(const float4 *)(halves + behind + i + j);
+        sum[j] = a.x + b.x, sum[j + 1] = a.y + b.y, sum[j + 2] = a.z + b.z, sum[j + 3] = a.w + b.w;
+    }
+    grad_put8(dw, wide, add, i, sum);
 }
 
 /* Parts of work behind that of cuda_gemm. */
@@ -226,18 +255,37 @@ extern "C" void router_fwd_cuda(const struct call *c)
     const struct rule r = rule_of(c);
     cuda_gemm(stream_of(c), NO, TR, n, e, d, (const bf16 *)c->arg[X], d, (const bf16 *)c->arg[W], d, 0,
               logits, true, ld, c->work);
-    choose_kernel<<<blocks_for(n, WARPS), THREADS, 0, stream_of(c)>>>(
-        prob, (int32_t *)c->arg[TOP], (float *)c->arg[GATE], logits, ld, n, r);
+    const auto choose = e <= 32 * FEW    ? choose_kernel<FEW>
+                        : e <= 32 * SOME ? choose_kernel<SOME>
+                                         : choose_kernel<MANY>;
+    choose<<<blocks_for(n, WARPS), THREADS, 0, stream_of(c)>>>(prob, (int32_t *)c->arg[TOP],
+                                                               (float *)c->arg[GATE], logits, ld, n, r);
     LAUNCHED();
 }
 
-static void gradient_of_x(const struct call *c, struct parts p, const bf16 *dlogits)
+static void prepare(const struct call *c, struct parts p, bf16 *dlogits, bf16 *twice)
+{
+    const int64_t e = c->dim[E];
+    struct before b;
+    b.dlogits = dlogits, b.twice = twice;
+    b.prob = (const float *)c->arg[PROB];
+    b.dprob = (const float *)c->grad[PROB], b.dgate = (const float *)c->grad[GATE];
+    b.top = (const int32_t *)c->arg[TOP];
+    b.w = (const bf16 *)c->arg[W];
+    b.n = c->dim[N], b.d = c->dim[D];
+    b.padded = (int)p.padded;
+    b.token_blocks = blocks_for(b.n, WARPS);
+    const unsigned others = c->grad[X] ? blocks_for(2 * p.padded * b.d / VEC, THREADS) : 0;
+    const auto kernel = e <= 32 * FEW    ? before_kernel<FEW>
+                        : e <= 32 * SOME ? before_kernel<SOME>
+                                         : before_kernel<MANY>;
+    kernel<<<b.token_blocks + others, THREADS, 0, stream_of(c)>>>(b, rule_of(c));
+    LAUNCHED();
+}
+
+static void gradient_of_x(const struct call *c, struct parts p, const bf16 *dlogits, const bf16 *twice)
 {
     const int64_t n = c->dim[N], d = c->dim[D], two = 2 * p.padded;
-    bf16 *twice = (bf16 *)((char *)c->work + p.twice);
-    twice_kernel<<<blocks_for(two * d / VEC, THREADS), THREADS, 0, stream_of(c)>>>(
-        twice, (const bf16 *)c->arg[W], c->dim[E], p.padded, d);
-    LAUNCHED();
     cuda_gemm(stream_of(c), NO, NO, n, d, two, dlogits, two, twice, d, adds(c, X), c->grad[X], is_wide(c, X),
               d, c->work);
 }
@@ -248,7 +296,7 @@ static void gradient_of_w(const struct call *c, struct parts p, const bf16 *dlog
     float *halves = (float *)((char *)c->work + p.halves);
     cuda_gemm(stream_of(c), TR, NO, two, d, n, dlogits, two, (const bf16 *)c->arg[X], d, 0, halves, true, d,
               c->work);
-    join_kernel<<<blocks_for(e * d, THREADS), THREADS, 0, stream_of(c)>>>(
+    join_kernel<<<blocks_for(e * d / VEC, THREADS), THREADS, 0, stream_of(c)>>>(
         c->grad[W], is_wide(c, W), adds(c, W), halves, p.padded * d, e * d);
     LAUNCHED();
 }
@@ -256,15 +304,12 @@ static void gradient_of_w(const struct call *c, struct parts p, const bf16 *dlog
 extern "C" void router_bwd_cuda(const struct call *c)
 {
     const struct parts p = parts_of(c);
-    bf16 *dlogits = (bf16 *)((char *)c->work + p.dlogits);
+    bf16 *dlogits = (bf16 *)((char *)c->work + p.dlogits), *twice = (bf16 *)((char *)c->work + p.twice);
     if (!c->grad[X] && !c->grad[W])
         return;
-    dlogits_kernel<<<blocks_for(c->dim[N], WARPS), THREADS, 0, stream_of(c)>>>(
-        dlogits, (const float *)c->arg[PROB], (const int32_t *)c->arg[TOP], (const float *)c->grad[PROB],
-        (const float *)c->grad[GATE], c->dim[N], (int)p.padded, rule_of(c));
-    LAUNCHED();
+    prepare(c, p, dlogits, twice);
     if (c->grad[X])
-        gradient_of_x(c, p, dlogits);
+        gradient_of_x(c, p, dlogits, twice);
     if (c->grad[W])
         gradient_of_w(c, p, dlogits);
 }
