@@ -11,6 +11,21 @@ __device__ static inline int64_t copies_of(const int32_t *load, int e, int n_seq
     return copies;
 }
 
+/* load[i], total[i]: n = n_sequences * n_experts, one warp each */
+static __global__ void total_kernel(int32_t *load, double *total, struct load_chunks k, int n_chunks,
+                                    int64_t n)
+{
+    const int64_t i = blockIdx.x * (int64_t)LOAD_WARPS + threadIdx.x / 32;
+    double sum;
+    if (i >= n)
+        return;
+    const int copies = load_total(k, n_chunks, i, &sum);
+    if (threadIdx.x % 32 == 0) {
+        load[i] = copies;
+        total[i] = sum;
+    }
+}
+
 /* One warp. */
 static __global__ void aux_kernel(float *aux, const double *total, const int32_t *load, int n_sequences,
                                   int n_experts, double scale)
@@ -27,17 +42,18 @@ static __global__ void aux_kernel(float *aux, const double *total, const int32_t
         aux[b] = (float)(scale * sum);
 }
 
-/* slope[e]: gradient of prob[b,s,e] for every b and s */
-static __global__ void slope_kernel(float *slope, const float *daux, const int32_t *load, int n_sequences,
-                                    int n_experts, double scale)
+/* A block has a chunk of a sequence. daux = NULL: zeros */
+static __global__ void spread_kernel(float *dprob, const float *daux, const int32_t *load,
+                                     struct load_sizes s, double scale, bool add)
 {
-    const int e = blockIdx.x * LOAD_THREADS + threadIdx.x;
+    __shared__ float slope[LOAD_MAX_EXPERTS];
     double d = 0;
-    if (e >= n_experts)
-        return;
-    for (int b = 0; b < n_sequences && daux; b++)
+    for (int b = 0; b < s.n_sequences && daux; b++)
         d += (double)daux[b];
-    slope[e] = (float)(scale * d * (double)copies_of(load, e, n_sequences, n_experts));
+    for (int e = threadIdx.x; e < s.n_experts; e += LOAD_THREADS)
+        slope[e] = (float)(scale * d * (double)copies_of(load, e, s.n_sequences, s.n_experts));
+    __syncthreads();
+    load_spread(dprob, slope, s, add);
 }
 
 /* alpha E / (all copies) / (all tokens) */
@@ -47,29 +63,36 @@ static double scale_of(const struct call *c)
     return c->attr[0] * (double)c->dim[E] / (tokens * (double)c->dim[K]) / tokens;
 }
 
+/* work: total float64 [n_sequences, n_experts], then that of load_in_chunks */
 extern "C" void aux_loss_batch_fwd_cuda(const struct call *c)
 {
+    const struct load_sizes s = load_sizes_of(c->dim);
+    const int64_t n = c->dim[B] * c->dim[E];
     int32_t *load = (int32_t *)c->arg[LOAD];
-    const double *total = load_totals(c, (const float *)c->arg[PROB], (const int32_t *)c->arg[TOP], load);
-    aux_kernel<<<1, 32, 0, stream_of(c)>>>((float *)c->arg[AUX], total, load, (int)c->dim[B], (int)c->dim[E],
+    double *total = (double *)c->work;
+    const struct load_chunks k =
+        load_in_chunks(c, (const float *)c->arg[PROB], (const int32_t *)c->arg[TOP], total + n);
+    total_kernel<<<blocks_for(n, LOAD_WARPS), LOAD_THREADS, 0, stream_of(c)>>>(load, total, k, s.n_chunks, n);
+    LAUNCHED();
+    aux_kernel<<<1, 32, 0, stream_of(c)>>>((float *)c->arg[AUX], total, load, s.n_sequences, s.n_experts,
                                            scale_of(c));
     LAUNCHED();
 }
 
 extern "C" void aux_loss_batch_bwd_cuda(const struct call *c)
 {
-    float *slope = (float *)c->work;
+    const struct load_sizes s = load_sizes_of(c->dim);
     if (!c->grad[PROB])
         return;
-    slope_kernel<<<blocks_for(c->dim[E], LOAD_THREADS), LOAD_THREADS, 0, stream_of(c)>>>(
-        slope, (const float *)c->grad[AUX], (const int32_t *)c->arg[LOAD], (int)c->dim[B], (int)c->dim[E],
-        scale_of(c));
+    CHECK(s.n_experts <= LOAD_MAX_EXPERTS, "%d experts", s.n_experts);
+    spread_kernel<<<blocks_for((int64_t)s.n_sequences * s.n_chunks, 1), LOAD_THREADS, 0, stream_of(c)>>>(
+        (float *)c->grad[PROB], (const float *)c->grad[AUX], (const int32_t *)c->arg[LOAD], s, scale_of(c),
+        adds(c, PROB));
     LAUNCHED();
-    load_spread(c, c->grad[PROB], slope, c->dim[B] * c->dim[S], adds(c, PROB));
 }
 
 extern "C" void aux_loss_batch_work_cuda(const struct call *c, size_t bytes[2])
 {
-    bytes[0] = load_work_bytes(load_sizes_of(c->dim));
-    bytes[1] = (size_t)c->dim[E] * sizeof(float);
+    bytes[0] = (size_t)(c->dim[B] * c->dim[E]) * sizeof(double) + load_work_bytes(load_sizes_of(c->dim));
+    bytes[1] = 0;
 }

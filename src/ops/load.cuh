@@ -44,10 +44,15 @@ static __global__ void load_chunk_kernel(int32_t *count, float *column, const fl
     for (int64_t i = (token + from) * s.k + threadIdx.x; i < (token + to) * s.k; i += LOAD_THREADS)
         atomicAdd(copies + expert_of(top, i, s.n_experts), 1);
     for (int e = threadIdx.x % 32; e < s.n_experts; e += 32) {
-        float sum = 0;
-#pragma unroll 8
-        for (int t = from + warp; t < to; t += LOAD_WARPS)
-            sum += prob[(token + t) * s.n_experts + e];
+        float held[LOAD_CHUNK / LOAD_WARPS], sum = 0; /* all loads before the first sum */
+#pragma unroll
+        for (int i = 0; i < LOAD_CHUNK / LOAD_WARPS; i++) {
+            const int t = from + warp + i * LOAD_WARPS;
+            held[i] = t < to ? prob[(token + t) * s.n_experts + e] : 0;
+        }
+#pragma unroll
+        for (int i = 0; i < LOAD_CHUNK / LOAD_WARPS; i++)
+            sum += held[i];
         sums[warp * s.n_experts + e] = sum;
     }
     __syncthreads();
@@ -61,70 +66,55 @@ static __global__ void load_chunk_kernel(int32_t *count, float *column, const fl
     }
 }
 
-/* load[i], total[i]: the sums over the chunks, n = n_sequences * n_experts; one warp each */
-static __global__ void load_total_kernel(int32_t *load, double *total, const int32_t *count,
-                                         const float *column, int n_chunks, int64_t n)
+/* What load_chunk_kernel leaves in work. */
+struct load_chunks {
+    int32_t *count; /* [n_sequences, n_experts, n_chunks] */
+    float *column;
+};
+
+/* Copies, and sum of the probabilities, of expert number i of n_sequences * n_experts: over the chunks, by a warp. */
+__device__ static inline int load_total(const struct load_chunks &k, int n_chunks, int64_t i, double *total)
 {
-    const int64_t i = blockIdx.x * (int64_t)LOAD_WARPS + threadIdx.x / 32;
     int copies = 0;
     double sum = 0;
-    if (i >= n)
-        return;
     for (int c = threadIdx.x % 32; c < n_chunks; c += 32) {
-        copies += count[i * n_chunks + c];
-        sum += (double)column[i * n_chunks + c];
+        copies += k.count[i * n_chunks + c];
+        sum += (double)k.column[i * n_chunks + c];
     }
-    copies = __reduce_add_sync(ALL_LANES, copies);
-    sum = warp_sum_double(sum);
-    if (threadIdx.x % 32 == 0) {
-        load[i] = copies;
-        total[i] = sum;
-    }
+    *total = warp_sum_double(sum);
+    return __reduce_add_sync(ALL_LANES, copies);
 }
 
-/* Bytes of work for load_totals: total float64 [n_sequences, n_experts], count, column (see above) */
+/* Bytes of work for load_in_chunks */
 static inline size_t load_work_bytes(struct load_sizes s)
 {
-    return (size_t)s.n_sequences * (size_t)s.n_experts * (8 + 8 * (size_t)s.n_chunks);
+    return (size_t)s.n_sequences * (size_t)s.n_experts * 8 * (size_t)s.n_chunks;
 }
 
-/* load[b,e] = copies, returned[b,e] = sum of the probabilities, in work */
-static inline const double *load_totals(const struct call *c, const float *prob, const int32_t *top,
-                                        int32_t *load)
+static inline struct load_chunks load_in_chunks(const struct call *c, const float *prob, const int32_t *top,
+                                                void *work)
 {
     const struct load_sizes s = load_sizes_of(c->dim);
-    const int64_t n = (int64_t)s.n_sequences * s.n_experts;
-    double *total = (double *)c->work;
-    int32_t *count = (int32_t *)(total + n);
-    float *column = (float *)(count + n * s.n_chunks);
+    struct load_chunks k;
+    k.count = (int32_t *)work;
+    k.column = (float *)(k.count + (int64_t)s.n_sequences * s.n_experts * s.n_chunks);
     CHECK(s.n_experts <= LOAD_MAX_EXPERTS, "%d experts", s.n_experts);
     load_chunk_kernel<<<blocks_for((int64_t)s.n_sequences * s.n_chunks, 1), LOAD_THREADS,
-                        (size_t)s.n_experts *(1 + LOAD_WARPS) * 4, stream_of(c)>>>(count, column, prob, top,
-                                                                                   s);
+                        (size_t)s.n_experts *(1 + LOAD_WARPS) * 4, stream_of(c)>>>(k.count, k.column, prob,
+                                                                                   top, s);
     LAUNCHED();
-    load_total_kernel<<<blocks_for(n, LOAD_WARPS), LOAD_THREADS, 0, stream_of(c)>>>(load, total, count,
-                                                                                    column, s.n_chunks, n);
-    LAUNCHED();
-    return total;
+    return k;
 }
 
-/* dprob[t,e] (+)= slope[t / each, e]; one warp per token */
-static __global__ void load_spread_kernel(float *dprob, const float *slope, int64_t n_tokens, int64_t each,
-                                          int n_experts, bool add)
+/* dprob[t,e] (+)= slope[e] for the tokens of this block, one of load_chunk_kernel's; slope is in shared memory. */
+__device__ static inline void load_spread(float *dprob, const float *slope, const struct load_sizes &s,
+                                          bool add)
 {
-    const int64_t t = blockIdx.x * (int64_t)LOAD_WARPS + threadIdx.x / 32;
-    if (t >= n_tokens)
-        return;
-    const float *mine = slope + t / each * n_experts;
-    for (int e = threadIdx.x % 32; e < n_experts; e += 32)
-        grad_put(dprob, true, add, t * n_experts + e, mine[e]);
-}
-
-static inline void load_spread(const struct call *c, void *dprob, const float *slope, int64_t each, bool add)
-{
-    const struct load_sizes s = load_sizes_of(c->dim);
-    const int64_t n_tokens = (int64_t)s.n_sequences * s.length;
-    load_spread_kernel<<<blocks_for(n_tokens, LOAD_WARPS), LOAD_THREADS, 0, stream_of(c)>>>(
-        (float *)dprob, slope, n_tokens, each, s.n_experts, add);
-    LAUNCHED();
+    const int chunk = blockIdx.x % s.n_chunks, from = chunk * LOAD_CHUNK,
+              to = min(from + LOAD_CHUNK, s.length);
+    const int64_t token = (int64_t)(blockIdx.x / s.n_chunks) * s.length;
+    for (int e = threadIdx.x % 32; e < s.n_experts; e += 32)
+#pragma unroll 8
+        for (int t = from + threadIdx.x / 32; t < to; t += LOAD_WARPS)
+            grad_put(dprob, true, add, (token + t) * s.n_experts + e, slope[e]);
 }
