@@ -1,28 +1,45 @@
-/* sort.cu - a counting sort in three kernels: copies of each expert in each chunk of consecutive copies,
- * where each chunk's copies of each expert begin, and every copy to its row. Integers only, so the order is
- * always that of the CPU. A capacity that is too small ends the second kernel; the third never runs then. */
+/* sort.cu - a counting sort in two kernels: copies of each expert in each chunk of consecutive copies; then every block
+ * finds where its copies of each expert begin, and takes them to their rows. Integers only, so the order is always that
+ * of the CPU. A capacity that is too small ends the second kernel before it writes. */
 #include "ops/expert.cuh"
 enum { TOP, ROW, PLACE, END, N = 0, K, R, E, S };
 enum { A_R, A_E, A_S, A_TILE };
-enum { THREADS = 256, WARPS = THREADS / 32, EACH = 8, CHUNK = THREADS * EACH, SCAN_THREADS = 1024 };
-enum { MAX_EXPERTS = 1024 }; /* shared memory of scatter_kernel: 32 KiB */
+enum { THREADS = 256, WARPS = THREADS / 32, EACH = 2, PIECE = THREADS * EACH };
+enum { SPANS = 4, MOST_CHUNKS = 32 * SPANS }; /* a warp reads the counts of all chunks at once */
+enum { AT_ONCE = 4 };                         /* for so many experts */
+enum { MAX_EXPERTS = 1024 };                  /* shared memory of scatter_kernel: 40 KiB */
+
+struct sort_sizes {
+    int64_t n_copies, n_rows;
+    int n_experts, n_chunks, pieces, tile; /* a chunk is `pieces` PIECEs of copies; a block has one */
+};
+
+static struct sort_sizes sort_sizes_of(const struct call *c)
+{
+    struct sort_sizes s;
+    s.n_copies = c->dim[N] * c->dim[K], s.n_rows = c->dim[R];
+    s.n_experts = (int)c->dim[E], s.tile = (int)c->attr[A_TILE];
+    s.pieces = (int)cut_parts(cut_parts(s.n_copies, PIECE), MOST_CHUNKS);
+    s.n_chunks = (int)cut_parts(s.n_copies, PIECE * (int64_t)s.pieces);
+    return s;
+}
 
 /* count[e, chunk] for the chunk of this block, and row = -1 everywhere. Shared: [n_experts]. */
-static __global__ void count_kernel(int32_t *count, int32_t *row, int64_t n_rows, const int32_t *top,
-                                    int64_t n_copies, int n_experts)
+static __global__ void count_kernel(int32_t *count, int32_t *row, const int32_t *top, struct sort_sizes s)
 {
     extern __shared__ int32_t shared[];
-    const int64_t from = blockIdx.x * (int64_t)CHUNK, to = min(from + CHUNK, n_copies);
-    for (int e = threadIdx.x; e < n_experts; e += THREADS)
+    const int64_t from = blockIdx.x * (int64_t)PIECE * s.pieces,
+                  to = min(from + (int64_t)PIECE * s.pieces, s.n_copies);
+    for (int e = threadIdx.x; e < s.n_experts; e += THREADS)
         shared[e] = 0;
     __syncthreads();
     for (int64_t i = from + threadIdx.x; i < to; i += THREADS)
-        atomicAdd(shared + expert_of(top, i, n_experts), 1);
-    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < n_rows; i += gridDim.x * THREADS)
+        atomicAdd(shared + expert_of(top, i, s.n_experts), 1);
+    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < s.n_rows; i += gridDim.x * THREADS)
         row[i] = -1;
     __syncthreads();
-    for (int e = threadIdx.x; e < n_experts; e += THREADS)
-        count[e * (int64_t)gridDim.x + blockIdx.x] = shared[e];
+    for (int e = threadIdx.x; e < s.n_experts; e += THREADS)
+        count[e * (int64_t)s.n_chunks + blockIdx.x] = shared[e];
 }
 
 /* Sum of x over the lanes up to this one. */
@@ -36,54 +53,74 @@ __device__ static inline int warp_scan(int x)
     return x;
 }
 
-/* at[i] = sum of the n numbers before i, by one warp; returns the sum of all. */
-__device__ static inline int sums_before(int32_t *at, int n)
-{
-    int before = 0;
-    for (int first = 0; first < n; first += 32) {
-        const int i = first + threadIdx.x % 32, x = i < n ? at[i] : 0, sum = warp_scan(x);
-        if (i < n)
-            at[i] = before + sum - x;
-        before += __shfl_sync(ALL_LANES, sum, 31);
-    }
-    return before;
-}
-
-/* begin[e], end[e] from the copies total[e], by one warp; returns the first row behind the last tile. */
-__device__ static inline int segments(int32_t *begin, int32_t *end, const int32_t *total, int n_experts,
-                                      int tile)
+/* at[e] += where segment e begins, end[e] = where it ends, from the copies total[e]; end may be NULL. By one warp; returns
+ * the first row behind the last tile. */
+__device__ static inline int add_begins(int32_t *at, int32_t *end, const int32_t *total, int n_experts,
+                                        int tile)
 {
     int before = 0;
     for (int first = 0; first < n_experts; first += 32) {
         const int e = first + threadIdx.x % 32, n = e < n_experts ? total[e] : 0;
-        const int rows = (int)round_up(n, tile), sum = warp_scan(rows);
-        if (e < n_experts) {
-            begin[e] = before + sum - rows;
-            end[e] = begin[e] + n;
-        }
+        const int rows = (n + tile - 1) / tile * tile, sum = warp_scan(rows), begin = before + sum - rows;
+        if (e < n_experts)
+            at[e] += begin;
+        if (e < n_experts && end)
+            end[e] = begin + n;
         before += __shfl_sync(ALL_LANES, sum, 31);
     }
     return before;
 }
 
-/* One block. count[e, chunk] = copies of e in earlier chunks; where the segments begin and end. */
-static __global__ void scan_kernel(int32_t *count, int32_t *begin, int32_t *end, int n_chunks, int n_experts,
-                                   int tile, int64_t n_rows)
+/* total[e] = copies of e, at[e] = those in earlier chunks, by all warps. */
+__device__ static inline void add_chunks(int32_t *at, int32_t *total, const int32_t *count,
+                                         const struct sort_sizes &s)
 {
-    __shared__ int32_t total[MAX_EXPERTS];
-    for (int e = threadIdx.x / 32; e < n_experts; e += SCAN_THREADS / 32) {
-        const int n = sums_before(count + e * (int64_t)n_chunks, n_chunks);
-        if (threadIdx.x % 32 == 0)
-            total[e] = n;
+    const int lane = threadIdx.x % 32, chunk = blockIdx.x;
+    for (int first = threadIdx.x / 32; first < s.n_experts; first += WARPS * AT_ONCE) {
+        int n[AT_ONCE][SPANS];
+#pragma unroll
+        for (int u = 0; u < AT_ONCE; u++)
+#pragma unroll
+            for (int i = 0; i < SPANS; i++) {
+                const int e = first + u * WARPS, c = 32 * i + lane;
+                n[u][i] = e < s.n_experts && c < s.n_chunks ? count[e * (int64_t)s.n_chunks + c] : 0;
+            }
+#pragma unroll
+        for (int u = 0; u < AT_ONCE; u++) {
+            int all = 0, before = 0;
+#pragma unroll
+            for (int i = 0; i < SPANS; i++) {
+                all += n[u][i];
+                before += 32 * i + lane < chunk ? n[u][i] : 0;
+            }
+            all = __reduce_add_sync(ALL_LANES, all);
+            before = __reduce_add_sync(ALL_LANES, before);
+            if (lane == 0 && first + u * WARPS < s.n_experts) {
+                total[first + u * WARPS] = all;
+                at[first + u * WARPS] = before;
+            }
+        }
+    }
+}
+
+/* at[e] = the row of this block's first copy of e; false where there are too few rows. Shared: at, total [n_experts]. */
+__device__ static inline bool find_rows(int32_t *at, int32_t *total, int32_t *end, const int32_t *count,
+                                        const struct sort_sizes &s)
+{
+    __shared__ int last;
+    add_chunks(at, total, count, s);
+    __syncthreads();
+    if (threadIdx.x < 32) {
+        const int rows = add_begins(at, blockIdx.x == 0 ? end : NULL, total, s.n_experts, s.tile);
+        if (threadIdx.x == 0)
+            last = rows;
     }
     __syncthreads();
-    if (threadIdx.x >= 32)
-        return;
-    const int last = segments(begin, end, total, n_experts, tile);
-    if (threadIdx.x == 0 && last > n_rows) {
-        printf("sort: %d rows needed, room for %lld\n", last, (long long)n_rows);
+    if (last > s.n_rows && blockIdx.x == 0 && threadIdx.x == 0) {
+        printf("sort: %d rows needed, room for %lld\n", last, (long long)s.n_rows);
         __trap();
     }
+    return last <= s.n_rows;
 }
 
 /* How many copies in lower lanes, and counted before, have this expert; counts them all. -1: no copy. */
@@ -99,69 +136,77 @@ __device__ static inline int take_rank(int32_t *counted, int expert)
     return rank;
 }
 
-/* Every warp has 32 EACH consecutive copies. Shared: [WARPS, n_experts], the copies a warp has of an expert,
- * then the row of the first of them. */
-static __global__ void scatter_kernel(int32_t *row, int32_t *place, const int32_t *top, const int32_t *count,
-                                      const int32_t *begin, int64_t n_copies, int n_experts)
+/* PIECE copies from `first` on; every warp has 32 EACH consecutive ones. Shared: at, and counted [WARPS, n_experts]: the
+ * copies a warp has of an expert, then the row of the first of them. */
+__device__ static inline void scatter_piece(int32_t *row, int32_t *place, const int32_t *top, int64_t first,
+                                            int32_t *at, int32_t *counted, const struct sort_sizes &s)
 {
-    extern __shared__ int32_t shared[];
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int64_t first = blockIdx.x * (int64_t)CHUNK + warp * 32 * EACH + lane;
-    int32_t *mine = shared + warp * n_experts;
+    const int64_t mine = first + threadIdx.x / 32 * 32 * EACH + threadIdx.x % 32;
+    int32_t *of_warp = counted + threadIdx.x / 32 * s.n_experts;
     int expert[EACH], rank[EACH];
 #pragma unroll
     for (int i = 0; i < EACH; i++)
-        expert[i] = first + 32 * i < n_copies ? top[first + 32 * i] : -1;
-    for (int i = threadIdx.x; i < WARPS * n_experts; i += THREADS)
-        shared[i] = 0;
+        expert[i] = mine + 32 * i < s.n_copies ? top[mine + 32 * i] : -1;
+    for (int i = threadIdx.x; i < WARPS * s.n_experts; i += THREADS)
+        counted[i] = 0;
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < EACH; i++)
-        rank[i] = take_rank(mine, expert[i]);
+        rank[i] = take_rank(of_warp, expert[i]);
     __syncthreads();
-    for (int e = threadIdx.x; e < n_experts; e += THREADS) {
-        int at = begin[e] + count[e * (int64_t)gridDim.x + blockIdx.x];
+    for (int e = threadIdx.x; e < s.n_experts; e += THREADS) {
+        int to = at[e];
         for (int w = 0; w < WARPS; w++) {
-            const int n = shared[w * n_experts + e];
-            shared[w * n_experts + e] = at;
-            at += n;
+            const int n = counted[w * s.n_experts + e];
+            counted[w * s.n_experts + e] = to;
+            to += n;
         }
+        at[e] = to;
     }
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < EACH; i++)
         if (expert[i] >= 0) {
-            const int at = mine[expert[i]] + rank[i];
-            place[first + 32 * i] = at;
-            row[at] = (int32_t)(first + 32 * i);
+            const int to = of_warp[expert[i]] + rank[i];
+            place[mine + 32 * i] = to;
+            row[to] = (int32_t)(mine + 32 * i);
         }
+    __syncthreads();
+}
+
+/* Shared: at, total [n_experts], counted [WARPS, n_experts] */
+static __global__ void __launch_bounds__(THREADS, 4)
+    scatter_kernel(int32_t *row, int32_t *place, int32_t *end, const int32_t *top, const int32_t *count,
+                   struct sort_sizes s)
+{
+    extern __shared__ int32_t shared[];
+    int32_t *at = shared, *total = at + s.n_experts, *counted = total + s.n_experts;
+    if (!find_rows(at, total, end, count, s))
+        return;
+    for (int p = 0; p < s.pieces; p++)
+        scatter_piece(row, place, top, (blockIdx.x * (int64_t)s.pieces + p) * PIECE, at, counted, s);
 }
 
 extern "C" void sort_fwd_cuda(const struct call *c)
 {
-    const int64_t copies = c->dim[N] * c->dim[K], e = c->dim[E], tile = (int64_t)c->attr[A_TILE];
-    const unsigned chunks = blocks_for(copies, CHUNK);
+    const struct sort_sizes s = sort_sizes_of(c);
+    const size_t each = (size_t)s.n_experts * sizeof(int32_t);
     const int32_t *top = (const int32_t *)c->arg[TOP];
-    int32_t *row = (int32_t *)c->arg[ROW], *place = (int32_t *)c->arg[PLACE], *end = (int32_t *)c->arg[END];
-    int32_t *count = (int32_t *)c->work, *begin = count + e * chunks;
+    int32_t *row = (int32_t *)c->arg[ROW], *count = (int32_t *)c->work;
     CHECK(c->dim[S] == 1, "%lld sources; copies are sorted where they are made", (long long)c->dim[S]);
-    CHECK(e <= MAX_EXPERTS && copies + e * tile < INT32_MAX, "%lld copies to %lld experts", (long long)copies,
-          (long long)e);
-    count_kernel<<<chunks, THREADS, e * sizeof(int32_t), stream_of(c)>>>(count, row, c->dim[R], top, copies,
-                                                                         (int)e);
+    CHECK(c->dim[E] <= MAX_EXPERTS && s.n_copies + c->dim[E] * s.tile < INT32_MAX,
+          "%lld copies to %lld experts", (long long)s.n_copies, (long long)c->dim[E]);
+    count_kernel<<<blocks_for(s.n_chunks, 1), THREADS, each, stream_of(c)>>>(count, row, top, s);
     LAUNCHED();
-    scan_kernel<<<1, SCAN_THREADS, 0, stream_of(c)>>>(count, begin, end, (int)chunks, (int)e, (int)tile,
-                                                      c->dim[R]);
-    LAUNCHED();
-    scatter_kernel<<<chunks, THREADS, WARPS * e * sizeof(int32_t), stream_of(c)>>>(row, place, top, count,
-                                                                                   begin, copies, (int)e);
+    scatter_kernel<<<blocks_for(s.n_chunks, 1), THREADS, (2 + WARPS) * each, stream_of(c)>>>(
+        row, (int32_t *)c->arg[PLACE], (int32_t *)c->arg[END], top, count, s);
     LAUNCHED();
 }
 
-/* count [experts, chunks], begin [experts] */
+/* count [experts, chunks] */
 extern "C" void sort_work_cuda(const struct call *c, size_t bytes[2])
 {
-    const int64_t chunks = blocks_for(c->dim[N] * c->dim[K], CHUNK);
-    bytes[0] = (size_t)(c->dim[E] * (chunks + 1)) * sizeof(int32_t);
+    const struct sort_sizes s = sort_sizes_of(c);
+    bytes[0] = (size_t)s.n_experts * (size_t)s.n_chunks * sizeof(int32_t);
     bytes[1] = 0;
 }
