@@ -1,5 +1,5 @@
 /* dispatch.c - copies tokens and their gates to their rows: xs[i] = x[row[i] / k], gates[i] = gate[row[i]]; zeros
- * where row[i] = -1. */
+ * where row[i] = -1; rows behind the last tile (-2) are left open on CUDA. */
 #include "base/pool.h"
 #include "graph/op.h"
 #include "ops/fill.h"

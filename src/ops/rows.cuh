@@ -29,7 +29,7 @@ struct row_spread {
     bf16 *to;         /* [n_rows, width] */
     const bf16 *from; /* [n_tokens, width] */
     const int32_t *place;
-    const int32_t *row; /* [n_rows], negative where there is no copy; NULL: such rows are left alone */
+    const int32_t *row; /* [n_rows], as sort leaves it: rows with -1 become zeros; NULL: no rows do */
     float *gates;       /* [n_rows], of the copies in the rows; NULL = none */
     const float *gate;  /* [n_tokens, k] */
     int64_t n_tokens, n_rows;
@@ -85,11 +85,11 @@ __device__ static inline void spread_token(const struct row_spread &s, int64_t t
         s.gates[place[j]] = s.gate[t * s.k + j];
 }
 
-/* Zeros in those of CLEAR_ROWS rows that have no copy. */
+/* Zeros in those of CLEAR_ROWS rows that have no copy and lie in a tile. */
 __device__ static inline void clear_rows(const struct row_spread &s, int64_t first)
 {
     const int lane = threadIdx.x % 32;
-    const bool empty = lane < CLEAR_ROWS && first + lane < s.n_rows && s.row[first + lane] < 0;
+    const bool empty = lane < CLEAR_ROWS && first + lane < s.n_rows && s.row[first + lane] == -1;
     for (unsigned left = __ballot_sync(0xffffffffu, empty); left; left &= left - 1) {
         uint4 *at = (uint4 *)(s.to + (first + __ffs((int)left) - 1) * s.width);
         for (int v = lane; v < s.width / VEC; v += 32)

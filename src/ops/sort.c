@@ -1,6 +1,6 @@
 /* sort.c - the n*k copies of tokens, sorted by (expert, token): segment e begins at the next multiple of
- * `tile` after segment e-1. row[i] is the copy t*k+j in row i, or -1 where there is none; place is its
- * inverse; end[e] is the end of segment e without padding. */
+ * `tile` after segment e-1. row[i] is the copy t*k+j in row i, or -1 where there is none, or -2 behind the last tile;
+ * place is its inverse; end[e] is the end of segment e without padding. */
 #include "base/err.h"
 #include "graph/op.h"
 #include "ops/fill.h"
@@ -37,7 +37,7 @@ static void fwd(const struct call *c)
     CHECK(round_up(last, (int64_t)c->attr[A_TILE]) <= c->dim[R], "%lld rows needed, room for %lld",
           (long long)round_up(last, (int64_t)c->attr[A_TILE]), (long long)c->dim[R]);
     for (int64_t i = 0; i < c->dim[R]; i++)
-        row[i] = -1;
+        row[i] = i < round_up(last, (int64_t)c->attr[A_TILE]) ? -1 : -2;
     for (int64_t i = 0; i < copies; i++) {
         place[i] = end[top[i]]++;
         row[place[i]] = (int32_t)i;

@@ -103,9 +103,9 @@ __device__ static inline void add_chunks(int32_t *at, int32_t *total, const int3
     }
 }
 
-/* at[e] = the row of this block's first copy of e; false where there are too few rows. Shared: at, total [n_experts]. */
-__device__ static inline bool find_rows(int32_t *at, int32_t *total, int32_t *end, const int32_t *count,
-                                        const struct sort_sizes &s)
+/* at[e] = the row of this block's first copy of e, and row = -2 behind the last tile; false where rows do not suffice. Shared: at, total [n_experts]. */
+__device__ static inline bool find_rows(int32_t *row, int32_t *at, int32_t *total, int32_t *end,
+                                        const int32_t *count, const struct sort_sizes &s)
 {
     __shared__ int last;
     add_chunks(at, total, count, s);
@@ -120,6 +120,9 @@ __device__ static inline bool find_rows(int32_t *at, int32_t *total, int32_t *en
         printf("sort: %d rows needed, room for %lld\n", last, (long long)s.n_rows);
         __trap();
     }
+    for (int64_t i = last + blockIdx.x * (int64_t)THREADS + threadIdx.x; i < s.n_rows;
+         i += gridDim.x * THREADS)
+        row[i] = -2;
     return last <= s.n_rows;
 }
 
@@ -181,7 +184,7 @@ static __global__ void __launch_bounds__(THREADS, 4)
 {
     extern __shared__ int32_t shared[];
     int32_t *at = shared, *total = at + s.n_experts, *counted = total + s.n_experts;
-    if (!find_rows(at, total, end, count, s))
+    if (!find_rows(row, at, total, end, count, s))
         return;
     for (int p = 0; p < s.pieces; p++)
         scatter_piece(row, place, top, (blockIdx.x * (int64_t)s.pieces + p) * PIECE, at, counted, s);

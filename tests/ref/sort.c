@@ -19,6 +19,10 @@ static void fwd(const struct call *c)
             }
         end[e] = at;
     }
+    while (at % tile != 0)
+        at++;
+    for (int64_t i = at; i < c->dim[R]; i++)
+        row[i] = -2;
 }
 
 const struct ref ref_sort = { "", "", fwd, 0 };
