@@ -27,8 +27,8 @@ struct adamw_call {
     int64_t n, first;
     float keep1, new1, keep2, new2, eps;
     double decay;
-    bool wide;    /* g is float32 */
-    bool aligned; /* all addresses, for 8 elements at a time */
+    bool wide;        /* g is float32 */
+    int64_t from, to; /* blocks of this launch */
 };
 struct rule {
     float scale, shrink, root, step;
@@ -304,6 +304,7 @@ template <int MASTER, int MOMENTS> struct forms {
     static constexpr int low_bytes = MASTER == MASTER_FLOAT ? 4 : 2;
 };
 
+template <bool WHOLE>
 __device__ static inline struct place place_of(const struct adamw_call *c, int64_t block)
 {
     struct place o;
@@ -311,8 +312,8 @@ __device__ static inline struct place place_of(const struct adamw_call *c, int64
     o.lane = threadIdx.x % 32;
     o.i = block * BLOCK + o.lane * LANE;
     o.scales = adamw_scales_at(c->n) / (int64_t)sizeof(float);
-    o.left = o.i >= c->n ? 0 : c->n - o.i < LANE ? (int)(c->n - o.i) : LANE;
-    o.whole = c->aligned && (block + 1) * BLOCK <= c->n;
+    o.left = WHOLE || c->n - o.i >= LANE ? LANE : o.i >= c->n ? 0 : (int)(c->n - o.i);
+    o.whole = WHOLE;
     return o;
 }
 
@@ -366,11 +367,11 @@ __device__ static inline void store_moments(void *to, const float x[LANE], const
     put(to, o->i, forms<0, MOMENTS>::moment_bytes, o->left, o->whole, w);
 }
 
-template <int MASTER, int MOMENTS>
+template <int MASTER, int MOMENTS, bool WHOLE>
 __device__ static inline void update_block(const struct adamw_call *c, const struct rule *r,
                                            const float *table, int64_t block)
 {
-    const struct place o = place_of(c, block);
+    const struct place o = place_of<WHOLE>(c, block);
     float p[LANE], m[LANE], v[LANE], g[LANE];
     struct raw x;
     load_block<MASTER, MOMENTS>(c, table, &o, p, m, v, g);
@@ -394,7 +395,9 @@ __device__ static void make_tables(float *table)
         }
 }
 
-template <int MASTER, int MOMENTS>
+/* WHOLE: of blocks with 256 elements and aligned addresses; without tests for their end a tenth of the instructions
+ * goes. */
+template <int MASTER, int MOMENTS, bool WHOLE>
 __global__ static void __launch_bounds__(THREADS, MOMENTS == MOMENTS_BYTE ? BYTE_PER_SM : 1)
     adamw(const struct adamw_call c)
 {
@@ -408,17 +411,35 @@ __global__ static void __launch_bounds__(THREADS, MOMENTS == MOMENTS_BYTE ? BYTE
     struct rule r = shared_rule;
     if (MOMENTS == MOMENTS_BYTE)
         r.root = 1 / r.root;
-    for (int64_t block = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32; block * BLOCK < c.n;
+    for (int64_t block = c.from + (int64_t)blockIdx.x * WARPS + threadIdx.x / 32; block < c.to;
          block += (int64_t)gridDim.x * WARPS)
-        update_block<MASTER, MOMENTS>(&c, &r, table, block);
+        update_block<MASTER, MOMENTS, WHOLE>(&c, &r, table, block);
 }
 
-static void (*const kernels[3][3])(const struct adamw_call c) = {
-    { adamw<0, 0>, adamw<0, 1>, adamw<0, 2> },
-    { adamw<1, 0>, adamw<1, 1>, adamw<1, 2> },
-    { adamw<2, 0>, adamw<2, 1>, adamw<2, 2> },
-};
+typedef void kernel_type(const struct adamw_call c);
+#define FORMS(whole)                                                                                         \
+    {                                                                                                        \
+        { adamw<0, 0, whole>, adamw<0, 1, whole>, adamw<0, 2, whole> },                                      \
+            { adamw<1, 0, whole>, adamw<1, 1, whole>, adamw<1, 2, whole> },                                  \
+            { adamw<2, 0, whole>, adamw<2, 1, whole>, adamw<2, 2, whole> },                                  \
+    }
+static kernel_type *const kernels[2][3][3] = { FORMS(false), FORMS(true) };
 
+/* Blocks [from, to) of the call, by one kernel. */
+static void launch(const struct call *c, struct adamw_call k, bool whole, int64_t from, int64_t to)
+{
+    const int master = (int)c->attr[A_MASTER], moments = (int)c->attr[A_MOMENTS];
+    const int64_t blocks = cut_parts(to - from, WARPS),
+                  most = moments == MOMENTS_BYTE ? BYTE_BLOCKS : MOST_BLOCKS;
+    if (from >= to)
+        return;
+    k.from = from, k.to = to;
+    kernels[whole][master][moments]<<<(unsigned)(blocks < most ? blocks : most), THREADS, 0, stream_of(c)>>>(
+        k);
+    LAUNCHED();
+}
+
+/* All addresses, for 8 elements at a time. */
 static bool aligned(const struct adamw_call *k, int master, int moments)
 {
     const uintptr_t low = master == MASTER_NONE ? 0 : (uintptr_t)k->low | (uintptr_t)k->low2;
@@ -432,8 +453,6 @@ extern "C" void adamw_fwd_cuda(const struct call *c)
 {
     const double *attr = c->attr;
     const int master = (int)attr[A_MASTER], moments = (int)attr[A_MOMENTS];
-    const int64_t blocks = cut_parts(c->dim[X], BLOCK * WARPS),
-                  most = moments == MOMENTS_BYTE ? BYTE_BLOCKS : MOST_BLOCKS;
     struct adamw_call k;
     CHECK(c->dim[C] == 6 && master >= 0 && master < 3 && moments >= 0 && moments < 3, "adamw %d %d", master,
           moments);
@@ -451,8 +470,7 @@ extern "C" void adamw_fwd_cuda(const struct call *c)
     k.eps = (float)attr[A_EPS];
     k.decay = attr[A_DECAY];
     k.wide = is_wide(c, G);
-    k.aligned = aligned(&k, master, moments);
-    void (*const kernel)(const struct adamw_call) = kernels[master][moments];
-    kernel<<<(unsigned)(blocks < most ? blocks : most), THREADS, 0, stream_of(c)>>>(k);
-    LAUNCHED();
+    const int64_t whole = aligned(&k, master, moments) ? k.n / BLOCK : 0;
+    launch(c, k, true, 0, whole);
+    launch(c, k, false, whole, cut_parts(k.n, BLOCK));
 }
