@@ -74,7 +74,7 @@ PROBES := $(if $(CU),$(patsubst %.cu,$(OUT)/%,$(wildcard tests/probe/*_probe.cu)
 probe: $(PROBES)
 $(OUT)/tests/probe/%.cu.o: NVFLAGS += $(PROBE)
 $(OUT)/tests/probe/%.cu.o: GPUS = $(HOPPER)
-$(OUT)/tests/probe/grouped_probe: $(OUT)/tests/probe/grouped_probe.cu.o \
+$(OUT)/tests/probe/grouped%probe: $(OUT)/tests/probe/grouped%probe.cu.o \
                                   $(filter-out %/grouped_hopper.cu.o,$(LIBOBJ))
 	$(CC) $(CFLAGS) $^ $(LDLIBS) -o $@
 clean:

@@ -4,8 +4,8 @@
 #pragma once
 #include "cuda/grouped_store.cuh"
 /* Two columns of a row: gate and up become their gradients; `dy` of both. Returns y. */
-__device__ static inline uint32_t back_pair(uint32_t *gate, uint32_t *up, const float dy[2], float weight,
-                                            float *sum)
+__device__ static __forceinline__ uint32_t back_pair(uint32_t *gate, uint32_t *up, const float dy[2],
+                                                     float weight, float *sum)
 {
     const struct swiglu_back low = swiglu_bwd(__uint_as_float(*gate << 16), __uint_as_float(*up << 16),
                                               weight, dy[0]),
@@ -18,21 +18,13 @@ __device__ static inline uint32_t back_pair(uint32_t *gate, uint32_t *up, const 
     return packed(low.y, high.y);
 }
 
-/* The address that a thread of a warpgroup gives for the first 16 columns of a box (shared_put_matrices()); that of those
- * 16 i further is back_at() ^ 32 i, as the swizzle has it. The probe checks it on the host. */
-__host__ __device__ static inline uint32_t back_at(uint32_t box, int thread)
-{
-    const int lane = thread % WARP, line = thread % WARPGROUP / WARP * 16 + lane % 16;
-    return box + line * 128 + (lane / 16 ^ line % 8) * 16;
-}
-
 /* With dy in d[FIRST] and the 31 behind it. box: of the gate half of h, that of the up half follows; y: another one;
  * weight, sum: of the thread's two rows. */
 template <int FIRST>
 __device__ static inline void back_slice(const float (&d)[128], uint32_t box, uint32_t y,
                                          const float weight[2], float sum[2])
 {
-    const uint32_t gate_at = back_at(box, (int)threadIdx.x), y_at = back_at(y, (int)threadIdx.x);
+    const uint32_t gate_at = matrices_at(box, (int)threadIdx.x), y_at = matrices_at(y, (int)threadIdx.x);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         const uint32_t at = gate_at ^ 32 * i;
@@ -45,6 +37,39 @@ __device__ static inline void back_slice(const float (&d)[128], uint32_t box, ui
         shared_put_matrices(at, gate[0], gate[1], gate[2], gate[3]);
         shared_put_matrices(at + BOX_BYTES, up[0], up[1], up[2], up[3]);
         shared_put_matrices(y_at ^ 32 * i, word[0], word[1], word[2], word[3]);
+    }
+}
+
+/* As matrices_at(), in boxes of 32 columns, for two matrices (shared_put_pair()): of the first 8 columns; those 8 i further
+ * are at that ^ 16 i. */
+__host__ __device__ static inline uint32_t pair_at(uint32_t box, int thread)
+{
+    const int line = thread % WARPGROUP / WARP * 16 + thread % 16;
+    return box + line * 64 + line / 2 % 4 * 16;
+}
+
+/* 16 of 32 columns, the first or the second: dy in dy[FIRST] and the 3 behind it, packed. At `piece` there are the boxes of
+ * gate and up, then room for y. 8 columns at a time: few registers are left. */
+template <int FIRST>
+__device__ static __forceinline__ void back_piece(const uint32_t (&dy)[64], uint32_t piece, int half,
+                                                  const float weight[2], float sum[2])
+{
+    enum { BOX = BOX_BYTES / 2 };
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const uint32_t at = pair_at(piece, (int)thread_now()) ^ 16 * (2 * half + i);
+        uint32_t gate[2], up[2], word[2];
+        shared_get_pair(gate, at);
+        shared_get_pair(up, at + BOX);
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+            const uint32_t both = dy[FIRST + 2 * i + k];
+            const float d[2] = { __uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u) };
+            word[k] = back_pair(&gate[k], &up[k], d, weight[k], &sum[k]);
+        }
+        shared_put_pair(at, gate);
+        shared_put_pair(at + BOX, up);
+        shared_put_pair(at + 2 * BOX, word);
     }
 }
 

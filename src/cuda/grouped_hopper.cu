@@ -4,31 +4,14 @@
  * thread asks for boxes (TMA) and the ring's barriers count their bytes. Warpgroups 1 and 2 multiply: 64 x 256 each,
  * in 128 registers per thread. Two blocks make a cluster: their tiles share the rows or the matrix, each block loads half
  * of what is shared, for both, and a stage is free when the warps of both blocks have read it.
+ * Results leave at once (grouped_put.cuh) or while the next tile is multiplied (grouped_later.cuh): GROUPED_LATER.
  *   UP        128 columns of the gate half and the same 128 of the up half: a thread holds both of one column
  *   ROWS_TR   w as stored: contraction-major
  *   ROWS_NO   w[k, n]: the other way
- *   BACK      as ROWS_NO, and the product is dy: behind the steps of a tile the ring brings h, 64 columns of both halves
- *             each time, and dh, y and a partial sum per row leave; dy does not
+ *   BACK      as ROWS_NO, and the product is dy: h comes, and dh, y and a partial sum per row leave; dy does not
  *   GRADIENT  both operands the other way; the contraction are the rows of the expert, and their zero padding */
-#include "cuda/grouped_back.cuh"
-#include "cuda/grouped_walk.cuh"
-enum { LOADERS = 128, MULTIPLIERS = 256, THREADS = LOADERS + MULTIPLIERS };
-enum { STAGES = 4, A_BYTES = 16384, B_BYTES = 32768, STAGE_BYTES = A_BYTES + B_BYTES };
-enum { BACK_STEPS = 4 }; /* of h, in each tile */
-#ifndef GROUPED_STAGGER
-#define GROUPED_STAGGER 0
-#endif
-enum {
-    STAGGER = GROUPED_STAGGER
-}; /* cycles by which the second warpgroup begins later than the first, and stays behind:
-                                       results of one then leave while the other multiplies */
+#include "cuda/grouped_later.cuh"
 
-struct shared {
-    unsigned char stage[STAGES][STAGE_BYTES]; /* A, then B; at a multiple of 1024 bytes */
-    unsigned char out[2][2][BOX_BYTES];       /* two buffers of each multiplying warpgroup */
-    uint64_t full[STAGES], empty[STAGES];
-    struct edges edges;
-};
 /* Box i of an operand: of one that both blocks need, every other one is loaded by this block, for both. */
 __device__ static inline void load_box(uint32_t to, const CUtensorMap *from, int c0, int c1, int c2,
                                        uint32_t barrier, bool shared, int i, int rank)
@@ -87,7 +70,7 @@ __device__ static void load_all(const CUtensorMap *a, const CUtensorMap *b, cons
     struct tile t;
     uint32_t step = 0; /* of all tiles: stage step % STAGES, for the step / STAGES-th time */
     while (walk_next<FORM>(&w, j, &s->edges, &t))
-        for (int i = 0; i < t.steps + (FORM == BACK ? BACK_STEPS : 0); i++, step++) {
+        for (int i = 0; i < t.steps + back_steps(FORM); i++, step++) {
             const uint32_t at = step % STAGES;
             const uint32_t stage = shared_address(s->stage[at]), full = shared_address(&s->full[at]);
             barrier_wait(shared_address(&s->empty[at]), (step / STAGES & 1) ^ 1);
@@ -96,17 +79,6 @@ __device__ static void load_all(const CUtensorMap *a, const CUtensorMap *b, cons
             else
                 load_step<FORM>(a, b, &t, rank, t.from + i * TILE_DEPTH, stage, full);
         }
-}
-
-/* Says that this warp has read a stage: to every block that loads into it. */
-__device__ static void release(struct shared *s, uint32_t step)
-{
-    const uint32_t barrier = shared_address(&s->empty[step % STAGES]);
-    const int lane = threadIdx.x % WARP;
-    if (CLUSTER > 1 && lane < CLUSTER)
-        barrier_arrive_at(barrier, lane);
-    else if (CLUSTER == 1 && lane == 0)
-        barrier_arrive(barrier);
 }
 
 /* d = the product of the first PARTS x 128 columns of a tile; `step` as in load_all(). Finds the next tile meanwhile;
@@ -138,177 +110,137 @@ __device__ static bool multiply(float (&d)[128], int steps, int half, struct sha
     return more;
 }
 
-/* Of a tile of which this warpgroup has nothing to multiply. */
-static __device__ void skip(int steps, struct shared *s, uint32_t *step)
+/* As multiply(); between the steps the results of the tile before leave. */
+template <enum form FORM, int PARTS>
+__device__ static __forceinline__ bool multiply_later(float (&d)[128], const struct tile *t, int half,
+                                                      struct shared *s, uint32_t *step, struct later *l,
+                                                      struct writer *writer, const struct outputs *o,
+                                                      struct walk *w, const struct job *j, struct tile *next)
 {
-    for (int i = 0; i < steps; i++, (*step)++) {
-        barrier_wait(shared_address(&s->full[*step % STAGES]), *step / STAGES & 1);
-        __syncwarp(); /* no lane may still wait when the stage is filled again */
-        release(s, *step);
-    }
-}
-
-struct outputs {
-    const CUtensorMap
-        *out; /* UP, BACK: h or dh, its halves are planes; else the rows, or a plane per expert (gradient) */
-    const CUtensorMap *y; /* UP, BACK */
-};
-
-template <int SLICE>
-__device__ static inline void put_up(struct writer *w, const float (&d)[128], const struct outputs *o,
-                                     int row, int column, const float weight[2])
-{
-    slice_begin(w);
-    fill_slice<32 * SLICE>(w, d);
-    slice_end(w, o->out, false, column + 64 * SLICE, row, 0);
-    slice_begin(w);
-    fill_slice<64 + 32 * SLICE>(w, d);
-    slice_end(w, o->out, false, column + 64 * SLICE, row, 1);
-    slice_begin(w);
-    fill_y_slice<32 * SLICE>(w, d, weight);
-    slice_end(w, o->y, false, column + 64 * SLICE, row, 0);
-}
-
-/* BACK: the sums of a tile's rows, from `row` on. */
-__device__ static inline float *partial_of(const struct job *j, int row, int column)
-{
-    return j->partial + (int64_t)(column / TILE_COLUMNS) * j->g.n_rows + row;
-}
-
-/* All slices from SLICE on that have columns below `columns`. */
-template <enum form FORM, int SLICE>
-__device__ static inline void put(struct writer *w, const float (&d)[128], const struct outputs *o,
-                                  const struct job *j, int row, int column, int plane, const float weight[2])
-{
-    constexpr int each = FORM == GRADIENT_WIDE ? 32 : 64, n_slices = (FORM == UP ? 128 : 256) / each;
-    if constexpr (SLICE < n_slices) {
-        if (column + each * SLICE >= j->n)
-            return;
-        if constexpr (FORM == UP) {
-            put_up<SLICE>(w, d, o, row, column, weight);
-        } else {
-            slice_begin(w);
-            if constexpr (FORM == GRADIENT_WIDE)
-                fill_wide_slice<16 * SLICE>(w, d);
-            else
-                fill_slice<32 * SLICE>(w, d);
-            slice_end(w, o->out, j->add, column + each * SLICE, row, plane);
-        }
-        put<FORM, SLICE + 1>(w, d, o, j, row, column, plane, weight);
-    }
-}
-
-/* BACK, by the first thread of a warpgroup: when the copy engine has read all that it was given, the step that brought h
- * may be loaded again. */
-__device__ static inline void release_hidden(struct shared *s, uint32_t step)
-{
-    const uint32_t barrier = shared_address(&s->empty[step % STAGES]);
-    box_store_wait<0>();
-    for (int i = 0; i < CLUSTER; i++)
-        barrier_arrive_for(barrier, i, WARPGROUP / WARP);
-}
-
-/* BACK: all slices from SLICE on; the step of the last one is not yet released. Before the barrier of a slice the
- * stores of the one before it have been read, so that its buffer is free for the one after it. */
-template <int SLICE>
-__device__ static inline void put_back(struct writer *w, const float (&d)[128], const struct outputs *o,
-                                       const struct job *j, struct shared *s, uint32_t *step, int row,
-                                       int column, const float weight[2], float sum[2])
-{
-    if constexpr (SLICE < BACK_STEPS) {
-        const uint32_t at = *step % STAGES, box = shared_address(s->stage[at]) + (w->id - 1) * 2 * BOX_BYTES;
-        const uint32_t y = w->buffer;
-        const int c = column + 64 * SLICE;
-        if (c >= j->n) {
-            skip(BACK_STEPS - SLICE, s, step);
-            return;
-        }
+    constexpr int a_other = is_gradient(FORM), b_other = FORM != UP && FORM != ROWS_TR;
+    constexpr uint32_t a_each = a_other ? 2048 : 32, b_each = b_other ? 2048 : 32; /* bytes of 16 steps */
+    for (int i = 0; i < t->steps; i++, (*step)++) {
+        const uint32_t at = *step % STAGES, stage = shared_address(s->stage[at]);
+        const uint32_t a = stage + half * BOX_BYTES, b = stage + A_BYTES;
         barrier_wait(shared_address(&s->full[at]), *step / STAGES & 1);
-        back_slice<32 * SLICE>(d, box, y, weight, sum);
-        shared_written();
-        if (SLICE > 0 && is_leader())
-            release_hidden(s, *step - 1);
-        warpgroup_sync(w->id);
-        if (is_leader()) {
-            box_store(o->out, c, row, 0, box);
-            box_store(o->out, c, row, 1, box + BOX_BYTES);
-            box_store(o->y, c, row, 0, y);
-            box_store_commit();
-        }
-        w->buffer = w->other;
-        w->other = y;
-        ++*step;
-        put_back<SLICE + 1>(w, d, o, j, s, step, row, column, weight, sum);
+        product_begin();
+#pragma unroll
+        for (int k = 0; k < TILE_DEPTH / 16; k++)
+            product<a_other, b_other, PARTS>(d, operand(a, BOX_BYTES, k * a_each),
+                                             operand(b, BOX_BYTES, k * b_each), i > 0 || k > 0);
+        product_commit();
+        product_wait<1>();
+        if (i > 0)
+            release(s, *step - 1);
+        while (l->unit < l->n_units && (i >= unit_step(FORM, l->unit) || i == t->steps - 1))
+            put_next<FORM>(l, writer, o, j, s);
     }
+    const bool more = FORM == BACK || walk_next<FORM>(w, j, &s->edges, next);
+    product_wait<0>();
+    product_settle(d);
+    release(s, *step - 1);
+    return more;
 }
 
-/* Rows of padding. */
+/* A tile of which this warpgroup has nothing to multiply: rows of padding, or none. */
 template <enum form FORM>
-__device__ static void put_zeros(struct writer *w, const struct outputs *o, const struct job *j, int row,
-                                 int column)
+__device__ static bool is_empty(const struct tile *t, int row, const struct job *j, const struct shared *s)
 {
-    const int end = column + (FORM == UP ? 128 : 256);
-    slice_begin(w);
-    fill_zeros(w);
-    slice_end(w, o->out, false, column, row, 0);
-    for (int c = column; c < end && c < j->n; c += 64) {
-        if (c > column)
-            slice_again(w, o->out, c, row, 0);
-        if (FORM == UP || FORM == BACK) {
-            slice_again(w, o->out, c, row, 1);
-            slice_again(w, o->y, c, row, 0);
-        }
-    }
-    if (FORM == BACK && threadIdx.x % WARPGROUP < 64)
-        partial_of(j, row, column)[threadIdx.x % WARPGROUP] = 0;
+    return t->parts == 0 || row >= (is_gradient(FORM) ? j->m : s->edges.end[t->expert]);
+}
+template <enum form FORM>
+__device__ static void pass(const struct tile *t, int row, struct writer *writer, const struct outputs *o,
+                            const struct job *j, struct shared *s, uint32_t *step)
+{
+    skip(t->steps + back_steps(FORM), s, step);
+    if (!is_gradient(FORM) && !j->add && t->parts > 0)
+        put_zeros<FORM>(writer, o, j, row, t->column);
+}
+
+/* BACK: the results of a tile, and the next tile. */
+__device__ static bool leave_back(const float (&d)[128], const struct tile *t, int row, const float weight[2],
+                                  struct writer *writer, const struct outputs *o, const struct job *j,
+                                  struct shared *s, uint32_t *step, struct walk *w, struct tile *next)
+{
+    const int slices = (int)cut_parts(j->n - t->column, 64);
+    const uint32_t last = *step + (slices < back_steps(BACK) ? slices : back_steps(BACK)) - 1;
+    float sum[2] = { 0, 0 };
+    put_back<0>(writer, d, o, j, s, step, row, t->column, weight, sum);
+    put_row_sums(partial_of(j, row, t->column) + thread_line(), sum);
+    const bool more = walk_next<BACK>(w, j, &s->edges, next);
     if (is_leader())
-        box_store_wait<0>(); /* slice_begin() counts on one store per buffer */
+        release_hidden(s, last);
+    return more;
 }
 
 template <enum form FORM>
 __device__ static void multiply_all(const struct job *j, struct shared *s, const struct outputs *o)
 {
     const int half = threadIdx.x / WARPGROUP - 1; /* which 64 rows of the tile */
-    const int line = threadIdx.x % WARPGROUP / WARP * 16 + threadIdx.x % WARP / 4;
     struct writer writer = { shared_address(s->out[half][0]), shared_address(s->out[half][1]), 1 + half };
     struct walk w = walk_begin();
     struct tile t, next;
     uint32_t step = 0;
     float weight[2] = { 0, 0 };
-    for (const int64_t begin = clock64(); STAGGER > 0 && half == 1 && clock64() - begin < STAGGER;)
-        ;
     for (bool more = walk_next<FORM>(&w, j, &s->edges, &t); more; t = next) {
         const int row = t.row + 64 * half;
         const int plane = is_gradient(FORM) ? (int)groups_plane(t.expert, j->g.n_experts, j->parts) : 0;
         float d[128]; /* here, so that it is not taken to live between tiles */
-        if (t.parts == 0 || row >= (is_gradient(FORM) ? j->m : s->edges.end[t.expert])) {
-            skip(t.steps + (FORM == BACK ? BACK_STEPS : 0), s, &step);
-            if (!is_gradient(FORM) && !j->add && t.parts > 0)
-                put_zeros<FORM>(&writer, o, j, row, t.column);
+        if (is_empty<FORM>(&t, row, j, s)) {
+            pass<FORM>(&t, row, &writer, o, j, s, &step);
             more = walk_next<FORM>(&w, j, &s->edges, &next);
             continue;
         }
         if (FORM == UP || FORM == BACK) {
-            weight[0] = j->weight[row + line];
-            weight[1] = j->weight[row + line + 8];
+            weight[0] = j->weight[row + thread_line()];
+            weight[1] = j->weight[row + thread_line() + 8];
         }
         if (FORM == UP || t.parts == 2)
             more = multiply<FORM, 2>(d, t.steps, half, s, &step, &w, j, &next);
         else
             more = multiply<FORM, 1>(d, t.steps, half, s, &step, &w, j, &next);
-        if (FORM == BACK) {
-            const int slices = (int)cut_parts(j->n - t.column, 64);
-            const uint32_t last = step + (slices < BACK_STEPS ? slices : BACK_STEPS) - 1;
-            float sum[2] = { 0, 0 };
-            put_back<0>(&writer, d, o, j, s, &step, row, t.column, weight, sum);
-            put_row_sums(partial_of(j, row, t.column) + line, sum);
-            more = walk_next<FORM>(&w, j, &s->edges, &next);
-            if (is_leader())
-                release_hidden(s, last);
-        } else {
+        if (FORM == BACK)
+            more = leave_back(d, &t, row, weight, &writer, o, j, s, &step, &w, &next);
+        else
             put<FORM, 0>(&writer, d, o, j, row, t.column, plane, weight);
-        }
     }
+    if (is_leader())
+        box_store_wait<0>();
+}
+
+/* The same; results leave while the next tile is multiplied. */
+template <enum form FORM>
+__device__ static void multiply_all_later(const struct job *j, struct shared *s, const struct outputs *o)
+{
+    const int half = threadIdx.x / WARPGROUP - 1;
+    const uint32_t room = shared_address(s->out[half][0]), zeros = room + 3 * PIECE_BYTES;
+    struct writer writer = { room, room + BOX_BYTES, 1 + half };
+    struct walk w = walk_begin();
+    struct tile t, next;
+    struct later l;
+    uint32_t step = 0;
+    l.unit = l.n_units = 0;
+    l.parity = 1;
+    for (bool more = walk_next<FORM>(&w, j, &s->edges, &t); more; t = next) {
+        const int row = t.row + 64 * half;
+        float d[128];
+        if (is_empty<FORM>(&t, row, j, s)) {
+            struct writer free = { zeros, zeros, 1 + half }; /* BACK: h is, or comes, before it */
+            pass<FORM>(&t, row, FORM == BACK ? &free : &writer, o, j, s, &step);
+            more = walk_next<FORM>(&w, j, &s->edges, &next);
+            continue;
+        }
+        if (FORM == UP || t.parts == 2)
+            more = multiply_later<FORM, 2>(d, &t, half, s, &step, &l, &writer, o, &w, j, &next);
+        else
+            more = multiply_later<FORM, 1>(d, &t, half, s, &step, &l, &writer, o, &w, j, &next);
+        take<FORM>(&l, d, &writer, o, j, s, &t, row);
+        if (FORM == BACK)
+            more = walk_next<FORM>(&w, j, &s->edges, &next);
+    }
+    if (FORM == BACK)
+        ask_rest(&l, &writer, o, s);
+    put_last<FORM, 0>(&l, &writer, o, j, s);
     if (is_leader())
         box_store_wait<0>();
 }
@@ -334,9 +266,21 @@ __device__ static void begin(const struct job *j, struct shared *s)
             barrier_init(shared_address(&s->full[i]), 1);
             barrier_init(shared_address(&s->empty[i]), CLUSTER * MULTIPLIERS / WARP);
         }
+        for (int i = 0; i < 4; i++)
+            barrier_init(shared_address(&s->hidden[i / 2][i % 2]), 1);
         barrier_init_done();
     }
     block_sync();
+}
+
+/* Per thread, of the 168 at the start: together no more. BACK has h, dy and its sums beside the products' at a time. */
+__host__ __device__ static constexpr int loader_registers(enum form form)
+{
+    return form == BACK && is_later(form) ? 24 : 40;
+}
+__host__ __device__ static constexpr int multiplier_registers(enum form form)
+{
+    return 232 + (40 - loader_registers(form)) * LOADERS / MULTIPLIERS;
 }
 
 template <enum form FORM>
@@ -350,7 +294,7 @@ __global__ static void __launch_bounds__(THREADS, 1)
     if constexpr (HOPPER_CODE) {
         begin(&j, s);
         if (threadIdx.x < LOADERS) {
-            registers_fewer<40>();
+            registers_fewer<loader_registers(FORM)>();
             if (threadIdx.x == 0) {
                 box_prefetch_map(&a);
                 box_prefetch_map(&b);
@@ -358,9 +302,12 @@ __global__ static void __launch_bounds__(THREADS, 1)
                 load_all<FORM>(&a, &b, &h, &j, s);
             }
         } else {
-            const struct outputs o = { &out, &y };
-            registers_more<232>();
-            multiply_all<FORM>(&j, s, &o);
+            const struct outputs o = { &out, &y, &h };
+            registers_more<multiplier_registers(FORM)>();
+            if constexpr (is_later(FORM))
+                multiply_all_later<FORM>(&j, s, &o);
+            else
+                multiply_all<FORM>(&j, s, &o);
         }
         block_sync(); /* the other block may still arrive at barriers of this one */
     }
@@ -418,16 +365,16 @@ static struct maps maps_of(CUtensorMap a, CUtensorMap b, CUtensorMap out)
     return m;
 }
 
-/* x[n_rows, width] in boxes of 64 x 64 */
-static CUtensorMap rows_map(const struct groups *g, const bf16 *x, int64_t width)
+/* x[n_rows, width] in boxes of 64 x `columns` */
+static CUtensorMap rows_map(const struct groups *g, const bf16 *x, int64_t width, int columns = 64)
 {
-    return cuda_tensor_map(x, false, width, g->n_rows, 1, width, width * g->n_rows, 64, 64);
+    return cuda_tensor_map(x, false, width, g->n_rows, 1, width, width * g->n_rows, columns, 64);
 }
 
 /* h[n_rows, 2f] in such boxes, its halves as planes */
-static CUtensorMap halves_map(const struct groups *g, const bf16 *h, int64_t f)
+static CUtensorMap halves_map(const struct groups *g, const bf16 *h, int64_t f, int columns)
 {
-    return cuda_tensor_map(h, false, f, g->n_rows, 2, 2 * f, f, 64, 64);
+    return cuda_tensor_map(h, false, f, g->n_rows, 2, 2 * f, f, columns, 64);
 }
 
 /* w[e][m, n] in boxes of `lines` x 64 */
@@ -439,7 +386,7 @@ static CUtensorMap matrix_map(const bf16 *w, int64_t e, int64_t m, int64_t n, in
 void grouped_hopper_up(cudaStream_t stream, const struct groups *g, int64_t d, int64_t f, const bf16 *x,
                        const float *weight, const bf16 *w, bf16 *h, bf16 *y)
 {
-    const CUtensorMap halves = halves_map(g, h, f);
+    const CUtensorMap halves = halves_map(g, h, f, 64);
     const struct maps m = { rows_map(g, x, d), matrix_map(w, 2 * g->n_experts, f, d, 128), halves,
                             rows_map(g, y, f), halves };
     const struct job j = { *g, 0, (int)f, (int)d, false, weight, NULL, 1 };
@@ -449,8 +396,10 @@ void grouped_hopper_up(cudaStream_t stream, const struct groups *g, int64_t d, i
 void grouped_hopper_back(cudaStream_t stream, const struct groups *g, int64_t d, int64_t f,
                          const struct grouped_back *b)
 {
+    const int columns = box_columns(BACK);
     const struct maps m = { rows_map(g, b->dz, d), matrix_map(b->w, g->n_experts, d, f, 64),
-                            halves_map(g, b->dh, f), rows_map(g, b->y, f), halves_map(g, b->h, f) };
+                            halves_map(g, b->dh, f, columns), rows_map(g, b->y, f, columns),
+                            halves_map(g, b->h, f, columns) };
     const struct job j = { *g, 0, (int)f, (int)d, false, b->weight, b->partial, 1 };
     launch<BACK>(stream, &m, &j);
 }

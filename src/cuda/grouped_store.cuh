@@ -15,6 +15,12 @@ __device__ static inline bool is_leader(void)
     return threadIdx.x % WARPGROUP == 0;
 }
 
+/* The first of a thread's two rows of 64: product_256(). */
+__device__ static inline int thread_line(void)
+{
+    return threadIdx.x % WARPGROUP / WARP * 16 + threadIdx.x % WARP / 4;
+}
+
 /* Until the buffer may be filled. */
 __device__ static inline void slice_begin(const struct writer *w)
 {
@@ -47,10 +53,10 @@ __device__ static inline uint32_t packed(float low, float high)
 }
 
 /* Zeros, and not again: slice_again() sends the same buffer to further places. */
-__device__ static inline void fill_zeros(const struct writer *w)
+template <int BYTES> __device__ static inline void fill_zeros(const struct writer *w)
 {
 #pragma unroll
-    for (int i = 0; i < 8; i++)
+    for (int i = 0; i < BYTES / WARPGROUP / 8; i++)
         shared_put_floats(w->buffer + (threadIdx.x % WARPGROUP + i * WARPGROUP) * 8, 0, 0);
 }
 
@@ -73,6 +79,32 @@ __device__ static inline void fill_slice(const struct writer *w, const float (&d
         const float *x = &d[FIRST + 4 * i];
         shared_put_matrices(w->buffer + line * 128 + ((i + lane / 16) ^ line % 8) * 16, packed(x[0], x[1]),
                             packed(x[2], x[3]), packed(x[4], x[5]), packed(x[6], x[7]));
+    }
+}
+
+/* Keeps the compiler from using x before shared_put_matrices() above. */
+__device__ static inline void after_stores(uint32_t *x)
+{
+    asm volatile("" : "+r"(*x)::"memory");
+}
+
+/* The address that a thread of a warpgroup gives for the first 16 columns of a box (shared_put_matrices()); that of those
+ * 16 i further is that ^ 32 i, as the swizzle has it. The probe checks it on the host. */
+__host__ __device__ static inline uint32_t matrices_at(uint32_t box, int thread)
+{
+    const int lane = thread % WARP, line = thread % WARPGROUP / WARP * 16 + lane % 16;
+    return box + line * 128 + (lane / 16 ^ line % 8) * 16;
+}
+
+/* 64 columns that are packed already: word[FIRST] and the 15 behind it. */
+template <int FIRST>
+__device__ static inline void put_words(const struct writer *w, const uint32_t (&word)[64])
+{
+    const uint32_t at = matrices_at(w->buffer, (int)thread_now());
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const uint32_t *x = &word[FIRST + 4 * i];
+        shared_put_matrices(at ^ 32 * i, x[0], x[1], x[2], x[3]);
     }
 }
 

@@ -38,6 +38,15 @@ __host__ __device__ static constexpr bool is_gradient(enum form form)
     return form >= GRADIENT;
 }
 
+/* Of which forms results leave while the next tile is multiplied (grouped_later.cuh): a bit for each. */
+#ifndef GROUPED_LATER
+#define GROUPED_LATER (1 << UP | 1 << ROWS_TR | 1 << ROWS_NO | 1 << BACK | 1 << GRADIENT)
+#endif
+__host__ __device__ static constexpr bool is_later(enum form form)
+{
+    return form != GRADIENT_WIDE && (GROUPED_LATER >> form & 1) != 0;
+}
+
 /* Which block of the cluster this is. */
 __device__ static inline int walk_rank(void)
 {

@@ -175,6 +175,19 @@ __device__ static inline void shared_get_matrices(uint32_t (&m)[4], uint32_t row
                  : "r"(row)
                  : "memory");
 }
+/* Two matrices; lanes 0 to 15 give the addresses. */
+__device__ static inline void shared_put_pair(uint32_t row, const uint32_t (&m)[2])
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1, %2};" ::"r"(row), "r"(m[0]), "r"(m[1])
+                 : "memory");
+}
+__device__ static inline void shared_get_pair(uint32_t (&m)[2], uint32_t row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(m[0]), "=r"(m[1])
+                 : "r"(row)
+                 : "memory");
+}
 __device__ static inline void shared_put_floats(uint32_t at, float x, float y)
 {
     asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at), "f"(x), "f"(y) : "memory");
@@ -184,10 +197,24 @@ __device__ static inline void box_prefetch_map(const CUtensorMap *map)
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
+/* threadIdx.x, asked for each time: no register holds it or what follows from it. */
+__device__ static inline uint32_t thread_now(void)
+{
+    uint32_t x;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+    return x;
+}
+
 /* A barrier of the 128 threads of a warpgroup; `id` from 1 to 15, another one for each. */
 __device__ static inline void warpgroup_sync(int id)
 {
     asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");
+}
+
+/* The same for all warpgroups that multiply. */
+__device__ static inline void multipliers_sync(int id)
+{
+    asm volatile("bar.sync %0, 256;" ::"r"(id) : "memory");
 }
 
 /* -- registers per thread of this warpgroup -- */
@@ -291,6 +318,7 @@ __device__ static inline void product(float (&d)[128], uint64_t a, uint64_t b, b
 }
 
 /* Host: a bfloat16 or float32 tensor of n[0] dense elements, n[1] lines `line` elements apart and n[2] planes `plane`
- * elements apart, cut into boxes of box[0] x box[1] x 1; box[0] is 128 bytes and lies swizzled in shared memory. */
+ * elements apart, cut into boxes of box[0] x box[1] x 1; box[0] is 128 or 64 bytes and lies
+ * swizzled in shared memory: the vectors of 16 bytes of 8 lines, or of 4 pairs of lines, are exchanged. */
 CUtensorMap cuda_tensor_map(const void *at, bool wide, int64_t n0, int64_t n1, int64_t n2, int64_t line,
                             int64_t plane, int box0, int box1);

@@ -1,6 +1,6 @@
 /* grouped_host.cuh - what the probe of the grouped products can check without a device. */
 #pragma once
-#include "src/cuda/grouped_back.cuh"
+#include "src/cuda/grouped_later.cuh"
 #include "src/cuda/grouped_plan.cuh"
 #include <stdio.h>
 #include <string.h>
@@ -41,15 +41,30 @@ static int check_plan(void)
     return 0;
 }
 
-/* -- the addresses of back_slice(), on the host: a lane gets the elements of h whose dy it has (product_256()) -- */
+/* -- the addresses of h, on the host: a lane gets the elements whose dy it has (product_256()) -- */
+/* Of 64 columns, the 16 from 16 i on; matrix k of 4. */
 static bool lane_has(int thread, int i, int k)
 {
     enum { BOX = 3 * BOX_BYTES };
     const int lane = thread % WARP, giver = thread - lane + 8 * k + lane / 4;
-    const uint32_t at = (back_at(BOX, giver) ^ (uint32_t)(32 * i)) - BOX; /* of 8 elements; the lane has 2 */
+    const uint32_t at =
+        (matrices_at(BOX, giver) ^ (uint32_t)(32 * i)) - BOX; /* of 8 elements; the lane has 2 */
     const int row = (int)at / 128, column = ((int)at % 128 / 16 ^ row % 8) * 8 + 2 * (lane % 4);
     const int d = 8 * i + 2 * k; /* register */
     return at < BOX_BYTES && at % 16 == 0 && row == thread / WARP * 16 + lane / 4 + d / 2 % 2 * 8 &&
+           column == d / 4 * 8 + 2 * (lane % 4);
+}
+
+/* Of 32 columns, the 8 from 8 i on; matrix k of 2. Lines of 64 bytes: the vector of 16 bytes, bits 4 and 5 of an address,
+ * is exchanged by bits 7 and 8. */
+static bool lane_has_pair(int thread, int i, int k)
+{
+    enum { BOX = 3 * PIECE_BYTES };
+    const int lane = thread % WARP, giver = thread - lane + 8 * k + lane / 4;
+    const uint32_t at = (pair_at(BOX, giver) ^ (uint32_t)(16 * i)) - BOX, plain = at ^ (at >> 7 & 3) << 4;
+    const int row = (int)plain / 64, column = (int)plain % 64 / 2 + 2 * (lane % 4);
+    const int d = 4 * i + 2 * k;
+    return at < PIECE_BYTES && at % 16 == 0 && row == thread / WARP * 16 + lane / 4 + d / 2 % 2 * 8 &&
            column == d / 4 * 8 + 2 * (lane % 4);
 }
 
@@ -58,7 +73,7 @@ static int check_addresses(void)
     for (int thread = 0; thread < WARPGROUP; thread++)
         for (int i = 0; i < 4; i++)
             for (int k = 0; k < 4; k++)
-                if (!lane_has(thread, i, k)) {
+                if (!lane_has(thread, i, k) || (k < 2 && !lane_has_pair(thread, i, k))) {
                     printf("thread %d has another part of h than of dy (%d, %d)\n", thread, i, k);
                     return 1;
                 }
