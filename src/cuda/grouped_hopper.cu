@@ -182,6 +182,8 @@ __device__ static void multiply_all(const struct job *j, struct shared *s, const
     struct tile t, next;
     uint32_t step = 0;
     float weight[2] = { 0, 0 };
+    for (const int64_t begin = clock64(); STAGGER > 0 && half == 1 && clock64() - begin < STAGGER;)
+        ;
     for (bool more = walk_next<FORM>(&w, j, &s->edges, &t); more; t = next) {
         const int row = t.row + 64 * half;
         const int plane = is_gradient(FORM) ? (int)groups_plane(t.expert, j->g.n_experts, j->parts) : 0;

@@ -2,6 +2,13 @@
 #pragma once
 #include "cuda/grouped_back.cuh"
 #include "cuda/grouped_ring.cuh"
+#ifndef GROUPED_STAGGER
+#define GROUPED_STAGGER 0
+#endif
+/* Cycles by which the second warpgroup begins later than the first, and stays behind: results of one then leave while
+ * the other multiplies. */
+enum { STAGGER = GROUPED_STAGGER };
+
 struct outputs {
     const CUtensorMap
         *out; /* UP, BACK: h or dh, its halves are planes; else the rows, or a plane per expert (gradient) */

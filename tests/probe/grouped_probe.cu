@@ -9,6 +9,7 @@
 #include "src/cuda/grouped_hopper.cu"
 #include "src/cuda/library.cuh"
 #include "tests/probe/grouped_host.cuh"
+#include "tests/probe/grouped_model.cuh"
 extern "C" {
 #include "device/device.h"
 }
@@ -469,7 +470,7 @@ static bool is_asked(const char *name, int n_arguments, char **arguments)
 
 int main(int n_arguments, char **arguments)
 {
-    int failed = check_plan() + check_addresses();
+    int failed = check_plan() + check_addresses() + check_barriers();
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
         const struct variant *v = &variants[i];
         char name[64];
