@@ -40,7 +40,8 @@ __host__ __device__ static constexpr bool is_gradient(enum form form)
 
 /* Of which forms results leave while the next tile is multiplied (grouped_later.cuh): a bit for each. */
 #ifndef GROUPED_LATER
-#define GROUPED_LATER (1 << UP | 1 << ROWS_TR | 1 << ROWS_NO | 1 << BACK | 1 << GRADIENT)
+/* On an H200 UP gains 3 to 8 %, GRADIENT 2 to 6 %, ROWS_TR 1 to 2 %; BACK took 0.91 instead of 0.55 ms. */
+#define GROUPED_LATER (1 << UP | 1 << ROWS_TR | 1 << ROWS_NO | 1 << GRADIENT)
 #endif
 __host__ __device__ static constexpr bool is_later(enum form form)
 {

@@ -77,7 +77,7 @@ bool comm_use(const struct device *d, enum comm_way way, struct err *e)
     struct err why = { 0 };
     bool everywhere = true;
     struct answer *mine = &all[comm_rank()];
-    mine->backend = d->backend;
+    mine->backend = (int)d->backend;
     if (d->backend == CUDA) {
         d->identity(mine->gpu);
         mine->has_library = way != COMM_MPI && (way == COMM_NCCL || comm_ranks() > 1) && nccl_open(&why);

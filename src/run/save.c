@@ -13,7 +13,7 @@ struct saver {
     struct ckpt_job job;
     int keep_last;
     bool background; /* the same on all ranks */
-    enum { SAVE_IDLE, SAVE_WRITING, SAVE_PUBLISHING } stage;
+    enum save_stage { SAVE_IDLE, SAVE_WRITING, SAVE_PUBLISHING } stage;
     struct worker worker;
     struct err err; /* of the worker */
     bool failed;
@@ -111,7 +111,7 @@ static void all_done(bool ok, const struct err *e)
     comm_barrier();
 }
 
-static void enter_stage(struct saver *s, int stage)
+static void enter_stage(struct saver *s, enum save_stage stage)
 {
     s->stage = stage;
     s->failed = false;

@@ -342,7 +342,7 @@ __global__ static void weight_slack_kernel(const bf16 *dh, const bf16 *h, const 
     if (threadIdx.x == 0) {
         for (unsigned i = 1; i < blockDim.x / 32; i++)
             sum += part[i];
-        slack[row] = 0x1p-7f * sqrtf(sum) / (fabsf(weight[row]) + 1e-20f) + 1e-6f;
+        slack[row] = 0x1p-6f * sqrtf(sum) / (fabsf(weight[row]) + 1e-20f) + 1e-6f;
     }
 }
 
