@@ -466,10 +466,10 @@ TEST(names_of_states)
     struct state_name s;
     for (int i = 0; i < (int)(sizeof bad / sizeof *bad); i++)
         EXPECTF(!state_name_parse(a, bad[i], &s), "'%s' is accepted", bad[i]);
-    const struct state_name good[] = { { "a", EXP_AVG, 0, -1, 0 },
-                                       { "a.exp_avg", EXP_AVG_SQ, 0, 1, 0 },
-                                       { "b", EXP_AVG, 7, 9, 255 },
-                                       { "a[0:1]", MASTER, 5, INT64_MAX, 0 } };
+    const struct state_name good[] = { { "a", 0, -1, EXP_AVG, 0 },
+                                       { "a.exp_avg", 0, 1, EXP_AVG_SQ, 0 },
+                                       { "b", 7, 9, EXP_AVG, 255 },
+                                       { "a[0:1]", 5, INT64_MAX, MASTER, 0 } };
     for (int i = 0; i < (int)(sizeof good / sizeof *good); i++) {
         const char *text = state_name_print(a, &good[i]);
         EXPECT(state_name_parse(a, text, &s) && s.kind == good[i].kind && s.begin == good[i].begin &&

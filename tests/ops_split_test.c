@@ -147,7 +147,7 @@ static bool joins(const struct opcall *t, int arg, int l)
 static void check_letter(struct opcall *t, int l, int64_t middle)
 {
     const size_t mark = arena_mark(t->arena);
-    double *joined[OP_ARGS];
+    double *joined[OP_ARGS] = { NULL };
     char what[64];
     struct part half[2] = { part_of(t, l, 0, middle), part_of(t, l, middle, t->cpu.dim[l]) };
     snprintf(what, sizeof what, "cut of %s, joined", t->a.letter[l]);

@@ -89,7 +89,8 @@ static void on_end(int number)
     say(" in ");
     say(running ? running : "no test");
     say("\n");
-    raise(number); /* the action is the default one again */
+    signal(number, SIG_DFL);
+    raise(number);
 }
 
 /* A program that crashes or is stopped says where; a sanitizer's own handlers stay. */

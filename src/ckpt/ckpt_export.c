@@ -86,7 +86,7 @@ static bool put_states(const struct ckpt *c, const struct safetensor *list, stru
 static struct safetensor merged_entry(struct arena *a, const struct ckpt *c, const struct state_range *s)
 {
     const struct safetensor *t = c->tensor[s->tensor];
-    const struct state_name name = { t->name, s->kind, 0, -1, 0 };
+    const struct state_name name = { t->name, 0, -1, s->kind, 0 };
     return s->data->dtype == U8 ? *s->data
                                 : safetensors_entry(state_name_print(a, &name), F32, t->n_dims, t->shape);
 }

@@ -15,9 +15,9 @@ static const size_t max_text_bytes = (size_t)1 << 30; /* of an index, a manifest
 enum state_kind { EXP_AVG, EXP_AVG_SQ, MASTER, STATE_KINDS };
 struct state_name {
     const char *tensor;
-    enum state_kind kind;
     int64_t begin, end; /* end -1 = the whole tensor */
-    int skip;           /* of codes: elements of the first block before begin */
+    enum state_kind kind;
+    int skip; /* of codes: elements of the first block before begin */
 };
 const char *state_name_print(struct arena *a, const struct state_name *s);
 bool state_name_parse(struct arena *a, const char *text, struct state_name *out); /* false: none */

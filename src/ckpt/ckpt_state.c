@@ -63,7 +63,7 @@ static bool check_cover(const struct ckpt *c, int64_t tensor, enum state_kind ki
                         struct err *e)
 {
     const struct safetensor *model = c->tensor[tensor];
-    const char *name = state_name_print(c->arena, &(struct state_name){ model->name, kind, 0, -1, 0 });
+    const char *name = state_name_print(c->arena, &(struct state_name){ model->name, 0, -1, kind, 0 });
     int64_t end = 0;
     for (; *at < c->n_states; end = c->state[(*at)++].end) {
         const struct state_range *s = &c->state[*at];

@@ -91,7 +91,7 @@ static struct safetensor entry_of(struct arena *a, const struct mine *m, const s
     const struct safetensor *t = &m->x->list[r->tensor];
     const bool codes = as_codes(m, kind), whole = r->begin == 0 && r->end == t->n_elements && !codes;
     const int skip = codes ? skip_of(m, &s[r->first]) : 0;
-    const struct state_name name = { t->name, (enum state_kind)kind, r->begin, whole ? -1 : r->end, skip };
+    const struct state_name name = { t->name, r->begin, whole ? -1 : r->end, (enum state_kind)kind, skip };
     int64_t *n = ARENA_NEW(a, int64_t, 1);
     *n = r->end - r->begin;
     *n += codes ? blocks_of(skip, *n) * (int64_t)sizeof(float) : 0;
