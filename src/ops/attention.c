@@ -1,92 +1,42 @@
 /* attention.c - causal attention of MLA (arXiv 2405.04434). A head's query is [nope | rope] of width q, its
- * keys [k_nope | k_rope], where k_rope is shared by all heads; kv holds [k_nope | v] of width c = (q - r) + v.
- * Blocks of query rows against all keys up to their last row; backward makes P again from lse. Every task
- * has its own slice of c->work; at most SLOTS tasks are under way, whatever the number of threads. */
-#include "base/blas.h"
-#include "base/num.h"
-#include "base/pool.h"
-#include "graph/op.h"
-#include "ops/kernel.h"
-#include "ops/vector.h"
+ * keys [k_nope | k_rope], where k_rope is shared by all heads; kv holds [k_nope | v] of width c = (q - r) + v. */
+#include "ops/attention.h"
 enum { QUERY, KV, K_ROPE, O, LSE, B = 0, S, A, Q, C, R, V };
-enum { ROWS = 64, SLOTS = 64 };
-struct wave {
-    const struct call *c;
-    int64_t first; /* task of slot 0 */
-};
-/* One head of one sequence: pointers to its first row and the strides of rows. */
-struct head {
-    int64_t s, nope, rope, v, q_stride, kv_stride, o_stride;
-    const float *q, *k, *k_rope, *value;
-    int64_t at_q, at_kv, at_o, at_rope, at_lse; /* offsets of the same places in arg[] and grad[] */
-    float scale;
+/* Offsets of a head's first row in arg[] and grad[]. */
+struct place {
+    int64_t q, kv, rope, o, lse;
 };
 
-static struct head head_of(const struct call *c, int64_t index)
+static struct place place_of(const struct call *c, int64_t index)
 {
     const int64_t *d = c->dim, b = index / d[A], a = index % d[A];
-    struct head h = { .s = d[S], .nope = d[C] - d[V], .rope = d[R], .v = d[V] };
-    h.q_stride = d[A] * d[Q];
-    h.kv_stride = d[A] * d[C];
-    h.o_stride = d[A] * d[V];
-    h.at_q = b * d[S] * h.q_stride + a * d[Q];
-    h.at_kv = b * d[S] * h.kv_stride + a * d[C];
-    h.at_o = b * d[S] * h.o_stride + a * d[V];
-    h.at_rope = b * d[S] * d[R];
-    h.at_lse = index * d[S];
-    h.q = (const float *)c->arg[QUERY] + h.at_q;
-    h.k = (const float *)c->arg[KV] + h.at_kv;
-    h.value = h.k + h.nope;
-    h.k_rope = (const float *)c->arg[K_ROPE] + h.at_rope;
-    h.scale = (float)c->attr[3];
-    return h;
+    return (struct place){ .q = (b * d[S] * d[A] + a) * d[Q],
+                           .kv = (b * d[S] * d[A] + a) * d[C],
+                           .rope = b * d[S] * d[R],
+                           .o = (b * d[S] * d[A] + a) * d[V],
+                           .lse = index * d[S] };
 }
 
-/* Floats from one row of scores to the next: whole vectors. */
-static int64_t stride_of(int64_t keys)
+static struct attention_head head_of(const struct call *c, int64_t index)
 {
-    return round_up(keys, STEP);
-}
-
-/* x[rows, keys] = q k^T, not yet scaled, for the rows of span and the keys up to the last of them */
-static void scores(const struct head *h, struct span rows, float *x)
-{
-    const float *q = h->q + rows.from * h->q_stride;
-    const int64_t n = rows.to - rows.from, keys = rows.to, stride = stride_of(keys);
-    gemm(NO, TR, n, keys, h->nope, 1, q, h->q_stride, h->k, h->kv_stride, 0, x, stride);
-    gemm(NO, TR, n, keys, h->rope, 1, q + h->nope, h->q_stride, h->k_rope, h->rope, 1, x, stride);
-}
-
-/* Hides the keys behind the first `seen` of a row, up to a whole vector: they add nothing to a sum of
- * exponentials (at most 2^-125). Returns the length of what is left. */
-static int64_t hide_tail(float *row, int64_t seen)
-{
-    const int64_t n = stride_of(seen);
-    for (int64_t i = seen; i < n; i++)
-        row[i] = -INFINITY;
-    return n;
-}
-
-/* One block of query rows: o and lse; x has room for ROWS * S floats. */
-static void fwd_block(const struct call *c, int64_t index, struct span rows, float *x)
-{
-    const struct head h = head_of(c, index);
-    const int64_t n = rows.to - rows.from, keys = rows.to, stride = stride_of(keys);
-    float *o = (float *)c->arg[O] + h.at_o + rows.from * h.o_stride, *lse = (float *)c->arg[LSE] + h.at_lse;
-    float sum[ROWS];
-    scores(&h, rows, x);
-    for (int64_t i = 0; i < n; i++) {
-        float *row = x + i * stride;
-        const int64_t seen = rows.from + i + 1, padded = hide_tail(row, seen);
-        const float top = h.scale * vector_max(row, padded);
-        sum[i] = vector_exp_sum(row, padded, h.scale, top);
-        lse[seen - 1] = top + logf(sum[i]);
-        memset(row + seen, 0, (size_t)(stride - seen) * sizeof *row);
-    }
-    gemm(NO, NO, n, h.v, keys, 1, x, stride, h.value, h.kv_stride, 0, o, h.o_stride);
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < h.v; j++)
-            o[i * h.o_stride + j] /= sum[i];
+    const int64_t *d = c->dim, nope = d[C] - d[V];
+    const struct place at = place_of(c, index);
+    return (struct attention_head){ .s = d[S],
+                                    .nope = nope,
+                                    .rope = d[R],
+                                    .v = d[V],
+                                    .q_stride = d[A] * d[Q],
+                                    .k_stride = d[A] * d[C],
+                                    .v_stride = d[A] * d[C],
+                                    .o_stride = d[A] * d[V],
+                                    .q = (const float *)c->arg[QUERY] + at.q,
+                                    .k = (const float *)c->arg[KV] + at.kv,
+                                    .k_rope = (const float *)c->arg[K_ROPE] + at.rope,
+                                    .value = (const float *)c->arg[KV] + at.kv + nope,
+                                    .d_o = c->grad[O] ? (const float *)c->grad[O] + at.o : 0,
+                                    .o = (float *)c->arg[O] + at.o,
+                                    .lse = (float *)c->arg[LSE] + at.lse,
+                                    .scale = (float)c->attr[3] };
 }
 
 static int64_t n_heads(const struct call *c)
@@ -96,96 +46,23 @@ static int64_t n_heads(const struct call *c)
 
 static int64_t fwd_tasks(const struct call *c)
 {
-    return n_heads(c) * cut_parts(c->dim[S], ROWS);
-}
-
-static int64_t slots(int64_t n_tasks)
-{
-    return n_tasks < SLOTS ? n_tasks : SLOTS;
-}
-
-/* Floats of one block of scores. */
-static int64_t block_elements(const struct call *c)
-{
-    return (c->dim[S] < ROWS ? c->dim[S] : ROWS) * stride_of(c->dim[S]);
+    return n_heads(c) * cut_parts(c->dim[S], ATTENTION_ROWS);
 }
 
 /* The longest blocks come first, so that threads end together. */
 static void fwd_task(void *context, int64_t slot)
 {
-    const struct wave *w = context;
+    const struct attention_wave *w = context;
     const struct call *c = w->c;
-    const int64_t blocks = cut_parts(c->dim[S], ROWS), task = w->first + slot;
-    const struct span rows = cut_span(c->dim[S], ROWS, blocks - 1 - task / n_heads(c));
-    fwd_block(c, task % n_heads(c), rows, (float *)c->work + slot * block_elements(c));
-}
-
-static void waves(const struct call *c, int64_t n_tasks, pool_task *f)
-{
-    for (int64_t i = 0; i < n_tasks; i += SLOTS)
-        pool_run(slots(n_tasks - i), f, &(struct wave){ c, i });
+    const int64_t blocks = cut_parts(c->dim[S], ATTENTION_ROWS), task = w->first + slot;
+    const struct attention_head h = head_of(c, task % n_heads(c));
+    attention_fwd_block(&h, cut_span(c->dim[S], ATTENTION_ROWS, blocks - 1 - task / n_heads(c)),
+                        (float *)c->work + slot * attention_block(c->dim[S]));
 }
 
 static void fwd(const struct call *c)
 {
-    waves(c, fwd_tasks(c), fwd_task);
-}
-
-/* p: q k^T of one row -> P; ds: dO v^T -> scale P (dO v^T - delta) */
-WIDE static void row_bwd(float *restrict p, float *restrict ds, int64_t n, float scale, float lse,
-                         float delta)
-{
-    for (int64_t i = 0; i < n; i++) {
-        p[i] = vector_exp(scale * p[i] - lse);
-        ds[i] = scale * p[i] * (ds[i] - delta);
-    }
-}
-
-/* x: q k^T -> P; y: dO v^T -> dS; delta = rowsum(dO O) */
-static void softmax_bwd(const struct call *c, const struct head *h, struct span rows, float *x, float *y)
-{
-    const float *o = (const float *)c->arg[O] + h->at_o, *d_o = (const float *)c->grad[O] + h->at_o;
-    const float *lse = (const float *)c->arg[LSE] + h->at_lse;
-    const int64_t stride = stride_of(rows.to);
-    for (int64_t t = rows.from; t < rows.to; t++, x += stride, y += stride) {
-        const float delta = dot(d_o + t * h->o_stride, o + t * h->o_stride, h->v);
-        const int64_t hidden = stride - t - 1;
-        row_bwd(x, y, hide_tail(x, t + 1), h->scale, lse[t], delta);
-        memset(x + t + 1, 0, (size_t)hidden * sizeof *x);
-        memset(y + t + 1, 0, (size_t)hidden * sizeof *y);
-    }
-}
-
-/* Where one head writes its gradients; rope is a slice of c->work, the same for all blocks of the head. */
-struct out {
-    float *q, *kv, *rope;
-};
-
-/* dQ of the rows, and their part of dK and dV. The last block of rows comes first: it sees all keys, so it is
- * the one that may overwrite. */
-static void bwd_block(const struct call *c, const struct head *h, struct out out, struct span rows, float *x,
-                      float *y)
-{
-    const int64_t n = rows.to - rows.from, keys = rows.to, stride = stride_of(keys);
-    const float *q = h->q + rows.from * h->q_stride;
-    const float *d_o = (const float *)c->grad[O] + h->at_o + rows.from * h->o_stride;
-    const float beta = rows.to < h->s ? 1 : beta_of(c, KV);
-    scores(h, rows, x);
-    gemm(NO, TR, n, keys, h->v, 1, d_o, h->o_stride, h->value, h->kv_stride, 0, y, stride);
-    softmax_bwd(c, h, rows, x, y);
-    if (out.q) {
-        float *dq = out.q + rows.from * h->q_stride;
-        gemm(NO, NO, n, h->nope, keys, 1, y, stride, h->k, h->kv_stride, beta_of(c, QUERY), dq, h->q_stride);
-        gemm(NO, NO, n, h->rope, keys, 1, y, stride, h->k_rope, h->rope, beta_of(c, QUERY), dq + h->nope,
-             h->q_stride);
-    }
-    if (out.kv) {
-        gemm(TR, NO, keys, h->nope, n, 1, y, stride, q, h->q_stride, beta, out.kv, h->kv_stride);
-        gemm(TR, NO, keys, h->v, n, 1, x, stride, d_o, h->o_stride, beta, out.kv + h->nope, h->kv_stride);
-    }
-    if (out.rope)
-        gemm(TR, NO, keys, h->rope, n, 1, y, stride, q + h->nope, h->q_stride, rows.to < h->s ? 1 : 0,
-             out.rope, h->rope);
+    attention_waves(c, fwd_tasks(c), fwd_task);
 }
 
 /* c->work of backward: [B A S R] parts of dk_rope, then two blocks of scores per slot. */
@@ -201,16 +78,19 @@ static int64_t rope_elements(const struct call *c)
 
 static void bwd_task(void *context, int64_t slot)
 {
-    const struct wave *w = context;
+    const struct attention_wave *w = context;
     const struct call *c = w->c;
-    const int64_t index = w->first + slot, blocks = cut_parts(c->dim[S], ROWS);
-    const struct head h = head_of(c, index);
-    const struct out out = { c->grad[QUERY] ? (float *)c->grad[QUERY] + h.at_q : 0,
-                             c->grad[KV] ? (float *)c->grad[KV] + h.at_kv : 0,
-                             c->grad[K_ROPE] ? rope_part(c, index) : 0 };
-    float *x = (float *)c->work + rope_elements(c) + 2 * slot * block_elements(c);
-    for (int64_t i = blocks - 1; i >= 0; i--)
-        bwd_block(c, &h, out, cut_span(c->dim[S], ROWS, i), x, x + block_elements(c));
+    const int64_t index = w->first + slot;
+    const struct attention_head h = head_of(c, index);
+    const struct place at = place_of(c, index);
+    const struct attention_grads g = { .q = c->grad[QUERY] ? (float *)c->grad[QUERY] + at.q : 0,
+                                       .k = c->grad[KV] ? (float *)c->grad[KV] + at.kv : 0,
+                                       .value = c->grad[KV] ? (float *)c->grad[KV] + at.kv + h.nope : 0,
+                                       .rope = c->grad[K_ROPE] ? rope_part(c, index) : 0,
+                                       .add_q = beta_of(c, QUERY),
+                                       .add_k = beta_of(c, KV),
+                                       .add_value = beta_of(c, KV) };
+    attention_bwd_head(&h, &g, (float *)c->work + rope_elements(c) + 2 * slot * attention_block(c->dim[S]));
 }
 
 /* dk_rope of one sequence: the heads in their order. */
@@ -230,15 +110,16 @@ static void rope_sum(void *context, int64_t b)
 
 static void bwd(const struct call *c)
 {
-    waves(c, n_heads(c), bwd_task);
+    attention_waves(c, n_heads(c), bwd_task);
     if (c->grad[K_ROPE])
         pool_run(c->dim[B], rope_sum, (void *)c);
 }
 
 static void work(const struct call *c, size_t bytes[2])
 {
-    bytes[0] = (size_t)(slots(fwd_tasks(c)) * block_elements(c)) * sizeof(float);
-    bytes[1] = (size_t)(rope_elements(c) + 2 * slots(n_heads(c)) * block_elements(c)) * sizeof(float);
+    const int64_t block = attention_block(c->dim[S]);
+    bytes[0] = (size_t)(attention_slots(fwd_tasks(c)) * block) * sizeof(float);
+    bytes[1] = (size_t)(rope_elements(c) + 2 * attention_slots(n_heads(c)) * block) * sizeof(float);
 }
 
 static void cost(const struct call *c, double flops[2], double bytes[2])
