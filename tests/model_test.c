@@ -98,7 +98,7 @@ TEST(wrong_fields_are_named)
     refused("{" BASE MOE YARN ",\"aux_loss_alpha\":-1}", "aux_loss_alpha");
     refused("{" BASE MOE YARN ",\"aux_loss_alpha\":\"x\"}", "aux_loss_alpha");
     refused("{" BASE MOE YARN ",\"aux_loss_alpha\":0.1,\"q_lora_rank\":0}", "q_lora_rank");
-    refused("{\"model_type\":\"llama\"}", "deepseek_v2");
+    refused("{\"model_type\":\"gpt2\"}", "deepseek_v2");
     refused("[]", "object");
     refused("", "");
     refused("{" BASE MOE YARN ",\"aux_loss_alpha\":0.1,\"vocab_size\":1}", "vocab_size"); /* twice */

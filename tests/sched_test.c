@@ -176,7 +176,7 @@ static void check_levels(struct graph *g, struct graph *apart, int n_in_place)
     run_end(&want);
 }
 
-static struct graph *model_graph(struct arena *a, int64_t q_rank)
+static struct graph *small_graph(struct arena *a, int64_t q_rank)
 {
     struct model_config m = small;
     struct model_values v;
@@ -189,8 +189,8 @@ TEST(recomputation_changes_no_bit)
 {
     struct arena *a = arena_new("test");
     pool_start(2);
-    check_levels(model_graph(a, 0), model_graph(a, 0), 3);
-    check_levels(model_graph(a, 12), model_graph(a, 12), 3);
+    check_levels(small_graph(a, 0), small_graph(a, 0), 3);
+    check_levels(small_graph(a, 12), small_graph(a, 12), 3);
     arena_free(a);
 }
 

@@ -3,7 +3,7 @@
 #include "base/pool.h"
 #include "ckpt/ckpt.h"
 #include "cmd/cmd.h"
-#include "model/deepseek_v2.h"
+#include "model/model.h"
 #include <stdio.h>
 
 bool cmd_merge(struct arena *a, const struct config *c, struct err *e)
@@ -42,25 +42,18 @@ bool cmd_verify_model(struct arena *a, const struct config *c, struct err *e)
     return true;
 }
 
-static void print_model(const struct model_config *m, const struct graph *g)
+static void print_model(struct arena *a, const struct model_config *m, const struct graph *g)
 {
     double honest, example;
     int64_t n = 0;
     for (int i = 0; i < g->params.n; i++)
         n += g->params.item[i].n_elements;
     model_flops_per_token(m, 2048, &honest, &example);
-    printf("  DeepSeek-V2: %lld layers, width %lld, %lld heads of %lld+%lld/%lld, query rank %lld, key rank "
-           "%lld, vocabulary %lld\n",
-           (long long)m->layers, (long long)m->width, (long long)m->heads, (long long)m->nope_width,
-           (long long)m->rope_width, (long long)m->v_width, (long long)m->q_rank, (long long)m->kv_rank,
-           (long long)m->vocab);
-    if (m->experts)
-        printf("  %lld experts of %lld, %lld per token, %lld shared; aux loss alpha %g %s\n",
-               (long long)m->experts, (long long)m->expert_width, (long long)m->experts_per_token,
-               (long long)m->shared_experts, m->aux_alpha, m->sequence_aux ? "per sequence" : "per batch");
-    printf("  %lld parameters; %.4g GFLOP per trained token at 2048 (%.4g as 6 x activated, no attention); "
-           "softmax scale %.7f\n",
-           (long long)n, honest / 1e9, example / 1e9, model_softmax_scale(m));
+    struct str text = str_new(a, 1 << 16);
+    m->family->describe(m, &text);
+    fwrite(text.text, 1, text.bytes, stdout);
+    printf("  %lld parameters; %.4g GFLOP per trained token at 2048 (%.4g as 6 x activated, no attention)\n",
+           (long long)n, honest / 1e9, example / 1e9);
 }
 
 /* A model directory or checkpoint: its configuration, whether its tensors are those of the configuration, position. */
@@ -73,14 +66,14 @@ bool cmd_inspect_model(struct arena *a, const struct config *c, struct err *e)
     const char *dir = plain ? c->path : ckpt_find(a, c->path, e);
     if (!dir || !model_config_read(dir, &m, e))
         return false;
-    const struct graph *g = deepseek_v2_graph(a, &m, &o, &v);
+    const struct graph *g = model_graph(a, &m, &o, &v);
     struct ckpt *k = ckpt_open(a, dir, e);
     if (!k)
         return false;
     const bool ok = ckpt_n_tensors(k) == 0 || ckpt_match(k, &g->params, e);
     if (ok) {
         printf("%s: model %s\n", dir, m.fingerprint);
-        print_model(&m, g);
+        print_model(a, &m, g);
         if (ckpt_n_tensors(k))
             printf("  %lld tensors, all that the configuration needs\n", (long long)ckpt_n_tensors(k));
         else

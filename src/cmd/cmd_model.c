@@ -58,7 +58,7 @@ bool cmd_compile(struct arena *a, const struct config *c, struct err *e)
         return false;
     const struct model_options o = { .batch = plan_graph_batch(&p), .sequence = p.sequence };
     struct str text = str_new(a, 256u << 20), report = str_new(a, 1u << 20);
-    plan_write(&p, deepseek_v2_graph(a, &s.model, &o, &v), &text, hash);
+    plan_write(&p, model_graph(a, &s.model, &o, &v), &text, hash);
     report_plan(&report, &s, &p, &found, limit);
     fputs(c->json ? text.text : report.text, stdout);
     if (!c->json)

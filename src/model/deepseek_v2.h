@@ -1,17 +1,13 @@
-/* deepseek_v2.h - the architecture (arXiv 2405.04434): from a configuration to a graph. */
+/* deepseek_v2.h - DeepSeek-V2 (arXiv 2405.04434). */
 #pragma once
-#include "graph/graph.h"
-#include "model/model_config.h"
-struct model_options {
-    int64_t batch, sequence; /* B, S of one micro-batch over all ranks */
-    bool logits;             /* head gives logits [B S V] instead of the loss (generate, check) */
-    bool compat_nnscaler;    /* softmax scale without mscale^2, no aux loss: the example's curve */
-};
-struct model_values { /* what the runtime fills and reads; -1 = absent */
-    value tokens, labels, nll, logits;
-    int n_moe;
-    value aux[256], load[256];
-    int moe_layer[256];
-};
+#include "model/model.h"
+/* The functions of struct model_family. */
+bool deepseek_v2_read(const struct json *j, struct model_config *m, struct err *e);
 struct graph *deepseek_v2_graph(struct arena *a, const struct model_config *m, const struct model_options *o,
                                 struct model_values *v);
+double deepseek_v2_active(const struct model_config *m, int64_t layer);
+void deepseek_v2_describe(const struct model_config *m, struct str *out);
+/* Layer L is MoE iff L >= first_dense && L % moe_every == 0. */
+bool model_is_moe(const struct model_config *m, int64_t layer);
+/* Softmax scale (Dn+Dr)^-1/2 * mscale(factor, mscale_all_dim)^2, model code of DeepSeek-V2. */
+double model_softmax_scale(const struct model_config *m);

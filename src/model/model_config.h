@@ -1,15 +1,19 @@
-/* model_config.h - config.json of a DeepSeek-V2 model. A field that the code does not honour is an error when
- * its value would change the result; a missing field is an error, never a default of ours. */
+/* model_config.h - config.json of a model, of any family (model.h). A field that the code does not honour is an error
+ * when its value would change the result; a missing field is an error, never a default of ours. What a family does not
+ * have is 0. */
 #pragma once
 #include "base/arena.h"
 #include "base/err.h"
 #include "base/num.h"
-struct rope_scaling { /* YaRN (arXiv 2309.00071); factor 0 = none */
-    double factor, beta_fast, beta_slow, mscale, mscale_all_dim;
+struct rope_scaling { /* factor 0 = none; low_factor 0: YaRN (arXiv 2309.00071), otherwise Llama 3's */
+    double factor, beta_fast, beta_slow, mscale, mscale_all_dim, low_factor, high_factor;
     int64_t original_positions;
 };
+struct model_family;
 struct model_config {
-    int64_t vocab, width, layers, heads;                      /* V D L A */
+    const struct model_family *family;
+    int64_t vocab, width, layers, heads; /* V D L A */
+    int64_t kv_heads;                    /* Llama's; its head width is rope_width and v_width */
     int64_t q_rank, kv_rank, nope_width, rope_width, v_width; /* Rq (0 = none) Rkv Dn Dr Dv */
     int64_t dense_width, expert_width;                        /* F of the dense MLP, F of one expert */
     int64_t experts, experts_per_token, shared_experts; /* E K; shared: one MLP of shared * expert_width */
@@ -26,11 +30,6 @@ struct model_config {
 bool model_config_read(const char *dir, struct model_config *m, struct err *e); /* DIR/config.json */
 bool model_config_parse(const char *text, size_t bytes, const char *path, struct model_config *m,
                         struct err *e);
-bool model_is_moe(const struct model_config *m, int64_t layer);
-/* Softmax scale (Dn+Dr)^-1/2 * mscale(factor, mscale_all_dim)^2, model code of DeepSeek-V2. */
-double model_softmax_scale(const struct model_config *m);
 /* Inverse frequencies of the Dr/2 rotated pairs, and the factor on cosine and sine. */
 void model_rope_frequencies(const struct model_config *m, double *inv_freq, double *multiplier);
-/* Training FLOPs per token at sequence length S: "honest" = 6 x active parameters without the input embedding
- * + causal attention, "example" = 6 x active parameters with it, no attention. */
-void model_flops_per_token(const struct model_config *m, int64_t sequence, double *honest, double *example);
+double model_yarn_mscale(double factor, double mscale);

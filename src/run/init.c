@@ -1,6 +1,6 @@
 /* init.c - see init.h. */
 #include "run/init.h"
-#include "model/deepseek_v2.h"
+#include "model/model.h"
 #include "run/weights.h"
 #include <stdio.h>
 
@@ -35,7 +35,7 @@ bool init_run(struct arena *a, const struct config *c, struct err *e)
     const char *dir = ckpt_find_model(a, c->model_id, e);
     if (!dir || !model_config_read(dir, &m, e))
         return false;
-    const struct param_list *params = &deepseek_v2_graph(a, &m, &o, &v)->params;
+    const struct param_list *params = &model_graph(a, &m, &o, &v)->params;
     struct random r = { params, c->seed };
     const struct ckpt_holding all = hold_all(a, params);
     enum dtype *stored = ARENA_NEW(a, enum dtype, params->n);

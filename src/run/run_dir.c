@@ -91,7 +91,7 @@ static bool write_description(struct run *r, struct err *e)
     const struct model_options o = { .batch = plan_graph_batch(&r->plan),
                                      .sequence = r->plan.sequence,
                                      .compat_nnscaler = r->config->compat_nnscaler };
-    plan_write(&r->plan, deepseek_v2_graph(a, &r->setup.model, &o, &v), &s, r->plan_hash);
+    plan_write(&r->plan, model_graph(a, &r->setup.model, &o, &v), &s, r->plan_hash);
     arena_free(a);
     return write_text(arena_printf(r->arena, "%s/plan.json", r->directory), &s, e);
 }

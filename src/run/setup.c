@@ -78,7 +78,7 @@ static struct graph *build_graph(const struct setup *s, struct arena *a, const s
                                      .sequence = p->sequence,
                                      .logits = logits,
                                      .compat_nnscaler = s->compat_nnscaler };
-    return deepseek_v2_graph(a, &s->model, &o, v);
+    return model_graph(a, &s->model, &o, v);
 }
 
 /* The slab of the rank that owns most. */

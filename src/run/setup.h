@@ -2,7 +2,7 @@
 #pragma once
 #include "ckpt/ckpt.h"
 #include "config/config.h"
-#include "model/deepseek_v2.h"
+#include "model/model.h"
 #include "plan/search.h"
 #include "run/exec.h"
 struct setup {
