@@ -1,6 +1,7 @@
 /* Configuration of the model: every branch of the reader, the constants of YaRN, parameter counts. */
 #include "base/str.h"
 #include "model/deepseek_v2.h"
+#include "model/model.h"
 #include "tests/test.h"
 #include <stdlib.h>
 
@@ -98,7 +99,7 @@ TEST(wrong_fields_are_named)
     refused("{" BASE MOE YARN ",\"aux_loss_alpha\":-1}", "aux_loss_alpha");
     refused("{" BASE MOE YARN ",\"aux_loss_alpha\":\"x\"}", "aux_loss_alpha");
     refused("{" BASE MOE YARN ",\"aux_loss_alpha\":0.1,\"q_lora_rank\":0}", "q_lora_rank");
-    refused("{\"model_type\":\"gpt2\"}", "deepseek_v2");
+    refused("{\"model_type\":\"gpt2\"}", "\"deepseek_v2\", \"llama\"");
     refused("[]", "object");
     refused("", "");
     refused("{" BASE MOE YARN ",\"aux_loss_alpha\":0.1,\"vocab_size\":1}", "vocab_size"); /* twice */
@@ -116,4 +117,83 @@ TEST(group_limits)
     refused(GROUPED("7", "3"), "n_group");
     refused(GROUPED("32", "2"), "topk_group");
     refused(GROUPED("8", "9"), "topk_group");
+}
+
+/* Llama 3.1 8B */
+#define LLAMA                                                                                                \
+    "\"model_type\":\"llama\",\"vocab_size\":128256,\"hidden_size\":4096,\"num_hidden_layers\":32,"          \
+    "\"num_attention_heads\":32,\"num_key_value_heads\":8,\"intermediate_size\":14336,\"hidden_act\":"       \
+    "\"silu\",\"rms_norm_eps\":1e-5,\"initializer_range\":0.02,\"max_position_embeddings\":131072,"          \
+    "\"torch_dtype\":\"bfloat16\",\"tie_word_embeddings\":false,\"attention_bias\":false,\"eos_token_id\":"  \
+    "[128001,128008]"
+#define THETA ",\"rope_theta\":500000"
+#define LLAMA3                                                                                               \
+    "\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,"                    \
+    "\"original_max_position_embeddings\":8192"
+
+/* Frequencies are those of transformers 5.24, in float32. */
+TEST(llama_3_1)
+{
+    const struct model_config m = parsed("{" LLAMA THETA ",\"rope_scaling\":{" LLAMA3 "}}");
+    const struct model_config newer =
+        parsed("{" LLAMA ",\"head_dim\":128,\"rope_parameters\":{\"rope_theta\":500000," LLAMA3 "}}");
+    const int at[] = { 0, 16, 28, 29, 30, 31, 33, 34, 35, 36, 37, 40, 63 };
+    const double want[] = { 1,
+                            0.0376060307,
+                            0.00321144611,
+                            0.00216657063,
+                            0.00137189368,
+                            0.00085675146,
+                            0.00031269365,
+                            0.000178507791,
+                            9.55621217e-05,
+                            7.78465546e-05,
+                            6.34151438e-05,
+                            3.42810235e-05,
+                            3.06892588e-07 };
+    double inv_freq[64], multiplier, honest, example;
+    EXPECT(strcmp(m.fingerprint, newer.fingerprint) == 0);
+    model_rope_frequencies(&m, inv_freq, &multiplier);
+    EXPECT(multiplier == 1);
+    for (int i = 0; i < (int)(sizeof at / sizeof *at); i++)
+        EXPECTF(fabs(inv_freq[at[i]] / want[i] - 1) < 2e-6, "inv_freq[%d] = %.10g, expected %.10g", at[i],
+                inv_freq[at[i]], want[i]);
+    model_flops_per_token(&m, 2048, &honest, &example);
+    EXPECT(example == 6.0 * (8030261248.0 - 65 * 4096)); /* all parameters but the norms */
+}
+
+TEST(parameters_of_llama_3_1)
+{
+    const struct model_config m = parsed("{" LLAMA THETA ",\"rope_scaling\":{" LLAMA3 "}}");
+    const struct model_options o = { .batch = 1, .sequence = 8 };
+    struct arena *a = arena_new("test");
+    struct model_values v;
+    struct err e = { 0 };
+    const struct graph *g = model_graph(a, &m, &o, &v);
+    int64_t n = 0, tensors = 0;
+    for (int i = 0; i < g->params.n; i++) {
+        n += g->params.item[i].n_elements;
+        tensors += g->params.item[i].n_pieces;
+    }
+    EXPECT_INT(n, 8030261248);
+    EXPECT_INT(tensors, 291);
+    EXPECT_INT(v.n_moe, 0);
+    EXPECTF(graph_check(g, &e), "%s", e.text);
+    arena_free(a);
+}
+
+TEST(wrong_fields_of_llama_are_named)
+{
+    refused("{" LLAMA "}", "rope_theta");
+    refused("{" LLAMA THETA ",\"rope_parameters\":{\"rope_theta\":1000,\"rope_type\":\"default\"}}", "1000");
+    refused("{" LLAMA THETA ",\"mlp_bias\":true}", "mlp_bias");
+    refused("{" LLAMA THETA ",\"kv_lora_rank\":8}", "kv_lora_rank");
+    refused("{" LLAMA THETA ",\"head_dim\":7}", "head_dim");
+    refused("{" LLAMA THETA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}}", "linear");
+    refused("{" LLAMA THETA ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8}}", "low_freq_factor");
+    refused("{" LLAMA THETA ",\"rope_scaling\":{" LLAMA3 ",\"beta_fast\":1}}", "beta_fast");
+    refused("{\"model_type\":\"llama\",\"vocab_size\":96,\"hidden_size\":40,\"num_hidden_layers\":1,"
+            "\"num_attention_heads\":6,\"num_key_value_heads\":4,\"intermediate_size\":8,\"rms_norm_eps\":1,"
+            "\"max_position_embeddings\":8,\"initializer_range\":1,\"tie_word_embeddings\":false}",
+            "num_key_value_heads");
 }

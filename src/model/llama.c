@@ -52,6 +52,22 @@ static bool read_llama3(const struct json *j, jval r, struct model_config *m, st
            json_err(j, r, "high_freq_factor", e, "expected high_freq_factor > low_freq_factor > 0");
 }
 
+/* In the object r, beside it, or the same in both. */
+static bool read_theta(const struct json *j, jval r, struct model_config *m, struct err *e)
+{
+    const jval root = json_root(j);
+    if (!config_is_given(r, "rope_theta"))
+        return config_read_theta(j, root, m, e);
+    if (!config_read_theta(j, r, m, e))
+        return false;
+    const double theta = m->rope_theta;
+    return !config_is_given(root, "rope_theta") ||
+           (config_read_theta(j, root, m, e) &&
+            (m->rope_theta == theta ||
+             json_err(j, root, "rope_theta", e, "found %g here and %g in another place", m->rope_theta,
+                      theta)));
+}
+
 /* rope_theta and rope_scaling, or both in rope_parameters, as newer files have it */
 static bool read_rope(const struct json *j, struct model_config *m, struct err *e)
 {
@@ -67,7 +83,7 @@ static bool read_rope(const struct json *j, struct model_config *m, struct err *
     jval r = root;
     if (config_is_given(root, name) && !json_want_object(j, root, name, &r, e))
         return false;
-    if (!config_read_theta(j, config_is_given(root, "rope_theta") ? root : r, m, e))
+    if (!read_theta(j, r, m, e))
         return false;
     if (!config_is_given(root, name))
         return true;

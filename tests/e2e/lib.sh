@@ -120,6 +120,21 @@ make_config() { # DIR VOCAB [DTYPE]
 }
 END
 }
+# About 0.2 M parameters: 3 layers, 6 heads in 2 groups, frequencies stretched.
+make_llama_config() { # DIR VOCAB
+    mkdir -p "$1"
+    cat >"$1/config.json" <<END
+{
+  "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "float32",
+  "vocab_size": $2, "hidden_size": 72, "num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2,
+  "head_dim": 16, "intermediate_size": 104, "hidden_act": "silu", "rms_norm_eps": 1e-05, "rope_theta": 10000.0,
+  "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                   "original_max_position_embeddings": 64},
+  "attention_bias": false, "attention_dropout": 0.0, "mlp_bias": false, "tie_word_embeddings": false,
+  "initializer_range": 0.02, "max_position_embeddings": 256, "bos_token_id": 0, "eos_token_id": 1
+}
+END
+}
 # Everything a run needs: ./model (with tokenizer), ./data and ./other (64 tokens a sequence).
 make_inputs() {
     make_tokenizer "$work/tokenizer" 512

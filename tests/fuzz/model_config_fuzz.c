@@ -1,6 +1,6 @@
 /* model_config_fuzz.c - config.json of a model, and what is computed from one that was accepted. */
 #include "model/deepseek_v2.h"
-#include "model/model_config.h"
+#include "model/model.h"
 #include "tests/fuzz/fuzz.h"
 #include <math.h>
 
