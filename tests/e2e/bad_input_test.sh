@@ -50,7 +50,7 @@ config "absurd as a whole" '[34]' 'GB|large|memory|bytes' 's/"hidden_size": 64/"
 config "NaN" 3 'config.json:[0-9]+' 's/"rms_norm_eps": 1e-06/"rms_norm_eps": NaN/'
 config "unknown field" 3 'sliding_window' 's/"hidden_size": 64/"sliding_window": 4, "hidden_size": 64/'
 config "key twice" 3 'config.json:[0-9]+.*hidden_size' 's/"hidden_size": 64/"hidden_size": 32, "hidden_size": 64/'
-config "another architecture" 3 'model_type.*llama' 's/deepseek_v2/llama/'
+config "another architecture" 3 'model_type.*llama.*gpt2' 's/deepseek_v2/gpt2/'
 config "another activation" 3 'hidden_act.*gelu' 's/silu/gelu/'
 config "another rope" 3 'rope_scaling.*linear' 's/"yarn"/"linear"/'
 config "odd rope width" 3 'qk_rope_head_dim' 's/"qk_rope_head_dim": 8/"qk_rope_head_dim": 7/'
