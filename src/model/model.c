@@ -2,12 +2,11 @@
 #include "model/model.h"
 #include <string.h>
 
-static const struct model_family *const families[] = { &model_deepseek_v2, &model_llama };
-enum { FAMILIES = sizeof families / sizeof *families };
+static const struct model_family *const families[] = { &model_deepseek_v2, &model_llama, NULL };
 
 const struct model_family *model_family_find(const char *type)
 {
-    for (int i = 0; i < FAMILIES; i++)
+    for (int i = 0; families[i]; i++)
         if (strcmp(families[i]->type, type) == 0)
             return families[i];
     return NULL;
@@ -16,7 +15,7 @@ const struct model_family *model_family_find(const char *type)
 const char *model_family_names(struct arena *a)
 {
     const char *text = "";
-    for (int i = 0; i < FAMILIES; i++)
+    for (int i = 0; families[i]; i++)
         text = arena_printf(a, "%s%s\"%s\"", text, i ? ", " : "", families[i]->type);
     return text;
 }
