@@ -111,7 +111,7 @@ TEST(groups_exchange_memory_of_the_host)
 {
     struct err e = { 0 };
     arena = arena_new("comm");
-    comm_start();
+    EXPECTF(comm_start(&e), "%s", e.text);
     EXPECT(comm_use(&device_cpu, COMM_AUTO, &e) && !comm_on_device() && comm_sharers() == 1);
     EXPECT(!comm_use(&device_cpu, COMM_NCCL, &e) && e.code == EXIT_USAGE);
     for (int i = 0; i < 20; i++) /* groups of the same ranks are made once */

@@ -4,23 +4,23 @@
 #include "device/comm.h"
 #include "run/bench.h"
 
-static void start_threads(const struct config *c)
+static bool start(const struct config *c, struct err *e)
 {
-    comm_start();
+    if (!comm_start(e))
+        return false;
     const int share = pool_cores() / comm_local_ranks();
     pool_start(c->threads ? (int)c->threads : share > 1 ? share : 1);
+    return true;
 }
 
 bool cmd_bench_step(struct arena *a, const struct config *c, struct err *e)
 {
-    start_threads(c);
-    return bench_step(a, c, e);
+    return start(c, e) && bench_step(a, c, e);
 }
 
 bool cmd_bench_ops(struct arena *a, const struct config *c, struct err *e)
 {
-    start_threads(c);
-    return bench_ops(a, c, e);
+    return start(c, e) && bench_ops(a, c, e);
 }
 
 bool cmd_bench_grouped(struct arena *a, const struct config *c, struct err *e)

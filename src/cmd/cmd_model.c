@@ -17,6 +17,14 @@ static void start_threads(const struct config *c)
     pool_start(c->threads ? (int)c->threads : share > 1 ? share : 1);
 }
 
+static bool start_ranks(const struct config *c, struct err *e)
+{
+    if (!comm_start(e))
+        return false;
+    start_threads(c);
+    return true;
+}
+
 bool cmd_init(struct arena *a, const struct config *c, struct err *e)
 {
     start_threads(c);
@@ -70,15 +78,15 @@ bool cmd_train(struct arena *a, const struct config *c, struct err *e)
 {
     if (c->run_mode == RUN_MODE_COMPILE)
         return cmd_compile(a, c, e);
-    comm_start();
-    start_threads(c);
+    if (!start_ranks(c, e))
+        return false;
     return train_run(a, c, e);
 }
 
 bool cmd_eval(struct arena *a, const struct config *c, struct err *e)
 {
-    comm_start();
-    start_threads(c);
+    if (!start_ranks(c, e))
+        return false;
     return eval_run(a, c, e);
 }
 

@@ -14,7 +14,9 @@ struct device;
 struct comm_group;                                /* NULL stands for this rank alone */
 enum comm_way { COMM_AUTO, COMM_NCCL, COMM_MPI }; /* the words of --comm */
 enum { COMM_DEVICE_BYTES = 1 << 30 };             /* kept free on a device for NCCL: an estimate */
-void comm_start(void);                            /* once, before threads; installs the stop hook of err.h */
+/* Once, before threads; installs the stop hook of err.h. false, on every rank, where the launcher's variables contradict
+ * each other or MPI. */
+bool comm_start(struct err *e);
 void comm_stop(void);
 int comm_rank(void);
 int comm_ranks(void);

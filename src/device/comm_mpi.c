@@ -2,9 +2,9 @@
 #include "base/err.h"
 #include "base/hash.h"
 #include "device/comm_impl.h"
+#include "device/launch.h"
 #include <limits.h>
 #include <mpi.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { MAX_TYPES = 16 };
@@ -38,21 +38,24 @@ static void stop_all(int code)
         MPI_Abort(MPI_COMM_WORLD, code);
 }
 
-/* Any launcher we know? Without one, MPI is not started: a single rank needs none. */
-static bool launched(void)
+/* All ranks end with what the first of them has to say. */
+static bool all_agree(struct err *e)
 {
-    static const char *const names[] = { "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "PMI_RANK",
-                                         "MPI_LOCALNRANKS" };
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (getenv(names[i]))
-            return true;
-    return false;
+    bool ok = launch_agrees(rank, n_ranks, comm_library(), e);
+    int first = ok ? n_ranks : rank;
+    OK(MPI_Allreduce(MPI_IN_PLACE, &first, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD));
+    if (first < n_ranks)
+        OK(MPI_Bcast(e, (int)sizeof *e, MPI_BYTE, first, MPI_COMM_WORLD));
+    return first == n_ranks;
 }
 
-void comm_start(void)
+bool comm_start(struct err *e)
 {
-    if (!launched())
-        return;
+    if (!launch_by_mpi()) {
+        const bool ok = launch_alone(e);
+        rank = ok ? 0 : launch_voice();
+        return ok;
+    }
     int provided;
     OK(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided));
     active = true;
@@ -60,6 +63,10 @@ void comm_start(void)
     OK(MPI_Comm_rank(MPI_COMM_WORLD, &rank));
     OK(MPI_Comm_size(MPI_COMM_WORLD, &n_ranks));
     err_on_rank(rank, n_ranks, stop_all);
+    if (!all_agree(e)) {
+        rank = n_ranks > 1 ? rank : launch_voice();
+        return false;
+    }
     if (n_ranks > MAX_RANKS)
         die("%d ranks; at most %d are supported", n_ranks, MAX_RANKS);
     MPI_Comm node;
@@ -67,6 +74,7 @@ void comm_start(void)
     OK(MPI_Comm_size(node, &n_local));
     OK(MPI_Comm_rank(node, &local_rank));
     OK(MPI_Comm_free(&node));
+    return true;
 }
 
 void comm_stop(void)
