@@ -136,7 +136,7 @@ static void try_nccl(struct comm_group *g)
 TEST(nccl_with_one_rank)
 {
     struct err e = { 0 };
-    struct comm_group g = { "test", 1, 0, -1, NULL };
+    struct comm_group g = { "test", 1, 0, -1, 0, NULL };
     char id[NCCL_ID_BYTES];
     if (!have_device())
         return;

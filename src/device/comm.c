@@ -2,6 +2,7 @@
 #include "base/err.h"
 #include "device/comm_impl.h"
 #include "device/device.h"
+#include "device/watch.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -21,6 +22,18 @@ const char *comm_what(void)
 void comm_doing(const char *what)
 {
     doing = what;
+    watch_at(what, NULL, 0);
+}
+
+void comm_doing_instruction(const char *what, const char *list, int index)
+{
+    doing = what;
+    watch_at(what, list, index);
+}
+
+void comm_timeout(double seconds)
+{
+    watch_limit(seconds);
 }
 
 bool comm_on_device(void)
@@ -144,11 +157,12 @@ struct comm_group *comm_split(struct arena *a, const char *name, int color)
 {
     struct comm_group g = { .name = name };
     char id[NCCL_ID_BYTES] = { 0 };
-    g.mpi = mpi_active() ? mpi_split(color, &g.n, &g.index) : -1;
+    g.mpi = mpi_active() ? mpi_split(color, &g.n, &g.index, &g.ranks) : -1;
     if (g.mpi < 0)
         return NULL;
+    comm_doing("start: the first use of a group");
+    watch_group(g.ranks);
     struct comm_group *made = ARENA_NEW(a, struct comm_group, 1);
-    comm_doing("start");
     if (by_nccl && !nccl_comms[g.mpi]) {
         if (g.index == 0)
             nccl_id(id);

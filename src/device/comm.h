@@ -1,6 +1,6 @@
 /* comm.h - ranks and collectives. Started by mpirun, srun or alone; alone, nothing of MPI is touched. Counts
- * are elements. All calls are collective over their group and never return an error: a failure of MPI or NCCL stops
- * every rank.
+ * are elements. All calls are collective over their group and never return an error: a failure of MPI or NCCL, or a rank
+ * that does not come (comm_timeout), stops every rank.
  *   small things of the host  comm_barrier ... comm_max: always MPI, over all ranks
  *   bulk                      comm_gather_in_place, comm_gather_ranges, comm_exchange: where comm_use() said that
  *                             buffers lie. On the host they block until buffers may be reused; on a device they are
@@ -14,10 +14,13 @@ struct device;
 struct comm_group;                                /* NULL stands for this rank alone */
 enum comm_way { COMM_AUTO, COMM_NCCL, COMM_MPI }; /* the words of --comm */
 enum { COMM_DEVICE_BYTES = 1 << 30 };             /* kept free on a device for NCCL: an estimate */
-/* Once, before threads; installs the stop hook of err.h. false, on every rank, where the launcher's variables contradict
- * each other or MPI. */
+/* Once, before threads; installs the stop hook of err.h, and watches from now on that no rank goes away. false, on every rank, where the launcher's variables contradict each other or MPI. */
 bool comm_start(struct err *e);
 void comm_stop(void);
+/* From now on, a rank that waits longer for others, or for its device behind them, stops all ranks with one line: where it
+ * is, and who of its machine has not come. 0 = for ever, as it is until this is called. A process of this machine that goes
+ * away is told at once, always. */
+void comm_timeout(double seconds);
 int comm_rank(void);
 int comm_ranks(void);
 int comm_local_ranks(void);     /* on this machine */
@@ -31,8 +34,10 @@ bool comm_on_device(void); /* NCCL moves bulk data */
 int comm_sharers(void);    /* most ranks that share one GPU; 1 on the CPU */
 /* Host memory for staging, twice: no call moves more bytes at once. Nothing is taken where none is needed. */
 void comm_reserve(size_t bytes);
-/* What messages about failures name, until the next call: an instruction. Not copied. */
+/* What messages about failures name, until the next call. Not copied. */
 void comm_doing(const char *what);
+void comm_doing_instruction(const char *what, const char *list,
+                            int index); /* `index` of a list of instructions */
 /* Ranks with the same color, ordered by rank. NULL when it would hold this rank only. Every kind of bulk call is made
  * once, so that all memory and connections are there. Groups of the same ranks share their communicator. */
 struct comm_group *comm_split(struct arena *a, const char *name, int color);

@@ -4,15 +4,17 @@
 enum { MAX_RANKS = 4096, MAX_GROUPS = 16 };
 struct comm_group {
     const char *name;
-    int n, index; /* members; which of them this rank is */
-    int mpi;      /* number of its communicator, the same for groups of the same ranks */
-    void *nccl;   /* ncclComm_t; NULL: not used */
+    int n, index;   /* members; which of them this rank is */
+    int mpi;        /* number of its communicator, the same for groups of the same ranks */
+    uint64_t ranks; /* hash of the members */
+    void *nccl;     /* ncclComm_t; NULL: not used */
 };
 const char *comm_what(void);  /* as comm_doing() said; never NULL */
 void comm_leave_groups(void); /* before MPI is left */
 
 /* comm_mpi.c: host memory; g is not NULL. */
-int mpi_split(int color, int *n, int *index); /* number of the communicator, -1 for this rank alone */
+/* Number of the communicator, -1 for this rank alone. */
+int mpi_split(int color, int *n, int *index, uint64_t *ranks);
 bool mpi_active(void);
 void mpi_gather_all(void *all, size_t bytes); /* as mpi_gather, over all ranks */
 void mpi_gather(const struct comm_group *g, void *all, size_t bytes);

@@ -3,8 +3,10 @@
 #include "base/hash.h"
 #include "device/comm_impl.h"
 #include "device/launch.h"
+#include "device/watch.h"
 #include <limits.h>
 #include <mpi.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { MAX_TYPES = 16 };
@@ -14,6 +16,8 @@ static struct { /* of comm_group.mpi */
 } groups[MAX_GROUPS];
 static int n_groups;
 static bool active;
+static MPI_Comm node; /* ranks of this machine */
+static MPI_Win window = MPI_WIN_NULL;
 static int rank, n_ranks = 1, n_local = 1, local_rank;
 static struct {
     int64_t bytes;
@@ -31,11 +35,38 @@ static void check(int result, const char *call)
     die("%s: %s: %.*s", comm_what(), call, length, text);
 }
 #define OK(call) check((call), #call)
+/* The same where a rank may wait for others: `members` and `name` are those of the group. */
+#define OK_OF(name, members, call)                                                                           \
+    do {                                                                                                     \
+        watch_enter(#call, name, members);                                                                   \
+        const int result_ = (call);                                                                          \
+        watch_leave();                                                                                       \
+        check(result_, #call);                                                                               \
+    } while (0)
+#define OK_ALL(call)      OK_OF("all ranks", WATCH_EVERYBODY, call)
+#define OK_GROUP(g, call) OK_OF((g)->name, (g)->ranks, call)
 
 static void stop_all(int code)
 {
+    watch_leaving();
     if (active)
         MPI_Abort(MPI_COMM_WORLD, code);
+}
+
+/* Seats of the ranks of this machine in memory that they share. */
+static void start_watch(void)
+{
+    void *base = NULL;
+    MPI_Aint bytes;
+    int unit;
+    if (MPI_Win_allocate_shared((MPI_Aint)watch_bytes(), 1, MPI_INFO_NULL, node, &base, &window) !=
+        MPI_SUCCESS)
+        die("MPI_Win_allocate_shared: no memory that the ranks of this machine share (is /dev/shm or /tmp "
+            "full?)");
+    memset(base, 0, watch_bytes());
+    OK(MPI_Barrier(node));
+    OK(MPI_Win_shared_query(window, 0, &bytes, &unit, &base));
+    watch_start(base, n_local, local_rank, rank);
 }
 
 /* All ranks end with what the first of them has to say. */
@@ -69,12 +100,24 @@ bool comm_start(struct err *e)
     }
     if (n_ranks > MAX_RANKS)
         die("%d ranks; at most %d are supported", n_ranks, MAX_RANKS);
-    MPI_Comm node;
     OK(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node));
+    OK(MPI_Comm_set_errhandler(node, MPI_ERRORS_RETURN));
     OK(MPI_Comm_size(node, &n_local));
     OK(MPI_Comm_rank(node, &local_rank));
-    OK(MPI_Comm_free(&node));
+    if (n_ranks > 1)
+        start_watch();
     return true;
+}
+
+static void leave_watch(void)
+{
+    if (window == MPI_WIN_NULL)
+        return;
+    comm_doing("the end");
+    OK_ALL(MPI_Barrier(MPI_COMM_WORLD));
+    watch_leaving();
+    watch_stop();
+    MPI_Win_free(&window);
 }
 
 void comm_stop(void)
@@ -82,6 +125,7 @@ void comm_stop(void)
     if (!active)
         return;
     comm_leave_groups();
+    leave_watch();
     for (int i = 0; i < n_types; i++)
         MPI_Type_free(&types[i].type);
     MPI_Finalize();
@@ -122,18 +166,18 @@ bool mpi_active(void)
     return active;
 }
 
-int mpi_split(int color, int *n, int *index)
+int mpi_split(int color, int *n, int *index, uint64_t *ranks)
 {
     static int members[MAX_RANKS];
     MPI_Comm comm;
-    OK(MPI_Comm_split(MPI_COMM_WORLD, color, rank, &comm));
+    OK_ALL(MPI_Comm_split(MPI_COMM_WORLD, color, rank, &comm));
     OK(MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN));
     OK(MPI_Comm_size(comm, n));
     OK(MPI_Comm_rank(comm, index));
-    OK(MPI_Allgather(&rank, 1, MPI_INT, members, 1, MPI_INT, comm));
-    const uint64_t ranks = hash_bytes(members, (size_t)*n * sizeof *members);
+    OK_ALL(MPI_Allgather(&rank, 1, MPI_INT, members, 1, MPI_INT, comm));
+    *ranks = hash_bytes(members, (size_t)*n * sizeof *members);
     int found = *n > 1 ? 0 : -1;
-    while (found >= 0 && found < n_groups && groups[found].ranks != ranks)
+    while (found >= 0 && found < n_groups && groups[found].ranks != *ranks)
         found++;
     if (found < 0 || found < n_groups) {
         OK(MPI_Comm_free(&comm));
@@ -141,22 +185,22 @@ int mpi_split(int color, int *n, int *index)
     }
     CHECK(n_groups < MAX_GROUPS, "more than %d groups of ranks", MAX_GROUPS);
     groups[n_groups].comm = comm;
-    groups[n_groups].ranks = ranks;
+    groups[n_groups].ranks = *ranks;
     return n_groups++;
 }
 
 void comm_barrier(void)
 {
     if (active)
-        OK(MPI_Barrier(MPI_COMM_WORLD));
+        OK_ALL(MPI_Barrier(MPI_COMM_WORLD));
 }
 
 void comm_broadcast(void *data, size_t bytes)
 {
     for (size_t at = 0; active && at < bytes; at += 1u << 30) {
         const size_t left = bytes - at;
-        OK(MPI_Bcast((char *)data + at, (int)(left < 1u << 30 ? left : 1u << 30), MPI_BYTE, 0,
-                     MPI_COMM_WORLD));
+        OK_ALL(MPI_Bcast((char *)data + at, (int)(left < 1u << 30 ? left : 1u << 30), MPI_BYTE, 0,
+                         MPI_COMM_WORLD));
     }
 }
 
@@ -164,8 +208,8 @@ bool comm_agree(uint64_t hash)
 {
     uint64_t low = hash, high = hash;
     if (active) {
-        OK(MPI_Allreduce(MPI_IN_PLACE, &low, 1, MPI_UINT64_T, MPI_MIN, MPI_COMM_WORLD));
-        OK(MPI_Allreduce(MPI_IN_PLACE, &high, 1, MPI_UINT64_T, MPI_MAX, MPI_COMM_WORLD));
+        OK_ALL(MPI_Allreduce(MPI_IN_PLACE, &low, 1, MPI_UINT64_T, MPI_MIN, MPI_COMM_WORLD));
+        OK_ALL(MPI_Allreduce(MPI_IN_PLACE, &high, 1, MPI_UINT64_T, MPI_MAX, MPI_COMM_WORLD));
     }
     return low == high;
 }
@@ -173,33 +217,33 @@ bool comm_agree(uint64_t hash)
 void mpi_gather_all(void *all, size_t bytes)
 {
     if (active)
-        OK(MPI_Allgather(MPI_IN_PLACE, 0, MPI_BYTE, all, (int)bytes, MPI_BYTE, MPI_COMM_WORLD));
+        OK_ALL(MPI_Allgather(MPI_IN_PLACE, 0, MPI_BYTE, all, (int)bytes, MPI_BYTE, MPI_COMM_WORLD));
 }
 
 void mpi_gather(const struct comm_group *g, void *all, size_t bytes)
 {
     CHECK(bytes <= INT_MAX, "%zu bytes from each member", bytes);
-    OK(MPI_Allgather(MPI_IN_PLACE, 0, MPI_BYTE, all, (int)bytes, MPI_BYTE, groups[g->mpi].comm));
+    OK_GROUP(g, MPI_Allgather(MPI_IN_PLACE, 0, MPI_BYTE, all, (int)bytes, MPI_BYTE, groups[g->mpi].comm));
 }
 
 void comm_sum_doubles(double *x, int64_t n)
 {
     CHECK(n <= INT_MAX, "%lld doubles", (long long)n);
     if (active)
-        OK(MPI_Allreduce(MPI_IN_PLACE, x, (int)n, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD));
+        OK_ALL(MPI_Allreduce(MPI_IN_PLACE, x, (int)n, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD));
 }
 
 void comm_sum_integers(int64_t *x, int64_t n)
 {
     CHECK(n <= INT_MAX, "%lld integers", (long long)n);
     if (active)
-        OK(MPI_Allreduce(MPI_IN_PLACE, x, (int)n, MPI_INT64_T, MPI_SUM, MPI_COMM_WORLD));
+        OK_ALL(MPI_Allreduce(MPI_IN_PLACE, x, (int)n, MPI_INT64_T, MPI_SUM, MPI_COMM_WORLD));
 }
 
 double comm_max(double x)
 {
     if (active)
-        OK(MPI_Allreduce(MPI_IN_PLACE, &x, 1, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD));
+        OK_ALL(MPI_Allreduce(MPI_IN_PLACE, &x, 1, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD));
     return x;
 }
 
@@ -232,14 +276,15 @@ void mpi_exchange(const struct comm_group *g, const void *send, void *recv, cons
         counts[3][i] = to_int(r->recv_at[i]);
     }
     const MPI_Datatype t = row_type(row_bytes);
-    OK(MPI_Alltoallv(send, counts[0], counts[1], t, recv, counts[2], counts[3], t, groups[g->mpi].comm));
+    OK_GROUP(
+        g, MPI_Alltoallv(send, counts[0], counts[1], t, recv, counts[2], counts[3], t, groups[g->mpi].comm));
 }
 
 void mpi_broadcast(const struct comm_group *g, int from, void *data, size_t bytes)
 {
     for (size_t at = 0; at < bytes; at += 1u << 30) {
         const size_t left = bytes - at;
-        OK(MPI_Bcast((char *)data + at, (int)(left < 1u << 30 ? left : 1u << 30), MPI_BYTE, from,
-                     groups[g->mpi].comm));
+        OK_GROUP(g, MPI_Bcast((char *)data + at, (int)(left < 1u << 30 ? left : 1u << 30), MPI_BYTE, from,
+                              groups[g->mpi].comm));
     }
 }

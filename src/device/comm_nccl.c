@@ -3,6 +3,7 @@
  * All data is bytes: the sums are made by kernels of our own, whose order is fixed. */
 #include "base/err.h"
 #include "device/comm_impl.h"
+#include "device/watch.h"
 #include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
@@ -97,7 +98,7 @@ static void check_earlier(const struct comm_group *g, const char *call)
 void nccl_id(char id[NCCL_ID_BYTES])
 {
     struct id made;
-    const struct comm_group nobody = { "to be made", 0, 0, 0, NULL };
+    const struct comm_group nobody = { "to be made", 0, 0, 0, 0, NULL };
     check(&nobody, nccl.get_id(&made), "ncclGetUniqueId");
     memcpy(id, made.bytes, sizeof made.bytes);
 }
@@ -106,8 +107,10 @@ void nccl_join(struct comm_group *g, const char id[NCCL_ID_BYTES])
 {
     struct id same;
     memcpy(same.bytes, id, sizeof same.bytes);
+    watch_enter("ncclCommInitRank", g->name, g->ranks);
     check(g, nccl.init(&g->nccl, g->n, same, g->index), "ncclCommInitRank");
     check_earlier(g, "ncclCommInitRank");
+    watch_leave();
 }
 
 void nccl_leave(void *comm)
@@ -118,12 +121,15 @@ void nccl_leave(void *comm)
 void nccl_gather(const struct comm_group *g, void *all, size_t bytes, void *stream)
 {
     const char *const mine = (const char *)all + (size_t)g->index * bytes;
+    watch_enter("ncclAllGather", g->name, g->ranks);
     check(g, nccl.all_gather(mine, all, bytes, BYTES, g->nccl, stream), "ncclAllGather");
     check_earlier(g, "ncclAllGather");
+    watch_leave();
 }
 
 void nccl_gather_ranges(const struct comm_group *g, void *all, const int64_t *cut, void *stream)
 {
+    watch_enter("ncclBroadcast", g->name, g->ranks);
     check(g, nccl.group_start(), "ncclGroupStart");
     for (int m = 0; m < g->n; m++) {
         char *const at = (char *)all + cut[m];
@@ -133,11 +139,13 @@ void nccl_gather_ranges(const struct comm_group *g, void *all, const int64_t *cu
     }
     check(g, nccl.group_end(), "ncclGroupEnd (broadcasts)");
     check_earlier(g, "ncclBroadcast");
+    watch_leave();
 }
 
 void nccl_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *r,
                    int64_t row_bytes, void *stream)
 {
+    watch_enter("ncclSend, ncclRecv", g->name, g->ranks);
     check(g, nccl.group_start(), "ncclGroupStart");
     for (int m = 0; m < g->n; m++) {
         const char *const from = (const char *)send + r->send_at[m] * row_bytes;
@@ -151,4 +159,5 @@ void nccl_exchange(const struct comm_group *g, const void *send, void *recv, con
     }
     check(g, nccl.group_end(), "ncclGroupEnd (exchange)");
     check_earlier(g, "ncclSend, ncclRecv");
+    watch_leave();
 }

@@ -3,6 +3,7 @@ extern "C" {
 #include "base/arena.h"
 #include "base/pool.h"
 #include "device/device_impl.h"
+#include "device/watch.h"
 }
 #include "cuda/library.cuh"
 #include "cuda/random.cuh"
@@ -30,7 +31,9 @@ static void *allocate(size_t bytes)
 
 static void wait_(void)
 {
+    watch_device("cudaStreamSynchronize"); /* NCCL's kernels wait for other ranks */
     CUDA_DO(cudaStreamSynchronize(stream_));
+    watch_leave();
 }
 
 static void release(void *memory)
@@ -58,7 +61,9 @@ static void mark(int which)
 
 static void reach(int which)
 {
+    watch_device("cudaEventSynchronize");
     CUDA_DO(cudaEventSynchronize(marks[which]));
+    watch_leave();
 }
 
 static void put(void *to, const void *from, size_t bytes)

@@ -65,6 +65,7 @@ static bool start(struct bench *b, struct arena *a, const struct config *c, stru
                         c->dataset_path, (long long)b->data.vocab_size - 1, (long long)b->setup.model.vocab);
     if (!setup_connect(&b->setup, c, NULL, e) || !make_plan(b, c, e))
         return false;
+    comm_timeout(c->collective_timeout);
     engine_build(&b->setup, &b->plan, true, false, &o, &b->engine);
     b->outside_bytes[0] = exec_outside(&b->engine.exec);
     weights_init(&b->engine.exec, c->seed);

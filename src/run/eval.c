@@ -45,6 +45,7 @@ bool eval_run(struct arena *a, const struct config *c, struct err *e)
         return comm_ranks() == 1 ? false : (die_err(e), false);
     if (!setup_connect(&s, c, NULL, e))
         return false;
+    comm_timeout(c->collective_timeout);
     const int64_t n =
         c->eval_sequences && c->eval_sequences < d.n_sequences ? c->eval_sequences : d.n_sequences;
     setup_small_plan(&s, c->micro_batch_size, d.sequence_length, &p);

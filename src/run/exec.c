@@ -239,7 +239,6 @@ void exec_launch(struct exec *x, enum list_kind which, int index)
 static bool run_one(struct exec *x, enum list_kind which, int index, const struct rows *rows)
 {
     const struct instr *in = &x->program->list[which].item[index];
-    comm_doing(in->name);
     switch (in->kind) {
     case RUN_OP:
     case RUN_ZERO:
@@ -281,6 +280,8 @@ static bool run_one(struct exec *x, enum list_kind which, int index, const struc
     return true;
 }
 
+static const char *const list_name[LISTS] = { "micro-batch", "update", "evaluation" };
+
 bool exec_run(struct exec *x, enum list_kind which)
 {
     const struct list *list = &x->program->list[which];
@@ -288,8 +289,9 @@ bool exec_run(struct exec *x, enum list_kind which)
     int head = 0;
     double before = exec_now();
     for (int i = 0; i < list->n; i++) {
-        const int at = i, behind = stretch_run(x, which, i);
         const struct instr *in = &list->item[i];
+        comm_doing_instruction(in->name, list_name[which], i);
+        const int at = i, behind = stretch_run(x, which, i);
         if (behind > i) {
             i = behind - 1;
         } else if (in->kind == RUN_ROUND) {

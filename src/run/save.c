@@ -108,6 +108,7 @@ static void all_done(bool ok, const struct err *e)
 {
     if (!ok)
         die_err(e);
+    comm_doing("begin of a checkpoint");
     comm_barrier();
 }
 
@@ -159,6 +160,7 @@ static void next_stage(struct run *r, struct saver *s)
 static bool all_ready(struct saver *s)
 {
     const bool done = worker_done(&s->worker);
+    comm_doing("have all written the checkpoint");
     if (done && s->failed)
         die_err(&s->err);
     return comm_max(!done) == 0;

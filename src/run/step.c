@@ -99,9 +99,10 @@ static void clear_sums(struct stepper *s)
     memset(s->load, 0, (size_t)(s->engine->values.n_moe * s->n_experts) * sizeof *s->load);
 }
 
-static double sum_in_order(double *x, int64_t n)
+static double sum_in_order(const char *what, double *x, int64_t n)
 {
     double sum = 0;
+    comm_doing(what);
     comm_sum_doubles(x, n);
     for (int64_t i = 0; i < n; i++)
         sum += x[i];
@@ -131,8 +132,9 @@ struct step_result step_gradients(struct stepper *s, int64_t epoch, int64_t firs
         run_turn(s, LIST_MICRO, micro);
     }
     collect(s, (int)((p->accumulation - 1) % DEVICE_MARKS));
-    r.loss = sum_in_order(s->nll, n) / (double)(targets > 0 ? targets : 1);
-    r.aux = sum_in_order(s->aux, n) / (double)n;
+    r.loss = sum_in_order("sum of the losses", s->nll, n) / (double)(targets > 0 ? targets : 1);
+    r.aux = sum_in_order("sum of the auxiliary losses", s->aux, n) / (double)n;
+    comm_doing("sum of the expert loads");
     comm_sum_integers(s->load, s->engine->values.n_moe * s->n_experts);
     r.finite = isfinite(r.loss) && isfinite(r.aux);
     return r;
@@ -170,7 +172,7 @@ double step_evaluate(struct stepper *s, int64_t begin, int64_t end, int64_t *n_t
     for (int64_t i = begin; i < end; i++)
         targets += batches_targets(s->batches, i);
     *n_targets = targets;
-    return sum_in_order(s->nll, end - begin) / (double)(targets > 0 ? targets : 1);
+    return sum_in_order("sum of the losses", s->nll, end - begin) / (double)(targets > 0 ? targets : 1);
 }
 
 double step_load_ratio(const struct stepper *s, int moe_layer)

@@ -248,6 +248,7 @@ static bool after_step(struct run *r, struct step_report *report)
 {
     const struct config *c = r->config;
     struct position *p = r->position;
+    comm_doing("end of the step");
     const bool stop = comm_max(asked_to_stop) > 0;
     const bool done = stop || p->step >= r->total_steps;
     if (r->eval_end > r->eval_begin && ((c->eval_every && p->step % c->eval_every == 0) || (done && !stop))) {
@@ -378,11 +379,15 @@ bool train_run(struct arena *a, const struct config *c, struct err *e)
     signal(SIGTERM, on_signal);
     signal(SIGUSR1, on_signal);
     blas_warm_up();
-    if (!open_everywhere(r, e) || !setup_connect(&r->setup, c, c->cluster, e) || !share_plan(r, e))
+    if (!open_everywhere(r, e))
+        return false;
+    comm_timeout(c->collective_timeout); /* not before: rank 0 reads the whole dataset */
+    if (!setup_connect(&r->setup, c, c->cluster, e) || !share_plan(r, e))
         return false;
     count_steps(r);
     if (!start_engine(r, e) || !run_open_metrics(r, e))
         die_err(e);
+    comm_doing("start: do the ranks agree");
     if (!comm_agree(graph_signature(r->engine.graph)))
         die("the ranks do not agree on the graph: different programs or files?");
     print_start(r);
