@@ -6,7 +6,8 @@ static const char *save_small(struct fixture *f, const char *name)
 {
     struct err e = { 0 };
     const char *dir = in_test_dir(f->arena, name);
-    EXPECTF(save(f, job_of(f, dir, "{\"step\": 7}", 2, holdings(f, 2, 2, true), 600), 0, &e), "%s", e.text);
+    EXPECTF(save(f, job_of(f, dir, "{\"step\": 7}", 2, holdings(f, 2, 2, true, false), 600), 0, &e), "%s",
+            e.text);
     return dir;
 }
 
@@ -106,7 +107,7 @@ static void sign_again(struct arena *a, const char *dir)
     EXPECT(manifest_read(a, path, &m, &e));
     fresh.n_ranks = m.n_ranks;
     for (int64_t i = 0; i < m.n; i++)
-        EXPECT(manifest_add_text(a, &fresh, dir, m.file[i].name, &e));
+        EXPECT(manifest_add_file(a, &fresh, dir, m.file[i].name, &e));
     EXPECTF(manifest_write(path, &fresh, &e), "%s", e.text);
 }
 
@@ -150,8 +151,8 @@ TEST(optimizer_state_must_fit_the_model)
           "tensor lm_heat.weight: missing" },
         { "checkpoint.json", "\"ranks\": 2", "\"ranks\": 3",
           "optimizer-00001-of-00003.safetensors: missing" },
-        { "checkpoint.json", "\"version\": 2", "\"version\": 3",
-          "version: 3, this program reads versions 1 to 2" },
+        { "checkpoint.json", "\"version\": 3", "\"version\": 4",
+          "version: 4, this program reads versions 1 to 3" },
         { "checkpoint.json", "tokenizer.json", "./kenizer.json",
           "name: './kenizer.json' is not the name of a file" },
         { "checkpoint.json", "train_state.json", "train_stats.json", "train_stats.json: missing" },
@@ -227,7 +228,7 @@ TEST(values_that_cannot_be_stored_are_refused)
                    *last = path_in(f.arena, parent_of(f.arena, dir), "last");
         f.weight[0][77] = cases[i].x;
         const struct ckpt_job job =
-            job_of(&f, arena_printf(f.arena, "%s2", dir), "{}", 2, holdings(&f, 2, 2, true), 600);
+            job_of(&f, arena_printf(f.arena, "%s2", dir), "{}", 2, holdings(&f, 2, 2, true, false), 600);
         EXPECT(!save(&f, job, 1, &e));
         EXPECTF(strstr(e.text, cases[i].text) &&
                     strstr(e.text, "tensor model.embed_tokens.weight: element 77 "),
@@ -245,7 +246,7 @@ TEST(a_rank_that_did_not_write_is_missed)
     fixture_new(&f, BF16);
     const char *dir = save_small(&f, "rank/step-1");
     const struct ckpt_job job =
-        job_of(&f, arena_printf(f.arena, "%s2", dir), "{}", 2, holdings(&f, 2, 2, true), 600);
+        job_of(&f, arena_printf(f.arena, "%s2", dir), "{}", 2, holdings(&f, 2, 2, true, false), 600);
     const struct ckpt_job mine = job_as(&f, job, 0);
     EXPECT(ckpt_begin(&job, &e) && ckpt_write(&mine, 0, &e));
     EXPECT(!ckpt_publish(&job, 1, &e) &&
@@ -260,7 +261,7 @@ TEST(a_file_that_shrank_is_missed)
     struct err e = { 0 };
     fixture_new(&f, BF16);
     const char *dir = in_test_dir(f.arena, "shrank/step-1");
-    const struct ckpt_job job = job_of(&f, dir, "{}", 1, holdings(&f, 1, 1, true), 600),
+    const struct ckpt_job job = job_of(&f, dir, "{}", 1, holdings(&f, 1, 1, true, false), 600),
                           mine = job_as(&f, job, 0);
     EXPECT(ckpt_begin(&job, &e) && ckpt_write(&mine, 0, &e));
     EXPECT(truncate(path_in(f.arena, temporary_name(f.arena, dir), optimizer_file(f.arena, 0, 1)), 100) == 0);
@@ -278,7 +279,7 @@ TEST(state_that_is_not_finite_is_refused)
     fixture_new(&f, F32);
     f.exp_avg_sq[7][100] = INFINITY;
     const struct ckpt_job job =
-        job_of(&f, in_test_dir(f.arena, "moment/step-1"), "{}", 2, holdings(&f, 2, 2, true), 600);
+        job_of(&f, in_test_dir(f.arena, "moment/step-1"), "{}", 2, holdings(&f, 2, 2, true, false), 600);
     EXPECT(!save(&f, job, 1, &e));
     EXPECT_TEXT(
         e.text,
@@ -286,7 +287,7 @@ TEST(state_that_is_not_finite_is_refused)
     e = (struct err){ 0 };
     f.exp_avg_sq[7][100] = 0;
     f.exp_avg[2][17] = NAN; /* the second part of its tensor, of which one rank owns all */
-    const struct ckpt_job whole = job_of(&f, job.directory, "{}", 1, holdings(&f, 1, 1, true), 600);
+    const struct ckpt_job whole = job_of(&f, job.directory, "{}", 1, holdings(&f, 1, 1, true, false), 600);
     EXPECT(!save(&f, whole, 1, &e));
     EXPECTF(strstr(e.text, arena_printf(f.arena, "kv_a_proj_with_mqa.weight.exp_avg: element %d is nan",
                                         KV * D + 17)),
@@ -425,7 +426,7 @@ TEST(one_parameter_has_one_dtype)
     uint64_t bytes, hash;
     fixture_new(&f, BF16);
     const char *dir = in_test_dir(f.arena, "mixed");
-    const struct ckpt_job job = job_of(&f, dir, "", 1, holdings(&f, 1, 1, false), 1 << 30);
+    const struct ckpt_job job = job_of(&f, dir, "", 1, holdings(&f, 1, 1, false, false), 1 << 30);
     assignment_make(f.arena, &job, &x);
     EXPECT(file_mkdirs(dir, &e) && file_write(path_in(f.arena, dir, "config.json"), "{}", 2, &e));
     for (int64_t i = 0; i < x.n; i++)
@@ -461,19 +462,27 @@ TEST(names_of_states)
                                        "a.exp_avg[0:1:256]",
                                        "a.exp_avg[0:1:2:3]",
                                        "a.exp_avg[0:1:]",
+                                       "a.exp_avg[0:1@1x2]",
+                                       "a.exp_avg[0:1@2x0]",
+                                       "a.exp_avg[0:1@02x1]",
+                                       "a.exp_avg[0:1@2x]",
+                                       "a.exp_avg[0:1@2]",
+                                       "a.exp_avg[0:1@2x3:4]",
                                        "[0:1]" };
     struct arena *a = arena_new("test");
     struct state_name s;
     for (int i = 0; i < (int)(sizeof bad / sizeof *bad); i++)
         EXPECTF(!state_name_parse(a, bad[i], &s), "'%s' is accepted", bad[i]);
-    const struct state_name good[] = { { "a", 0, -1, EXP_AVG, 0 },
-                                       { "a.exp_avg", 0, 1, EXP_AVG_SQ, 0 },
-                                       { "b", 7, 9, EXP_AVG, 255 },
-                                       { "a[0:1]", 5, INT64_MAX, MASTER, 0 } };
+    const struct state_name good[] = {
+        { "a", 0, -1, EXP_AVG, 0, { 0, 0 } },           { "a.exp_avg", 0, 1, EXP_AVG_SQ, 0, { 0, 0 } },
+        { "b", 7, 9, EXP_AVG, 255, { 0, 0 } },          { "b", 0, 9, EXP_AVG, 0, { 2, 3 } },
+        { "b", 7, 9, EXP_AVG, 255, { 16, INT64_MAX } }, { "a[0:1]", 5, INT64_MAX, MASTER, 0, { 0, 0 } }
+    };
     for (int i = 0; i < (int)(sizeof good / sizeof *good); i++) {
         const char *text = state_name_print(a, &good[i]);
         EXPECT(state_name_parse(a, text, &s) && s.kind == good[i].kind && s.begin == good[i].begin &&
-               s.end == good[i].end && s.skip == good[i].skip);
+               s.end == good[i].end && s.skip == good[i].skip && s.order.slices == good[i].order.slices &&
+               s.order.run == good[i].order.run);
         EXPECT_TEXT(s.tensor, good[i].tensor);
     }
     arena_free(a);

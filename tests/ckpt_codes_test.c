@@ -139,6 +139,8 @@ static const char *save_sides(struct fixture *f, const char *name, int n_ranks, 
         ckpt_visit(&job, r);
         EXPECTF(ckpt_write(&job, r, &e), "%s", e.text);
     }
+    for (int r = 0; r < n_ranks; r++)
+        EXPECTF(ckpt_seal(&job, r, &e), "%s", e.text);
     EXPECTF(ckpt_publish(&job, 0, &e), "%s", e.text);
     EXPECTF(verifies(dir), "%s", problems);
     return dir;
@@ -151,8 +153,8 @@ static void expect_codes(const struct fixture *f, const struct ckpt *c, const st
     struct err e = { 0 };
     static unsigned char code[N];
     static float scale[N / CKPT_BLOCK + 1];
-    EXPECTF(ckpt_read_codes(c, &f->params.item[param], want->own, want->own + want->n,
-                            which ? CKPT_EXP_AVG_SQ : CKPT_EXP_AVG, code, scale, &e),
+    EXPECTF(ckpt_read_codes(c, &f->params.item[param], f->order ? &f->order[param] : NULL, want->own,
+                            want->own + want->n, which ? CKPT_EXP_AVG_SQ : CKPT_EXP_AVG, code, scale, &e),
             "%s", e.text);
     EXPECT(!memcmp(code, want->code, (size_t)want->n));
     EXPECT(!memcmp(scale, want->scale, (size_t)((want->n + CKPT_BLOCK - 1) / CKPT_BLOCK) * sizeof *scale));
@@ -165,13 +167,14 @@ static void expect_floats(const struct fixture *f, const struct ckpt *c, const s
     for (int r = 0; r < n_ranks; r++)
         for (int i = 0; i < side[r].h->n_states; i++) {
             const struct ckpt_range *range = &side[r].h->states[i];
-            EXPECTF(ckpt_read_state(c, &f->params.item[i], range->begin, range->end, NULL, x[0], x[1], &e),
-                    "%s", e.text);
+            EXPECTF(ckpt_read_state(c, &f->params.item[i], 0, n_elements[i], NULL, x[0], x[1], &e), "%s",
+                    e.text);
             int64_t wrong = 0;
+            const float *held[2] = { in_held_order(f, i, x[0]), in_held_order(f, i, x[1]) };
             for (int which = 0; which < 2; which++)
                 for (int64_t k = range->begin; k < range->end; k++) {
                     const struct codes *w = &side[r].at[which][i];
-                    wrong += x[which][k - range->begin] !=
+                    wrong += held[which][k] !=
                              table[which][w->code[k - w->own]] * w->scale[(k - w->own) / CKPT_BLOCK];
                 }
             EXPECT_INT(wrong, 0);
@@ -188,27 +191,29 @@ TEST(codes_come_back_on_the_same_layout)
 {
     static const int cuts[][5] = { { 0, 1000 }, { 0, 500, 1000 }, { 0, 333, 334, 1000 }, { 0, 0, 1000 } };
     static const int ranks[] = { 1, 2, 3, 2 };
+    static const struct ckpt_order sliced[] = { { 2, 5 }, { 2, 50 } };
     tables();
-    for (int layout = 0; layout < 4; layout++)
-        for (int late = 0; late < 2 && (late == 0 || layout == 1); late++) {
+    for (int layout = 0; layout < 8; layout++) /* 4 to 7: in slices */
+        for (int late = 0; late < 2 && (late == 0 || layout % 4 == 1); late++) {
+            const int *cut = cuts[layout % 4], n_ranks = ranks[layout % 4];
             struct fixture f;
             static struct side side[4];
             struct err e = { 0 };
             fixture_new(&f, BF16);
             two_params(&f);
-            make_sides(&f, ranks[layout], cuts[layout], 40 * late, side);
-            const char *dir =
-                save_sides(&f, arena_printf(f.arena, "c%d%d", layout, late), ranks[layout], side);
+            f.order = layout >= 4 ? (struct ckpt_order *)sliced : NULL;
+            make_sides(&f, n_ranks, cut, 40 * late, side);
+            const char *dir = save_sides(&f, arena_printf(f.arena, "c%d%d", layout, late), n_ranks, side);
             const char *merged = in_test_dir(f.arena, arena_printf(f.arena, "m%d%d", layout, late));
             EXPECTF(ckpt_merge(dir, merged, 1 << 20, &e) && verifies(merged), "%s %s", e.text, problems);
             for (int k = 0; k < 2; k++) {
                 struct ckpt *c = ckpt_open(f.arena, k ? merged : dir, &e);
                 EXPECTF(c && ckpt_match(c, &f.params, &e) && ckpt_has_codes(c), "%s", e.text);
                 ckpt_set_values(c, table[0], table[1]);
-                for (int r = 0; r < ranks[layout] && !late; r++)
+                for (int r = 0; r < n_ranks && !late; r++)
                     for (int i = 0; i < 2 * side[r].h->n_states; i++)
                         expect_codes(&f, c, &side[r].at[i % 2][i / 2], i % 2, i / 2);
-                expect_floats(&f, c, side, ranks[layout]);
+                expect_floats(&f, c, side, n_ranks);
                 ckpt_close(c);
             }
             arena_free(f.arena);
@@ -228,11 +233,12 @@ TEST(other_blocks_are_told)
     two_params(&f);
     make_sides(&f, 2, (const int[]){ 0, 500, 1000 }, 0, side); /* a is cut at 1300 = 5 * 256 + 20 */
     struct ckpt *c = ckpt_open(f.arena, save_sides(&f, "other", 2, side), &e);
-    EXPECTF(c && ckpt_read_codes(c, &f.params.item[0], 0, N, CKPT_EXP_AVG, code, scale, &e), "%s", e.text);
+    EXPECTF(c && ckpt_read_codes(c, &f.params.item[0], NULL, 0, N, CKPT_EXP_AVG, code, scale, &e), "%s",
+            e.text);
     for (int b = 0; b < 5; b++)
         EXPECT(scale[b] == side[0].at[0][0].scale[b]);
     EXPECT(scale[5] == -1 && !memcmp(code, side[0].at[0][0].code, 5 * CKPT_BLOCK));
-    EXPECT(ckpt_read_codes(c, &f.params.item[0], 1310, 1310 + 100, CKPT_EXP_AVG, code, scale, &e));
+    EXPECT(ckpt_read_codes(c, &f.params.item[0], NULL, 1310, 1310 + 100, CKPT_EXP_AVG, code, scale, &e));
     EXPECT(scale[0] == side[1].at[0][0].scale[0] && !memcmp(code, side[1].at[0][0].code + 10, 100));
     ckpt_close(c);
     arena_free(f.arena);
@@ -264,7 +270,7 @@ TEST(bad_scales_are_errors)
     struct ckpt *c = ckpt_open(f.arena, dir, &e);
     unsigned char code[N];
     float scale[N / CKPT_BLOCK + 1];
-    EXPECT(c && !ckpt_read_codes(c, &f.params.item[0], 0, N, CKPT_EXP_AVG, code, scale, &e) &&
+    EXPECT(c && !ckpt_read_codes(c, &f.params.item[0], NULL, 0, N, CKPT_EXP_AVG, code, scale, &e) &&
            strstr(e.text, "a.exp_avg[0:2600]: the float of the block of element 0 is -1"));
     ckpt_close(c);
     side[0].at[1][1].scale[2] = INFINITY;

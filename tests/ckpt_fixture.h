@@ -12,6 +12,7 @@ struct fixture {
     struct arena *arena;
     struct param_list params;
     enum dtype stored[N_PARAMS];
+    struct ckpt_order *order; /* of what is saved from now on; NULL = all as they are */
     float *weight[N_PARAMS], *exp_avg[N_PARAMS], *exp_avg_sq[N_PARAMS]; /* the whole parameters */
     const char *model_dir;
 };
@@ -108,6 +109,33 @@ static inline void fixture_new(struct fixture *f, enum dtype stored)
            file_write(path_in(a, f->model_dir, "README.md"), "not copied", 10, &e));
 }
 
+/* From now on ranks hold `tensor` slices of the three last matrices but one: of every tensor of one parameter of many, of
+ * rows, of columns. 1: everything as it is. */
+static inline void slice(struct fixture *f, int tensor)
+{
+    f->order = tensor > 1 ? ARENA_NEW(f->arena, struct ckpt_order, N_PARAMS) : NULL;
+    if (tensor == 1)
+        return;
+    f->order[4] = (struct ckpt_order){ tensor, F * D / tensor };
+    f->order[6] = (struct ckpt_order){ tensor, D * D / tensor };
+    f->order[7] = (struct ckpt_order){ tensor, D / tensor };
+}
+
+/* A parameter in the order in which ranks hold it. */
+static inline const float *in_held_order(const struct fixture *f, int param, const float *x)
+{
+    const int64_t n = f->params.item[param].n_elements;
+    if (!f->order || f->order[param].slices < 2)
+        return x;
+    const struct ckpt_order *o = &f->order[param];
+    float *held = ARENA_NEW(f->arena, float, n), *to = held;
+    for (int64_t s = 0; s < o->slices; s++)
+        for (int64_t outer = 0; outer < n / (o->slices * o->run); outer++)
+            for (int64_t i = 0; i < o->run; i++)
+                *to++ = x[(outer * o->slices + s) * o->run + i];
+    return held;
+}
+
 static inline struct ckpt_range *add_range(struct ckpt_range *r, int *n, int param, int64_t begin,
                                            int64_t end)
 {
@@ -116,22 +144,26 @@ static inline struct ckpt_range *add_range(struct ckpt_range *r, int *n, int par
     return r;
 }
 
-/* Rank r of n: experts are split over `ep` consecutive ranks; states over the ranks that hold the same. */
-static inline struct ckpt_holding *holdings(struct fixture *f, int n_ranks, int ep, bool zero)
+/* Rank r of n: experts are split over `ep` consecutive ranks, what is sliced over as many as there are slices; states
+ * over the ranks that hold the same, and weights with them where `sharded`. */
+static inline struct ckpt_holding *holdings(struct fixture *f, int n_ranks, int ep, bool zero, bool sharded)
 {
     struct ckpt_holding *h = ARENA_NEW(f->arena, struct ckpt_holding, n_ranks);
     for (int r = 0; r < n_ranks; r++) {
         h[r].weights = ARENA_NEW(f->arena, struct ckpt_range, N_PARAMS);
         h[r].states = ARENA_NEW(f->arena, struct ckpt_range, N_PARAMS);
         for (int i = 0; i < f->params.n; i++) {
-            const bool expert = is_expert(f, i);
-            const int64_t n = f->params.item[i].n_elements, k = expert ? r % ep : 0, parts = expert ? ep : 1;
-            const int64_t begin = n * k / parts, end = n * (k + 1) / parts, held = end - begin;
-            const int64_t members = expert ? n_ranks / ep : n_ranks, me = expert ? r / ep : r;
-            add_range(h[r].weights, &h[r].n_weights, i, begin, end);
+            const int64_t slices = f->order ? f->order[i].slices : 0;
+            const int64_t n = f->params.item[i].n_elements, parts = slices > 1        ? slices
+                                                                    : is_expert(f, i) ? ep
+                                                                                      : 1;
+            const int64_t begin = n * (r % parts) / parts, end = n * (r % parts + 1) / parts,
+                          held = end - begin;
+            const int64_t members = n_ranks / parts, me = r / parts;
+            const int64_t first = begin + held * me / members, last = begin + held * (me + 1) / members;
+            add_range(h[r].weights, &h[r].n_weights, i, sharded ? first : begin, sharded ? last : end);
             if (zero)
-                add_range(h[r].states, &h[r].n_states, i, begin + held * me / members,
-                          begin + held * (me + 1) / members);
+                add_range(h[r].states, &h[r].n_states, i, first, last);
             else if (me == 0)
                 add_range(h[r].states, &h[r].n_states, i, begin, end);
         }
@@ -143,7 +175,7 @@ static inline const float **pointers(struct fixture *f, float *const *from, cons
 {
     const float **p = ARENA_NEW(f->arena, const float *, n + 1);
     for (int i = 0; i < n; i++)
-        p[i] = from[r[i].param] + r[i].begin;
+        p[i] = in_held_order(f, r[i].param, from[r[i].param]) + r[i].begin;
     return p;
 }
 
@@ -154,6 +186,7 @@ static inline struct ckpt_job job_of(struct fixture *f, const char *directory, c
                               .params = &f->params,
                               .n_ranks = n_ranks,
                               .holding = h,
+                              .order = f->order,
                               .stored = f->stored,
                               .model_dir = f->model_dir,
                               .train_state = train_state,
@@ -194,6 +227,9 @@ static inline bool save(struct fixture *f, struct ckpt_job job, int keep_last, s
         if (!ckpt_write(&mine, r, e))
             return false;
     }
+    for (int r = job.n_ranks - 1; r >= 0 && ckpt_has_shared(&job); r--)
+        if (!ckpt_seal(&job, r, e))
+            return false;
     return ckpt_publish(&job, keep_last, e);
 }
 

@@ -17,12 +17,13 @@ static const char *step_name(struct arena *a, const char *dir, int64_t step)
 static bool save_step(struct fixture *f, const char *dir, int64_t step, int keep_last, struct err *e)
 {
     fill(f, (uint64_t)step);
-    const int n_ranks = step % 3 ? 2 : 1;
+    const int n_ranks = step % 3 ? 2 : 1; /* with files that both write at steps 2, 5, ... */
+    slice(f, step % 3 == 2 ? 2 : 1);
     const char *state = arena_printf(f->arena, "{\"step\": %lld}", (long long)step);
-    return save(
-        f,
-        job_of(f, step_name(f->arena, dir, step), state, n_ranks, holdings(f, n_ranks, n_ranks, true), 600),
-        keep_last, e);
+    return save(f,
+                job_of(f, step_name(f->arena, dir, step), state, n_ranks,
+                       holdings(f, n_ranks, n_ranks, true, step % 3 == 2), 600),
+                keep_last, e);
 }
 
 /* Step of the checkpoint "last", which must be whole and hold what that step wrote; 0 = there is none. */

@@ -6,15 +6,21 @@ static const enum dtype dtypes[] = { F32, BF16, F16 };
 static const struct {
     int n_ranks, ep;
     bool zero;
-} layouts[] = { { 1, 1, false }, { 2, 1, true },  { 2, 2, false }, { 4, 2, true },
-                { 4, 4, true },  { 4, 2, false }, { 8, 4, true } };
+    int tensor;
+    bool sharded;
+} layouts[] = { { 1, 1, false, 1, false }, { 2, 1, true, 1, false },  { 2, 2, false, 1, false },
+                { 4, 2, true, 1, false },  { 4, 4, true, 1, false },  { 4, 2, false, 1, false },
+                { 8, 4, true, 1, false },  { 2, 1, false, 2, false }, { 4, 2, true, 2, false },
+                { 3, 1, true, 3, false },  { 4, 2, true, 1, true },   { 8, 4, true, 2, true },
+                { 6, 1, true, 3, true } };
 
 static const char *save_as(struct fixture *f, const char *name, int layout, int64_t max_shard_bytes)
 {
     struct err e = { 0 };
     const char *dir = in_test_dir(f->arena, name);
-    const struct ckpt_holding *h =
-        holdings(f, layouts[layout].n_ranks, layouts[layout].ep, layouts[layout].zero);
+    slice(f, layouts[layout].tensor);
+    const struct ckpt_holding *h = holdings(f, layouts[layout].n_ranks, layouts[layout].ep,
+                                            layouts[layout].zero, layouts[layout].sharded);
     EXPECTF(save(f, job_of(f, dir, "{\"step\": 7}", layouts[layout].n_ranks, h, max_shard_bytes), 0, &e),
             "%s", e.text);
     return dir;
@@ -64,7 +70,7 @@ TEST(version_1_is_read)
     fixture_new(&f, BF16);
     const char *dir = save_as(&f, "old/step-1", 1, 700), *path = path_in(f.arena, dir, MANIFEST_NAME);
     char *text = file_read(f.arena, path, 1 << 20, &bytes, &e),
-         *at = text ? strstr(text, "\"version\": 2") : NULL;
+         *at = text ? strstr(text, "\"version\": 3") : NULL;
     EXPECT(at);
     if (at)
         at[11] = '1';
@@ -77,8 +83,38 @@ TEST(same_contents_same_bytes)
 {
     struct fixture f;
     fixture_new(&f, BF16);
-    const char *x = save_as(&f, "b/step-1", 4, 700), *y = save_as(&f, "b/step-2", 4, 700);
-    EXPECT(same_directories(f.arena, x, y));
+    for (int i = 4; i < 12; i += 7) {
+        const char *x = save_as(&f, arena_printf(f.arena, "b%d/step-1", i), i, 700),
+                   *y = save_as(&f, arena_printf(f.arena, "b%d/step-2", i), i, 700);
+        EXPECT(same_directories(f.arena, x, y));
+    }
+    arena_free(f.arena);
+}
+
+/* Rank 1 of 2 ends before it has written, before it has sealed, or finds a value that cannot be stored. */
+TEST(shared_files_need_every_rank)
+{
+    struct fixture f;
+    struct err e = { 0 };
+    fixture_new(&f, BF16);
+    slice(&f, 2);
+    const char *dir = in_test_dir(f.arena, "shared/step-1");
+    const struct ckpt_job job = job_of(&f, dir, "{}", 2, holdings(&f, 2, 1, true, false), 100);
+    const struct ckpt_job first = job_as(&f, job, 0), second = job_as(&f, job, 1);
+    EXPECT(ckpt_has_shared(&job) && ckpt_begin(&job, &e) && ckpt_write(&first, 0, &e));
+    EXPECT(ckpt_seal(&job, 0, &e) && ckpt_seal(&job, 1, &e) && !ckpt_publish(&job, 0, &e));
+    EXPECTF(strstr(e.text, "sums-00002.json: missing: rank 1 has not written its part"), "%s", e.text);
+    e = (struct err){ 0 };
+    EXPECT(ckpt_begin(&job, &e) && ckpt_write(&first, 0, &e) && ckpt_write(&second, 1, &e));
+    EXPECT(ckpt_seal(&job, 0, &e) && !ckpt_publish(&job, 0, &e));
+    EXPECTF(strstr(e.text, "seals-00002.json: missing: rank 1 has not written its part"), "%s", e.text);
+    f.weight[7][4] = INFINITY; /* columns 3 to 5 are those of rank 1 */
+    e = (struct err){ 0 };
+    const struct ckpt_job bad = job_as(&f, job, 1);
+    EXPECT(ckpt_begin(&job, &e) && ckpt_write(&first, 0, &e) && !ckpt_write(&bad, 1, &e));
+    EXPECTF(e.code == EXIT_NONFINITE && strstr(e.text, "tensor lm_head.weight: element 4 is inf"), "%s",
+            e.text);
+    EXPECT(!file_exists(dir));
     arena_free(f.arena);
 }
 
@@ -88,7 +124,7 @@ static const char *foreign_model(struct fixture *f, const char *name, struct err
     struct assignment x;
     uint64_t bytes, hash, n_words = 0;
     const char *dir = in_test_dir(f->arena, name);
-    const struct ckpt_job job = job_of(f, dir, "", 1, holdings(f, 1, 1, false), 1 << 30);
+    const struct ckpt_job job = job_of(f, dir, "", 1, holdings(f, 1, 1, false, false), 1 << 30);
     assignment_make(f->arena, &job, &x);
     EXPECT(file_mkdirs(dir, e) && copy_model_texts(f->arena, f->model_dir, dir, NULL, NULL, e));
     struct safetensor *list = ARENA_NEW(f->arena, struct safetensor, x.n + 1);
@@ -247,7 +283,7 @@ TEST(model_is_spread_over_the_ranks)
     struct assignment x;
     size_t load[4] = { 0 }, total = 0;
     fixture_new(&f, BF16);
-    const struct ckpt_job job = job_of(&f, "x", "", 4, holdings(&f, 4, 2, true), 1 << 20);
+    const struct ckpt_job job = job_of(&f, "x", "", 4, holdings(&f, 4, 2, true, false), 1 << 20);
     assignment_make(f.arena, &job, &x);
     for (int r = 0; r < 4; r++)
         for (int64_t s = x.shards.first[r]; s < x.shards.first[r + 1]; s++)
@@ -275,7 +311,7 @@ TEST(last_moves_and_old_ones_go)
     int64_t n;
     fixture_new(&f, F32);
     const char *dir = in_test_dir(f.arena, "keep/checkpoints"), *last = path_in(f.arena, dir, "last");
-    const struct ckpt_holding *h = holdings(&f, 2, 2, true);
+    const struct ckpt_holding *h = holdings(&f, 2, 2, true, false);
     EXPECT(file_mkdirs(path_in(f.arena, dir, "step-00000005.tmp/x"), &e)); /* of a killed run */
     EXPECT(file_mkdirs(path_in(f.arena, dir, "step-00000001.tmp.old"), &e));
     EXPECT(file_mkdirs(path_in(f.arena, dir, "mine"), &e));

@@ -21,7 +21,10 @@ struct writer;
 struct writer *file_create(const char *path, struct err *e); /* NULL on error */
 bool file_put(struct writer *w, const void *data, size_t bytes, struct err *e);
 bool file_put_at(struct writer *w, const void *data, size_t bytes, int64_t offset,
-                 struct err *e);                    /* random access */
+                 struct err *e); /* random access */
+/* A file that several processes write together, each its own bytes by file_put_at: it has `bytes` bytes and its name at
+ * once, and keeps it when a writer is dropped; its folder must be the temporary one. Publishing syncs it. */
+struct writer *file_share(const char *path, uint64_t bytes, struct err *e); /* NULL on error */
 uint64_t file_offset(const struct writer *w);       /* bytes put so far (sequential) */
 bool file_publish(struct writer *w, struct err *e); /* frees w, also on error (then the temp is removed) */
 void file_drop(struct writer *w);                   /* removes the temporary file; NULL is fine */

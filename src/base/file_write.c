@@ -12,7 +12,7 @@ struct writer {
     struct arena *arena;
     char *path, *temporary;
     int fd;
-    bool failed;
+    bool failed, shared; /* shared: the temporary name is the final one */
     char *buffer;
     size_t buffered;
     uint64_t written; /* sequential bytes handed to the system */
@@ -25,23 +25,44 @@ static bool write_failed(struct writer *w, const char *what, struct err *e)
     return err_code(e, EXIT_WORLD, "%s: cannot %s: %s", w->path, what, strerror(errno));
 }
 
-struct writer *file_create(const char *path, struct err *e)
+static struct writer *new_writer(const char *path)
 {
     struct arena *a = arena_new("writer");
     struct writer *w = ARENA_NEW(a, struct writer, 1);
     signal(SIGXFSZ, SIG_IGN); /* a file size limit is then EFBIG, an error like a full disk */
     w->arena = a;
     w->path = arena_strdup(a, path);
-    w->temporary = arena_printf(a, "%s.tmp.%ld", path, (long)getpid());
-    w->buffer = arena_alloc(a, BUFFER_BYTES);
+    w->fd = -1;
+    return w;
+}
+
+static struct writer *cannot_create(struct writer *w, struct err *e)
+{
+    const bool world = errno == ENOSPC || errno == EIO || errno == EDQUOT || errno == EROFS || errno == EFBIG;
+    err_code(e, world ? EXIT_WORLD : EXIT_INPUT, "%s: cannot create: %s", w->path, strerror(errno));
+    if (w->fd >= 0)
+        close(w->fd);
+    arena_free(w->arena);
+    return NULL;
+}
+
+struct writer *file_create(const char *path, struct err *e)
+{
+    struct writer *w = new_writer(path);
+    w->temporary = arena_printf(w->arena, "%s.tmp.%ld", path, (long)getpid());
+    w->buffer = arena_alloc(w->arena, BUFFER_BYTES);
     unlink(w->temporary); /* of a killed process with the same number */
     w->fd = open(w->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (w->fd >= 0)
-        return w;
-    const bool world = errno == ENOSPC || errno == EIO || errno == EDQUOT || errno == EROFS;
-    err_code(e, world ? EXIT_WORLD : EXIT_INPUT, "%s: cannot create: %s", path, strerror(errno));
-    arena_free(a);
-    return NULL;
+    return w->fd >= 0 ? w : cannot_create(w, e);
+}
+
+struct writer *file_share(const char *path, uint64_t bytes, struct err *e)
+{
+    struct writer *w = new_writer(path);
+    w->shared = true;
+    w->temporary = w->path;
+    w->fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    return w->fd >= 0 && ftruncate(w->fd, (off_t)bytes) == 0 ? w : cannot_create(w, e);
 }
 
 static bool write_at(struct writer *w, const char *data, size_t bytes, uint64_t offset, struct err *e)
@@ -124,7 +145,8 @@ void file_drop(struct writer *w)
         return;
     if (w->fd >= 0)
         close(w->fd);
-    unlink(w->temporary);
+    if (!w->shared)
+        unlink(w->temporary);
     arena_free(w->arena);
 }
 

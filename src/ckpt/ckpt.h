@@ -2,13 +2,19 @@
  * tokenizer files) with, beside it, optimizer-RRRRR-of-NNNNN.safetensors (F32 "TENSOR.exp_avg",
  * "TENSOR.exp_avg_sq", "TENSOR.master" where the stored weight is not F32; U8 where moments are 8-bit codes), train_state.json (position and
  * fingerprints) and checkpoint.json, the manifest: version, every file with bytes and XXH3, written last.
- * Nothing here communicates: every rank writes its own files, the caller puts barriers between the calls. */
+ * Nothing here communicates: every rank writes its own files, and its bytes of those that hold tensors which no rank has
+ * whole; the caller puts barriers between the calls. */
 #pragma once
 #include "base/arena.h"
 #include "base/err.h"
 #include "graph/param.h"
 #include <stdint.h>
-struct ckpt_range { /* elements [begin, end) of parameter `param` */
+/* The order in which ranks hold the elements of a parameter. slices > 1: seen as [outer, slices, run], it is held as
+ * [slices, outer, run]; the pieces of such a parameter are whole tensors, each a multiple of slices * run. 0 or 1: as it is. */
+struct ckpt_order {
+    int64_t slices, run;
+};
+struct ckpt_range { /* elements [begin, end) of parameter `param`, in held order */
     int param;
     int64_t begin, end;
     int skip; /* of states, where moments are codes: elements of the first block that lie before `begin` */
@@ -16,7 +22,8 @@ struct ckpt_range { /* elements [begin, end) of parameter `param` */
 struct ckpt_holding { /* what one rank holds; ascending */
     int n_weights, n_states;
     struct ckpt_range *weights; /* replicas on several ranks are normal */
-    struct ckpt_range *states;  /* over all ranks: disjoint, covering every parameter */
+    struct ckpt_range
+        *states; /* over all ranks: disjoint, covering every parameter; each in one range of weights */
 };
 /* Elements [at, at + n) of this rank's own range `index` - of .weights, or of .states for the other parts - as floats:
  * where they lie, or at the beginning of `room`, which has space for 3 CKPT_PIECE of them; n is at most CKPT_PIECE.
@@ -37,6 +44,7 @@ struct ckpt_job {          /* the same on all ranks, except `context` */
     const struct param_list *params;
     int n_ranks;
     const struct ckpt_holding *holding; /* of every rank */
+    const struct ckpt_order *order;     /* by parameter; NULL = all as they are */
     const enum dtype
         *stored;           /* dtype in the files, by parameter; the source's, or config.json's torch_dtype */
     const char *model_dir; /* config.json and tokenizer files are copied from here as bytes */
@@ -49,11 +57,14 @@ struct ckpt_job {          /* the same on all ranks, except `context` */
     void *room[CKPT_THREADS]; /* CKPT_ROOM bytes each for the source; NULL = allocated while it writes */
     void *context;
 };
-/* 1. rank 0: removes leftovers, makes the temporary directory. 2. all: ckpt_write. 3. rank 0: ckpt_publish
+/* 1. rank 0: removes leftovers, makes the temporary directory. 2. all: ckpt_write. 3. where ckpt_has_shared, all:
+ * ckpt_seal, which hashes the files that several ranks wrote together. 4. rank 0: ckpt_publish
  * (index, manifest, fsync, rename, then "last" in the parent moved to it, then all but keep_last removed;
  * keep_last 0 keeps all; a checkpoint that another file names is never removed half). */
 bool ckpt_begin(const struct ckpt_job *job, struct err *e);
 bool ckpt_write(const struct ckpt_job *job, int rank, struct err *e);
+bool ckpt_has_shared(const struct ckpt_job *job); /* the same on all ranks */
+bool ckpt_seal(const struct ckpt_job *job, int rank, struct err *e);
 /* Calls the sources for all that ckpt_write will ask them, with room NULL; what they return is not looked at. */
 void ckpt_visit(const struct ckpt_job *job, int rank);
 bool ckpt_publish(const struct ckpt_job *job, int keep_last, struct err *e);
@@ -81,10 +92,12 @@ bool ckpt_read_state(const struct ckpt *c, const struct param *p, int64_t begin,
 /* 8-bit moments in a checkpoint. ckpt_read_state needs the values of the 256 codes of either moment. */
 bool ckpt_has_codes(const struct ckpt *c);
 void ckpt_set_values(struct ckpt *c, const float *exp_avg, const float *exp_avg_sq); /* kept, not copied */
-/* Codes of elements [begin, end) and the floats of their blocks of CKPT_BLOCK counted from `begin`. A block whose
- * elements are not all codes under one float has -1 and undefined codes: it is to be made from ckpt_read_state. */
-bool ckpt_read_codes(const struct ckpt *c, const struct param *p, int64_t begin, int64_t end,
-                     enum ckpt_part part, unsigned char *codes, float *scales, struct err *e);
+/* Codes of elements [begin, end) in this order (NULL: as they are) and the floats of their blocks of CKPT_BLOCK counted
+ * from `begin`. A block whose elements are not all codes under one float has -1 and undefined codes: it is to be made
+ * from ckpt_read_state. */
+bool ckpt_read_codes(const struct ckpt *c, const struct param *p, const struct ckpt_order *order,
+                     int64_t begin, int64_t end, enum ckpt_part part, unsigned char *codes, float *scales,
+                     struct err *e);
 /* Manifest, sizes, checksums of all files, headers, finite values; one line per problem through `report`. */
 bool ckpt_verify(const char *dir, void (*report)(const char *line), struct err *e);
 

@@ -41,12 +41,16 @@ static void add_tensor(struct arena *a, const struct ckpt_job *job, const struct
     *x = safetensors_entry(first->tensor, stored, first->n_dims, first->shape);
     t->n_parts = (int)n;
     t->part = ARENA_NEW(a, struct part, n);
+    t->order = order_of(job, place->part.param);
+    CHECK(n == 1 || t->order.slices == 1, "tensor %s: sliced, and of several parameters", first->tensor);
     for (int64_t i = 0; i < n; i++) {
         const struct piece *p = place[i].piece;
         CHECK(p->at == end, "tensor %s: a piece begins at %lld, expected %lld", p->tensor, (long long)p->at,
               (long long)end);
         CHECK(job->stored[place[i].part.param] == stored, "tensor %s: parts of two dtypes", p->tensor);
         t->part[i] = place[i].part;
+        CHECK(order_fits(&t->order, p->offset) && order_fits(&t->order, p->n_elements),
+              "tensor %s: slices do not divide it", p->tensor);
         end += p->n_elements;
     }
     CHECK(end == x->n_elements, "tensor %s: pieces of %lld elements, expected %lld", x->name, (long long)end,
@@ -84,6 +88,8 @@ const struct ckpt_range *range_at(const struct ckpt_range *ranges, int n, int pa
 static bool holds(const struct ckpt_job *job, int rank, const struct stored_tensor *t)
 {
     const struct ckpt_holding *h = &job->holding[rank];
+    if (t->order.slices > 1)
+        return false;
     for (int i = 0; i < t->n_parts; i++) {
         const struct piece *p = &job->params->item[t->part[i].param].piece[t->part[i].piece];
         for (int64_t at = p->offset; at < p->offset + p->n_elements;) {
@@ -120,7 +126,6 @@ static struct candidate *sort_candidates(struct arena *a, const struct ckpt_job 
         c[i] = (struct candidate){ .tensor = i, .bytes = x->list[i].bytes };
         for (int r = 0; r < job->n_ranks; r++)
             c[i].n_holders += holds(job, r, &x->tensor[i]);
-        CHECK(c[i].n_holders > 0, "no rank holds the whole tensor %s", x->list[i].name);
     }
     if (x->n > 1)
         qsort(c, (size_t)x->n, sizeof *c, by_freedom);
@@ -139,10 +144,12 @@ void assignment_make(struct arena *a, const struct ckpt_job *job, struct assignm
         for (int r = 0; r < job->n_ranks; r++)
             if ((best < 0 || load_bytes[r] < load_bytes[best]) && holds(job, r, &out->tensor[c[i].tensor]))
                 best = r;
-        owner[c[i].tensor] = best;
-        load_bytes[best] += c[i].bytes;
+        out->tensor[c[i].tensor].shared = best < 0;
+        owner[c[i].tensor] = best < 0 ? job->n_ranks : best;
+        if (best >= 0)
+            load_bytes[best] += c[i].bytes;
     }
-    shards_plan(a, out->list, out->n, owner, job->n_ranks, job->max_shard_bytes, &out->shards);
+    shards_plan(a, out->list, out->n, owner, job->n_ranks + 1, job->max_shard_bytes, &out->shards);
 }
 
 /* The first piece of a parameter that ends behind `element`. */
@@ -167,20 +174,23 @@ static int by_element(const void *x, const void *y)
     return (a->begin > b->begin) - (a->begin < b->begin);
 }
 
-/* Cuts one state range at the borders of tensors; out = NULL only counts. */
+/* Cuts one state range at the borders of slices and tensors; out = NULL only counts. A slice of a parameter is a slice
+ * of each of its tensors. */
 static int64_t cut_state(const struct ckpt_job *job, const struct name_table *names,
                          const struct ckpt_range *r, int from, struct segment *out)
 {
     const struct param *p = &job->params->item[r->param];
+    const int64_t slices = order_of(job, r->param).slices, unit = p->n_elements / slices;
     int64_t n = 0;
-    int k = piece_at(p, r->begin);
-    for (int64_t at = r->begin; at < r->end; k++, n++) {
-        const struct piece *s = &p->piece[k];
-        const int64_t stop = s->offset + s->n_elements, end = stop < r->end ? stop : r->end;
+    for (int64_t at = r->begin, end; at < r->end; at = end, n++) {
+        const int64_t slice = at / unit, inside = at % unit;
+        const struct piece *s = &p->piece[piece_at(p, inside * slices)];
+        const int64_t stop = slice * unit + (s->offset + s->n_elements) / slices;
+        const int64_t first = s->at + slice * (s->n_elements / slices) + inside - s->offset / slices;
+        end = stop < r->end ? stop : r->end;
         if (out)
-            out[n] = (struct segment){ name_table_find(names, s->tensor), s->at + at - s->offset,
-                                       s->at + end - s->offset, from, at - r->begin };
-        at = end;
+            out[n] = (struct segment){ name_table_find(names, s->tensor), first, first + end - at, from,
+                                       at - r->begin };
     }
     return n;
 }

@@ -62,20 +62,19 @@ bool state_floats(const struct ckpt *c, const struct state_range *s, int64_t at,
     return true;
 }
 
-struct wanted { /* codes of elements [begin, ...) of a parameter */
-    int64_t begin;
+struct wanted { /* codes of elements of a parameter, in the order that is wanted */
     enum state_kind kind;
     unsigned char *codes;
     float *scales;
     bool *met; /* by block: some of it is there already */
 };
 
-/* Elements [at, at + n) of a range of states are those from `element` of the parameter on. */
-static bool take_codes(const struct state_range *s, int64_t at, int64_t n, int64_t element,
+/* Elements [at, at + n) of a range of states are those that are wanted from `first` on. */
+static bool take_codes(const struct state_range *s, int64_t at, int64_t n, int64_t first,
                        const struct wanted *w, struct err *e)
 {
     for (int64_t i = 0, last; i < n; i = last) {
-        const int64_t to = element + i - w->begin, block = to / CKPT_BLOCK;
+        const int64_t to = first + i, block = to / CKPT_BLOCK;
         const bool is_code = s->data->dtype == U8;
         const float scale = is_code ? scale_at(s, at + i) : -1;
         int64_t left = is_code ? CKPT_BLOCK - (s->skip + at + i) % CKPT_BLOCK : CKPT_BLOCK;
@@ -91,36 +90,52 @@ static bool take_codes(const struct state_range *s, int64_t at, int64_t n, int64
     return true;
 }
 
-/* Elements [begin, end) of a piece's tensor, which are those from `element` of the parameter on. */
-static bool take_piece(const struct ckpt *c, int64_t tensor, int64_t begin, int64_t end, int64_t element,
+/* Elements [begin, end) of a piece's tensor, which are those that are wanted from `first` on. */
+static bool take_piece(const struct ckpt *c, int64_t tensor, int64_t begin, int64_t end, int64_t first,
                        const struct wanted *w, struct err *e)
 {
     for (int64_t at = begin; at < end;) {
-        const struct state_range *s = ckpt_state_at(c, tensor, w->kind, at);
-        const int64_t stop = s->end < end ? s->end : end;
-        if (!take_codes(s, at - s->begin, stop - at, element + at - begin, w, e))
+        const struct state_run r = ckpt_state_run(c, tensor, w->kind, at, end - at);
+        if (!take_codes(r.range, r.at, r.n, first + at - begin, w, e))
             return false;
-        at = stop;
+        at += r.n;
     }
     return true;
 }
 
-bool ckpt_read_codes(const struct ckpt *c, const struct param *p, int64_t begin, int64_t end,
-                     enum ckpt_part part, unsigned char *codes, float *scales, struct err *e)
+/* Elements [begin, end) of the parameter as it is: those that are wanted from `to` on. */
+static bool take_pieces(const struct ckpt *c, const struct param *p, int64_t begin, int64_t end, int64_t to,
+                        const struct wanted *w, struct err *e)
 {
-    bool ok = true;
-    struct arena *a = arena_new("codes");
-    CHECK(part == CKPT_EXP_AVG || part == CKPT_EXP_AVG_SQ, "part %d", (int)part);
-    const struct wanted w = { begin, part == CKPT_EXP_AVG ? EXP_AVG : EXP_AVG_SQ, codes, scales,
-                              ARENA_NEW(a, bool, blocks_of(0, end - begin)) };
-    for (int k = 0; k < p->n_pieces && ok; k++) {
+    for (int k = 0; k < p->n_pieces; k++) {
         const struct piece *s = &p->piece[k];
         const int64_t first = s->offset > begin ? s->offset : begin, stop = s->offset + s->n_elements,
                       last = stop < end ? stop : end, shift = s->at - s->offset;
-        const int64_t tensor = first < last ? name_table_find(&c->names, s->tensor) : -1;
-        if (first < last)
-            ok = tensor < 0 ? err_set(e, "%s: tensor %s: missing, expected by config.json", c->dir, s->tensor)
-                            : take_piece(c, tensor, first + shift, last + shift, first, &w, e);
+        if (first >= last)
+            continue;
+        const int64_t tensor = name_table_find(&c->names, s->tensor);
+        if (tensor < 0)
+            return err_set(e, "%s: tensor %s: missing, expected by config.json", c->dir, s->tensor);
+        if (!take_piece(c, tensor, first + shift, last + shift, to + first - begin, w, e))
+            return false;
+    }
+    return true;
+}
+
+bool ckpt_read_codes(const struct ckpt *c, const struct param *p, const struct ckpt_order *order,
+                     int64_t begin, int64_t end, enum ckpt_part part, unsigned char *codes, float *scales,
+                     struct err *e)
+{
+    bool ok = true;
+    struct arena *a = arena_new("codes");
+    const struct ckpt_order as_it_is = { 1, 0 };
+    CHECK(part == CKPT_EXP_AVG || part == CKPT_EXP_AVG_SQ, "part %d", (int)part);
+    const struct wanted w = { part == CKPT_EXP_AVG ? EXP_AVG : EXP_AVG_SQ, codes, scales,
+                              ARENA_NEW(a, bool, blocks_of(0, end - begin)) };
+    for (int64_t at = begin, stored, n; at < end && ok; at += n) {
+        n = order_stored(order ? order : &as_it_is, p->n_elements, at, &stored);
+        n = n < end - at ? n : end - at;
+        ok = take_pieces(c, p, stored, stored + n, at - begin, &w, e);
     }
     arena_free(a);
     return ok;

@@ -28,11 +28,12 @@ static bool put_converted(const struct target *x, int64_t tensor, struct safeten
     const bool exact = x->from->manifest && t->dtype != F32 && !is_buffer(t->name);
     float chunk[4096];
     for (int64_t at = 0, n; at < t->n_elements; at += n) {
-        const struct state_range *s = exact ? ckpt_state_at(x->from, tensor, MASTER, at) : NULL;
-        const struct safetensor *source = s ? s->data : t;
-        const int64_t first = s ? at - s->begin : at, left = (s ? s->end : t->n_elements) - at;
-        n = left < (int64_t)(sizeof chunk / sizeof *chunk) ? left : (int64_t)(sizeof chunk / sizeof *chunk);
-        if (!safetensors_floats(source, first, n, chunk, e) ||
+        const int64_t most = (int64_t)(sizeof chunk / sizeof *chunk), left = t->n_elements - at;
+        n = left < most ? left : most;
+        const struct state_run s =
+            exact ? ckpt_state_run(x->from, tensor, MASTER, at, n) : (struct state_run){ NULL, at, n };
+        n = s.n;
+        if (!safetensors_floats(s.range ? s.range->data : t, s.at, n, chunk, e) ||
             !put_floats(w, t->name, chunk, at, n, x->list[tensor].dtype, e))
             return false;
     }
@@ -65,17 +66,27 @@ static bool write_model(struct target *x, struct err *e)
     return shards_write(x->arena, x->temporary, x->list, &x->shards, 0, put_tensor_of, x, &x->manifest, e);
 }
 
-/* Every range of every state in order: the ranges of one tensor and kind make one tensor, but codes stay apart. */
-static bool put_states(const struct ckpt *c, const struct safetensor *list, struct safetensors_writer *w,
-                       struct err *e)
+/* The floats of a kind of state of a tensor, in the order of the tensor. */
+static bool put_state(const struct ckpt *c, int64_t tensor, enum state_kind kind,
+                      struct safetensors_writer *w, struct err *e)
 {
-    uint64_t left_bytes = 0;
+    const int64_t n = c->tensor[tensor]->n_elements;
+    for (int64_t at = 0; at < n;) {
+        const struct state_run r = ckpt_state_run(c, tensor, kind, at, n - at);
+        if (!safetensors_put(w, r.range->data->data + r.at * 4, (size_t)r.n * 4, e))
+            return false;
+        at += r.n;
+    }
+    return true;
+}
+
+/* Every state in order: the ranges of one tensor and kind make one tensor, but codes stay apart. */
+static bool put_states(const struct ckpt *c, struct safetensors_writer *w, struct err *e)
+{
     for (int64_t i = 0; i < c->n_states; i++) {
-        while (left_bytes == 0)
-            left_bytes = list++->bytes;
-        CHECK(c->state[i].data->bytes <= left_bytes, "%s is too long", c->state[i].data->name);
-        left_bytes -= c->state[i].data->bytes;
-        if (!safetensors_put(w, c->state[i].data->data, c->state[i].data->bytes, e))
+        const struct state_range *s = &c->state[i];
+        if (s->data->dtype == U8 ? !safetensors_put(w, s->data->data, s->data->bytes, e)
+                                 : s->begin == 0 && !put_state(c, s->tensor, s->kind, w, e))
             return false;
     }
     return true;
@@ -86,7 +97,7 @@ static bool put_states(const struct ckpt *c, const struct safetensor *list, stru
 static struct safetensor merged_entry(struct arena *a, const struct ckpt *c, const struct state_range *s)
 {
     const struct safetensor *t = c->tensor[s->tensor];
-    const struct state_name name = { t->name, 0, -1, s->kind, 0 };
+    const struct state_name name = { .tensor = t->name, .kind = s->kind, .end = -1 };
     return s->data->dtype == U8 ? *s->data
                                 : safetensors_entry(state_name_print(a, &name), F32, t->n_dims, t->shape);
 }
@@ -104,7 +115,7 @@ static bool write_states(struct target *x, struct err *e)
     struct safetensors_writer *w = safetensors_create(path_in(x->arena, x->temporary, name), list, n, e);
     if (!w)
         return false;
-    if (!put_states(c, list, w, e)) {
+    if (!put_states(c, w, e)) {
         safetensors_drop(w);
         return false;
     }
@@ -119,10 +130,10 @@ static bool write_merged(struct target *x, struct err *e)
     struct arena *a = x->arena;
     const char *dir = x->temporary;
     return write_model(x, e) && write_states(x, e) && shards_write_index(a, dir, x->list, &x->shards, e) &&
-           manifest_add_text(a, &x->manifest, dir, INDEX_NAME, e) &&
+           manifest_add_file(a, &x->manifest, dir, INDEX_NAME, e) &&
            copy_model_texts(a, x->from->dir, dir, NULL, &x->manifest, e) &&
            file_write(path_in(a, dir, STATE_NAME), x->from->train_state, strlen(x->from->train_state), e) &&
-           manifest_add_text(a, &x->manifest, dir, STATE_NAME, e) &&
+           manifest_add_file(a, &x->manifest, dir, STATE_NAME, e) &&
            manifest_write(path_in(a, dir, MANIFEST_NAME), &x->manifest, e);
 }
 

@@ -11,13 +11,20 @@ enum { CHUNK = 1 << 16 }; /* elements converted at a time */
 #define STATE_NAME    "train_state.json"
 static const size_t max_text_bytes = (size_t)1 << 30; /* of an index, a manifest, ... */
 
+/* ckpt_order.c: n elements in held order and as they are. Both return how many from there on are neighbours in both. */
+int64_t order_stored(const struct ckpt_order *o, int64_t n, int64_t held, int64_t *stored);
+int64_t order_held(const struct ckpt_order *o, int64_t n, int64_t stored, int64_t *held);
+bool order_fits(const struct ckpt_order *o, int64_t n);
+struct ckpt_order order_of(const struct ckpt_job *job, int param);
+
 /* ckpt_text.c: names and small files. */
 enum state_kind { EXP_AVG, EXP_AVG_SQ, MASTER, STATE_KINDS };
 struct state_name {
     const char *tensor;
-    int64_t begin, end; /* end -1 = the whole tensor */
+    int64_t begin, end;      /* end -1 = the whole tensor */
     enum state_kind kind;
-    int skip; /* of codes: elements of the first block before begin */
+    int skip;                /* of codes: elements of the first block before begin */
+    struct ckpt_order order; /* in which begin and end count; slices 0 = as they are */
 };
 const char *state_name_print(struct arena *a, const struct state_name *s);
 bool state_name_parse(struct arena *a, const char *text, struct state_name *out); /* false: none */
@@ -30,6 +37,7 @@ const char *without_slashes(struct arena *a, const char *path); /* no '/' at the
 const char *path_in(struct arena *a, const char *dir, const char *name);
 const char *optimizer_file(struct arena *a, int64_t rank, int64_t n_ranks);
 const char *sums_file(struct arena *a, int64_t rank);
+const char *seals_file(struct arena *a, int64_t rank); /* of shared files */
 /* config.json with another torch_dtype, every other byte as it was. text ends with a 0 not counted in *bytes. */
 char *replace_torch_dtype(struct arena *a, const char *text, size_t *bytes, const char *path,
                           const char *dtype, struct err *e);
@@ -45,7 +53,7 @@ struct manifest {
     struct manifest_file *file;
 };
 void manifest_add(struct arena *a, struct manifest *m, const char *name, uint64_t bytes, uint64_t hash);
-bool manifest_add_text(struct arena *a, struct manifest *m, const char *dir, const char *name, struct err *e);
+bool manifest_add_file(struct arena *a, struct manifest *m, const char *dir, const char *name, struct err *e);
 const struct manifest_file *manifest_find(const struct manifest *m, const char *name); /* NULL = absent */
 bool manifest_parse(struct arena *a, const char *text, size_t bytes, const char *path, struct manifest *m,
                     struct err *e);
@@ -92,9 +100,11 @@ struct part {
 };
 struct stored_tensor {
     int n_parts;
-    struct part *part; /* ascending, covering the tensor */
+    struct part *part;       /* ascending, covering the tensor */
+    struct ckpt_order order; /* in which ranks hold it */
+    bool shared;             /* no rank holds it whole */
 };
-struct segment { /* elements [begin, end) of tensor, from the rank's state `from` at `offset` */
+struct segment { /* elements [begin, end) of tensor in held order, from the rank's state `from` at `offset` */
     int64_t tensor, begin, end;
     int from;
     int64_t offset;
@@ -103,7 +113,7 @@ struct assignment {
     int64_t n;
     struct safetensor *list; /* by name_compare() */
     struct stored_tensor *tensor;
-    struct shards shards; /* owner = rank */
+    struct shards shards; /* owner = rank; n_ranks = shared */
 };
 void assignment_make(struct arena *a, const struct ckpt_job *job, struct assignment *out);
 int64_t segments_make(struct arena *a, const struct ckpt_job *job, const struct assignment *x, int rank,
@@ -112,14 +122,27 @@ void assignment_check_states(const struct ckpt_job *job); /* CHECKs that they ar
 /* The range of param that holds element; NULL = none. Ranges ascend. */
 const struct ckpt_range *range_at(const struct ckpt_range *ranges, int n, int param, int64_t element);
 
+/* ckpt_shared.c: files that several ranks write together: each the elements whose states it has. */
+struct mine { /* what writing needs */
+    const struct ckpt_job *job;
+    const struct assignment *x;
+    int rank;
+    float *room; /* CKPT_ROOM bytes; NULL while it only visits */
+};
+int64_t shared_count(const struct ckpt_job *job, const struct assignment *x);
+bool shared_write(struct arena *a, const struct mine *m, const char *dir, int64_t i,
+                  struct err *e); /* the i-th */
+void shared_visit(struct arena *a, const struct mine *m);
+
 /* ckpt_publish.c */
 const char *temporary_name(struct arena *a, const char *directory);
 
 /* ckpt_open.c */
-struct state_range { /* elements [begin, end) of one tensor's optimizer state */
+struct state_range { /* elements [begin, end) of one tensor's optimizer state, in `order` */
     int64_t tensor, begin, end;
     enum state_kind kind;
-    int skip; /* of codes, as in the name */
+    int skip;                /* of codes, as in the name */
+    struct ckpt_order order; /* the same for all of a kind of a tensor */
     const struct safetensor
         *data; /* F32; or U8: the codes, then the floats of the blocks, at any alignment */
 };
@@ -149,6 +172,13 @@ bool state_check_scales(const struct state_range *s, struct err *e);
 /* Elements [at, at + n) of the range as floats. */
 bool state_floats(const struct ckpt *c, const struct state_range *s, int64_t at, int64_t n, float *out,
                   struct err *e);
-/* The range that holds `element` of a kind of state; CHECKs that there is one. */
+/* The range that holds `element` (in the order of the ranges) of a kind of state; CHECKs that there is one. */
 const struct state_range *ckpt_state_at(const struct ckpt *c, int64_t tensor, enum state_kind kind,
                                         int64_t element);
+struct state_run { /* elements [at, at + n) of a range: neighbours in the tensor too */
+    const struct state_range *range;
+    int64_t at, n;
+};
+/* From `element` of the tensor on, at most `most`. */
+struct state_run ckpt_state_run(const struct ckpt *c, int64_t tensor, enum state_kind kind, int64_t element,
+                                int64_t most);

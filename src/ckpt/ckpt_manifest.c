@@ -6,7 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 static const char format_name[] = "moec checkpoint";
-enum { VERSION = 2, MAX_RANKS = 100000 }; /* version 1 had no 8-bit moments, and is read too */
+enum {
+    VERSION = 3,
+    MAX_RANKS = 100000
+}; /* 1 had no 8-bit moments, 2 no ranges in another order: both are read */
 
 void manifest_add(struct arena *a, struct manifest *m, const char *name, uint64_t bytes, uint64_t hash)
 {
@@ -23,12 +26,25 @@ void manifest_add(struct arena *a, struct manifest *m, const char *name, uint64_
     hash_hex(hash, f->hash);
 }
 
-bool manifest_add_text(struct arena *a, struct manifest *m, const char *dir, const char *name, struct err *e)
+/* The disk reads the next piece while one is hashed. */
+static uint64_t hash_map(const struct map *m)
+{
+    const size_t piece = (size_t)16 << 20;
+    struct hash_state *h = hash_begin();
+    for (size_t at = 0; at < m->bytes; at += piece) {
+        const size_t left = m->bytes - at, next = left > piece ? left - piece : 0;
+        file_ahead(m->data + at + (next ? piece : 0), next < piece ? next : piece);
+        hash_add(h, m->data + at, left < piece ? left : piece);
+    }
+    return hash_end(h);
+}
+
+bool manifest_add_file(struct arena *a, struct manifest *m, const char *dir, const char *name, struct err *e)
 {
     struct map map;
     if (!file_map(a, path_in(a, dir, name), &map, e))
         return false;
-    manifest_add(a, m, name, map.bytes, hash_bytes(map.data, map.bytes));
+    manifest_add(a, m, name, map.bytes, hash_map(&map));
     file_unmap(&map);
     return true;
 }
@@ -136,19 +152,6 @@ bool manifest_write(const char *path, struct manifest *m, struct err *e)
     const bool written = file_write(path, s.text, s.bytes, e);
     arena_free(a);
     return written;
-}
-
-/* The disk reads the next piece while one is hashed. */
-static uint64_t hash_map(const struct map *m)
-{
-    const size_t piece = (size_t)16 << 20;
-    struct hash_state *h = hash_begin();
-    for (size_t at = 0; at < m->bytes; at += piece) {
-        const size_t left = m->bytes - at, next = left > piece ? left - piece : 0;
-        file_ahead(m->data + at + (next ? piece : 0), next < piece ? next : piece);
-        hash_add(h, m->data + at, left < piece ? left : piece);
-    }
-    return hash_end(h);
 }
 
 static bool check_hash(struct arena *a, const char *path, const struct manifest_file *f, struct err *e)

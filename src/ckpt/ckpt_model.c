@@ -39,6 +39,7 @@ static bool write_files(struct arena *a, const struct ckpt_job *job, const char 
 {
     struct assignment x;
     assignment_make(a, job, &x);
+    CHECK(shared_count(job, &x) == 0, "the rank does not hold every parameter");
     struct source m = { job, &x, ARENA_NEW(a, float, CKPT_PIECE) };
     shards_plan(a, x.list, x.n, NULL, 1, job->max_shard_bytes, &x.shards);
     if (x.shards.n == 1)

@@ -42,10 +42,11 @@ bool ckpt_begin(const struct ckpt_job *job, struct err *e)
 }
 
 /* Adds what one rank wrote, once it is there with the bytes that the rank counted. */
-static bool take_sums(struct arena *a, const char *dir, int rank, struct manifest *m, struct err *e)
+static bool take_sums(struct arena *a, const char *dir, const char *name, int rank, struct manifest *m,
+                      struct err *e)
 {
     struct manifest sums;
-    const char *path = path_in(a, dir, sums_file(a, rank));
+    const char *path = path_in(a, dir, name);
     if (!file_exists(path))
         return err_code(e, EXIT_WORLD,
                         "%s: missing: rank %d has not written its part, or to another file system", path,
@@ -68,10 +69,10 @@ static bool write_texts(struct arena *a, const struct ckpt_job *job, const struc
                         const char *dir, struct manifest *m, struct err *e)
 {
     return shards_write_index(a, dir, x->list, &x->shards, e) &&
-           manifest_add_text(a, m, dir, INDEX_NAME, e) &&
+           manifest_add_file(a, m, dir, INDEX_NAME, e) &&
            copy_model_texts(a, job->model_dir, dir, NULL, m, e) &&
            file_write(path_in(a, dir, STATE_NAME), job->train_state, strlen(job->train_state), e) &&
-           manifest_add_text(a, m, dir, STATE_NAME, e);
+           manifest_add_file(a, m, dir, STATE_NAME, e);
 }
 
 static bool is_last(struct arena *a, const char *last, const char *directory)
@@ -152,7 +153,8 @@ static bool publish(struct arena *a, const struct ckpt_job *job, int keep_last, 
     const char *last = path_in(a, parent_of(a, final), "last");
     assignment_make(a, job, &x);
     for (int r = 0; r < job->n_ranks; r++)
-        if (!take_sums(a, dir, r, &m, e))
+        if (!take_sums(a, dir, sums_file(a, r), r, &m, e) ||
+            (r < shared_count(job, &x) && !take_sums(a, dir, seals_file(a, r), r, &m, e)))
             return false;
     return write_texts(a, job, &x, dir, &m, e) && manifest_write(path_in(a, dir, MANIFEST_NAME), &m, e) &&
            move_into_place(a, dir, final, last, e) && file_symlink(base_name(final), last, e) &&

@@ -101,11 +101,10 @@ static bool read_kind(const struct ckpt *c, const struct piece *p, int64_t begin
     if (kind == MASTER && c->tensor[tensor]->dtype == F32)
         return read_stored(c, p, begin, end, out, kind, e);
     for (int64_t at = begin; at < end;) {
-        const struct state_range *s = ckpt_state_at(c, tensor, kind, at);
-        const int64_t stop = s->end < end ? s->end : end;
-        if (!state_floats(c, s, at - s->begin, stop - at, out + (at - begin), e))
+        const struct state_run r = ckpt_state_run(c, tensor, kind, at, end - at);
+        if (!state_floats(c, r.range, r.at, r.n, out + (at - begin), e))
             return false;
-        at = stop;
+        at += r.n;
     }
     return true;
 }

@@ -190,7 +190,7 @@ bool copy_model_texts(struct arena *a, const char *from, const char *to, const c
         const char *path = path_in(a, from, names[i]);
         if (!is_model_text(names[i]) || file_is_dir(path) || (skip && !strcmp(skip, names[i])))
             continue;
-        if (!file_copy(path, path_in(a, to, names[i]), e) || (m && !manifest_add_text(a, m, to, names[i], e)))
+        if (!file_copy(path, path_in(a, to, names[i]), e) || (m && !manifest_add_file(a, m, to, names[i], e)))
             return false;
     }
     return names != NULL;

@@ -40,11 +40,17 @@ static bool add_state(struct ckpt *c, const struct safetensor *t, struct err *e)
                        t->name, (long long)model->n_elements);
     if (s.kind == MASTER && model->dtype == F32)
         return err_set(e, "%s: tensor %s: not expected beside weights stored as F32", t->path, t->name);
+    if (!order_fits(&s.order, model->n_elements))
+        return err_set(
+            e, "%s: tensor %s: %lld slices with runs of %lld do not divide the tensor's %lld elements",
+            t->path, t->name, (long long)s.order.slices, (long long)s.order.run,
+            (long long)model->n_elements);
     if (!check_shape(c, t, &s, model, e))
         return false;
     if (t->n_elements)
         c->state[c->n_states++] =
-            (struct state_range){ i, s.begin, s.end < 0 ? model->n_elements : s.end, s.kind, s.skip, t };
+            (struct state_range){ i,       s.begin, s.end < 0 ? model->n_elements : s.end, s.kind, s.skip,
+                                  s.order, t };
     return true;
 }
 
@@ -63,7 +69,8 @@ static bool check_cover(const struct ckpt *c, int64_t tensor, enum state_kind ki
                         struct err *e)
 {
     const struct safetensor *model = c->tensor[tensor];
-    const char *name = state_name_print(c->arena, &(struct state_name){ model->name, 0, -1, kind, 0 });
+    const char *name =
+        state_name_print(c->arena, &(struct state_name){ .tensor = model->name, .kind = kind, .end = -1 });
     int64_t end = 0;
     for (; *at < c->n_states; end = c->state[(*at)++].end) {
         const struct state_range *s = &c->state[*at];
@@ -72,6 +79,9 @@ static bool check_cover(const struct ckpt *c, int64_t tensor, enum state_kind ki
         if (end && s->data->dtype != s[-1].data->dtype)
             return err_set(e, "%s: tensor %s: dtype %s, expected %s as in %s", s->data->path, s->data->name,
                            s->data->dtype_name, s[-1].data->dtype_name, base_name(s[-1].data->path));
+        if (end && (s->order.slices != s[-1].order.slices || s->order.run != s[-1].order.run))
+            return err_set(e, "%s: tensor %s: expected the slices and runs of %s of %s", s->data->path,
+                           s->data->name, s[-1].data->name, base_name(s[-1].data->path));
         if (s->begin < end)
             return err_set(e, "%s: tensor %s: overlaps %s of %s", s->data->path, s->data->name,
                            s[-1].data->name, base_name(s[-1].data->path));
@@ -118,4 +128,16 @@ const struct state_range *ckpt_state_at(const struct ckpt *c, int64_t tensor, en
     CHECK(lo > 0 && s->tensor == tensor && s->kind == kind && element < s->end,
           "%s: element %lld of state %d", c->tensor[tensor]->name, (long long)element, (int)kind);
     return s;
+}
+
+struct state_run ckpt_state_run(const struct ckpt *c, int64_t tensor, enum state_kind kind, int64_t element,
+                                int64_t most)
+{
+    int64_t held;
+    const struct state_range *s = ckpt_state_at(c, tensor, kind, 0);
+    int64_t n = order_held(&s->order, c->tensor[tensor]->n_elements, element, &held);
+    if (held >= s->end)
+        s = ckpt_state_at(c, tensor, kind, held);
+    n = n < s->end - held ? n : s->end - held;
+    return (struct state_run){ s, held - s->begin, n < most ? n : most };
 }

@@ -12,33 +12,48 @@ const char *state_name_print(struct arena *a, const struct state_name *s)
     if (s->end < 0)
         return arena_printf(a, "%s%s", s->tensor, kinds[s->kind]);
     const char *skip = s->skip ? arena_printf(a, ":%d", s->skip) : "";
-    return arena_printf(a, "%s%s[%lld:%lld%s]", s->tensor, kinds[s->kind], (long long)s->begin,
-                        (long long)s->end, skip);
+    const char *order = s->order.slices > 1 ? arena_printf(a, "@%lldx%lld", (long long)s->order.slices,
+                                                           (long long)s->order.run)
+                                            : "";
+    return arena_printf(a, "%s%s[%lld:%lld%s%s]", s->tensor, kinds[s->kind], (long long)s->begin,
+                        (long long)s->end, skip, order);
 }
 
-/* Decimal digits up to `stop`, without sign, blanks or leading zeros. */
-static bool parse_count(const char *text, char stop, int64_t *out, const char **behind)
+/* Decimal digits without sign, blanks or leading zeros; *at moves behind them. */
+static bool parse_count(const char **at, int64_t *out)
 {
+    const char *text = *at;
     char *end;
-    if (*text < '0' || *text > '9' || (text[0] == '0' && text[1] != stop))
+    if (*text < '0' || *text > '9' || (text[0] == '0' && text[1] >= '0' && text[1] <= '9'))
         return false;
     errno = 0;
     *out = strtoll(text, &end, 10);
-    *behind = end + 1;
-    return errno == 0 && *end == stop;
+    *at = end;
+    return errno == 0;
+}
+
+static bool step_over(const char **at, char c)
+{
+    if (**at != c)
+        return false;
+    ++*at;
+    return true;
 }
 
 static bool parse_range(const char *bracket, struct state_name *out)
 {
-    const char *at = bracket + 1, *behind;
+    const char *at = bracket + 1;
+    struct ckpt_order *o = &out->order;
     int64_t skip = 0;
-    if (!parse_count(at, ':', &out->begin, &at))
+    if (!parse_count(&at, &out->begin) || !step_over(&at, ':') || !parse_count(&at, &out->end))
         return false;
-    const bool has_skip = parse_count(at, ':', &out->end, &behind);
-    if (has_skip && (!parse_count(behind, ']', &skip, &behind) || skip == 0 || skip >= CKPT_BLOCK))
+    if (step_over(&at, ':') && (!parse_count(&at, &skip) || skip == 0 || skip >= CKPT_BLOCK))
         return false;
     out->skip = (int)skip;
-    return (has_skip || parse_count(at, ']', &out->end, &behind)) && *behind == 0 && out->begin < out->end;
+    if (step_over(&at, '@') && (!parse_count(&at, &o->slices) || !step_over(&at, 'x') ||
+                                !parse_count(&at, &o->run) || o->slices < 2 || o->run < 1))
+        return false;
+    return step_over(&at, ']') && *at == 0 && out->begin < out->end;
 }
 
 bool state_name_parse(struct arena *a, const char *text, struct state_name *out)
@@ -132,6 +147,11 @@ const char *optimizer_file(struct arena *a, int64_t rank, int64_t n_ranks)
 const char *sums_file(struct arena *a, int64_t rank)
 {
     return arena_printf(a, "sums-%05lld.json", (long long)rank + 1);
+}
+
+const char *seals_file(struct arena *a, int64_t rank)
+{
+    return arena_printf(a, "seals-%05lld.json", (long long)rank + 1);
 }
 
 /* Behind the string that begins at p (a quote); the text is known to be JSON. */

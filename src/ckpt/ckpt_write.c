@@ -5,13 +5,6 @@
 #include <stdatomic.h>
 #include <string.h>
 
-struct mine { /* what the callbacks need */
-    const struct ckpt_job *job;
-    const struct assignment *x;
-    int rank;
-    float *room; /* CKPT_ROOM bytes; NULL while it only visits */
-};
-
 /* n elements from `at` of a range, which are those from `first` on of the tensor that is written. */
 static bool put_range(const struct mine *m, enum ckpt_part part, int64_t range, int64_t at, int64_t n,
                       const char *tensor, int64_t first, enum dtype t, struct safetensors_writer *w,
@@ -89,9 +82,12 @@ static struct safetensor entry_of(struct arena *a, const struct mine *m, const s
                                   const struct run *r, int kind)
 {
     const struct safetensor *t = &m->x->list[r->tensor];
-    const bool codes = as_codes(m, kind), whole = r->begin == 0 && r->end == t->n_elements && !codes;
+    const struct ckpt_order order = m->x->tensor[r->tensor].order;
+    const bool codes = as_codes(m, kind),
+               whole = r->begin == 0 && r->end == t->n_elements && !codes && order.slices == 1;
     const int skip = codes ? skip_of(m, &s[r->first]) : 0;
-    const struct state_name name = { t->name, r->begin, whole ? -1 : r->end, (enum state_kind)kind, skip };
+    const struct state_name name = { t->name, r->begin, whole ? -1 : r->end, (enum state_kind)kind, skip,
+                                     order };
     int64_t *n = ARENA_NEW(a, int64_t, 1);
     *n = r->end - r->begin;
     *n += codes ? blocks_of(skip, *n) * (int64_t)sizeof(float) : 0;
@@ -208,18 +204,19 @@ void ckpt_visit(const struct ckpt_job *job, int rank)
     for (int64_t s = x.shards.first[rank]; s < x.shards.first[rank + 1]; s++)
         for (int64_t i = x.shards.begin[s]; i < x.shards.begin[s + 1]; i++)
             put_weight(&m, x.shards.order[i], NULL, &none);
+    shared_visit(a, &m);
     optimizer_plan(a, &m, &o);
     put_runs(&m, o.segment, o.run, o.n_runs, o.list, NULL, &none);
     arena_free(a);
 }
 
-/* The files of a rank as tasks: the shards of the model, then the optimizer's file. */
+/* The files of a rank as tasks: its shards of the model, the shared ones, then the optimizer's file. */
 struct crew {
     const struct ckpt_job *job;
     const struct assignment *x;
     const char *dir;
     int rank;
-    int64_t n_tasks;
+    int64_t n_own, n_tasks;
     atomic_int_fast64_t next;
     atomic_bool failed;
     struct done { /* by task */
@@ -238,10 +235,12 @@ struct hand { /* one thread */
 static bool write_one(struct crew *c, int64_t task, struct done *d, void *room)
 {
     struct mine m = { c->job, c->x, c->rank, room };
-    return task == c->n_tasks - 1
-               ? write_optimizer(d->arena, &m, c->dir, &d->sums, &d->err)
-               : shards_write_one(d->arena, c->dir, c->x->list, &c->x->shards,
-                                  c->x->shards.first[c->rank] + task, put_weight, &m, &d->sums, &d->err);
+    if (task == c->n_tasks - 1)
+        return write_optimizer(d->arena, &m, c->dir, &d->sums, &d->err);
+    return task < c->n_own
+               ? shards_write_one(d->arena, c->dir, c->x->list, &c->x->shards,
+                                  c->x->shards.first[c->rank] + task, put_weight, &m, &d->sums, &d->err)
+               : shared_write(d->arena, &m, c->dir, task - c->n_own, &d->err);
 }
 
 static void take_files(void *context)
@@ -302,7 +301,8 @@ bool ckpt_write(const struct ckpt_job *job, int rank, struct err *e)
     struct manifest sums = { .n_ranks = job->n_ranks };
     assignment_make(a, job, &x);
     struct crew c = { .job = job, .x = &x, .dir = dir, .rank = rank };
-    c.n_tasks = 1 + x.shards.first[rank + 1] - x.shards.first[rank];
+    c.n_own = x.shards.first[rank + 1] - x.shards.first[rank];
+    c.n_tasks = c.n_own + shared_count(job, &x) + 1;
     c.done = ARENA_NEW(a, struct done, c.n_tasks);
     work_together(&c);
     const bool written =

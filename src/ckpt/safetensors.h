@@ -42,5 +42,11 @@ bool safetensors_put(struct safetensors_writer *w, const void *data, size_t byte
 /* Frees w, also on error. CHECKs that all data were put. Gives bytes and XXH3 of the whole file. */
 bool safetensors_publish(struct safetensors_writer *w, uint64_t *file_bytes, uint64_t *hash, struct err *e);
 void safetensors_drop(struct safetensors_writer *w); /* NULL is fine */
+/* A file that several processes write together, under its own name at once: all give the same list, one the header.
+ * Data go where safetensors_seek says, byte `at` of tensor number `tensor`, and on from there. No checksum. */
+struct safetensors_writer *safetensors_share(const char *path, const struct safetensor *list, int64_t n,
+                                             bool header, struct err *e); /* NULL on error */
+void safetensors_seek(struct safetensors_writer *w, int64_t tensor, uint64_t at);
+bool safetensors_leave(struct safetensors_writer *w, struct err *e); /* synced; frees w, also on error */
 /* One entry of such a list. */
 struct safetensor safetensors_entry(const char *name, enum dtype t, int n_dims, const int64_t *shape);

@@ -10,6 +10,7 @@ struct safetensors_writer {
     struct writer *file;
     struct hash_state *hash;
     uint64_t left_bytes; /* of the data */
+    uint64_t *begin, at; /* of a shared file: where every tensor begins; where the next bytes go */
 };
 
 struct safetensor safetensors_entry(const char *name, enum dtype t, int n_dims, const int64_t *shape)
@@ -65,36 +66,87 @@ static bool put_hashed(struct safetensors_writer *w, const void *data, size_t by
     return file_put(w->file, data, bytes, e);
 }
 
+enum { PREFIX_BYTES = 8 }; /* the length of the header */
+
+static void make_prefix(unsigned char prefix[PREFIX_BYTES], uint64_t header_bytes)
+{
+    for (int i = 0; i < PREFIX_BYTES; i++)
+        prefix[i] = (unsigned char)(header_bytes >> 8 * i & 0xff);
+}
+
 static bool start(struct safetensors_writer *w, const char *path, const struct safetensor *list, int64_t n,
                   struct err *e)
 {
-    unsigned char prefix[8];
+    unsigned char prefix[PREFIX_BYTES];
     struct str header = str_new(w->arena, MAX_HEADER_BYTES);
     if (!build_header(&header, path, list, n, &w->left_bytes, e))
         return false;
     w->file = file_create(path, e);
     if (!w->file)
         return false;
-    for (int i = 0; i < 8; i++)
-        prefix[i] = (unsigned char)((uint64_t)header.bytes >> 8 * i & 0xff);
+    make_prefix(prefix, header.bytes);
     return put_hashed(w, prefix, sizeof prefix, e) && put_hashed(w, header.text, header.bytes, e);
 }
 
-struct safetensors_writer *safetensors_create(const char *path, const struct safetensor *list, int64_t n,
-                                              struct err *e)
+static bool start_shared(struct safetensors_writer *w, const char *path, const struct safetensor *list,
+                         int64_t n, bool with_header, struct err *e)
+{
+    unsigned char prefix[PREFIX_BYTES];
+    struct str header = str_new(w->arena, MAX_HEADER_BYTES);
+    if (!build_header(&header, path, list, n, &w->left_bytes, e))
+        return false;
+    w->begin = ARENA_NEW(w->arena, uint64_t, n + 1);
+    w->begin[0] = PREFIX_BYTES + header.bytes;
+    for (int64_t i = 0; i < n; i++)
+        w->begin[i + 1] = w->begin[i] + list[i].bytes;
+    w->file = file_share(path, w->begin[n], e);
+    if (!w->file)
+        return false;
+    make_prefix(prefix, header.bytes);
+    return !with_header || (file_put_at(w->file, prefix, sizeof prefix, 0, e) &&
+                            file_put_at(w->file, header.text, header.bytes, PREFIX_BYTES, e));
+}
+
+static struct safetensors_writer *new_writer(void)
 {
     struct arena *a = arena_new("safetensors");
     struct safetensors_writer *w = ARENA_NEW(a, struct safetensors_writer, 1);
     w->arena = a;
     w->hash = hash_begin();
+    return w;
+}
+
+struct safetensors_writer *safetensors_create(const char *path, const struct safetensor *list, int64_t n,
+                                              struct err *e)
+{
+    struct safetensors_writer *w = new_writer();
     if (start(w, path, list, n, e))
         return w;
     safetensors_drop(w);
     return NULL;
 }
 
+struct safetensors_writer *safetensors_share(const char *path, const struct safetensor *list, int64_t n,
+                                             bool header, struct err *e)
+{
+    struct safetensors_writer *w = new_writer();
+    if (start_shared(w, path, list, n, header, e))
+        return w;
+    safetensors_drop(w);
+    return NULL;
+}
+
+void safetensors_seek(struct safetensors_writer *w, int64_t tensor, uint64_t at)
+{
+    w->at = w->begin[tensor] + at;
+}
+
 bool safetensors_put(struct safetensors_writer *w, const void *data, size_t bytes, struct err *e)
 {
+    if (w->begin) {
+        w->at += bytes;
+        return file_put_at(w->file, data, bytes, (int64_t)(w->at - bytes), e);
+    }
     CHECK(bytes <= w->left_bytes, "%zu bytes, but the header has room for %llu more", bytes,
           (unsigned long long)w->left_bytes);
     w->left_bytes -= bytes;
@@ -115,6 +167,13 @@ bool safetensors_publish(struct safetensors_writer *w, uint64_t *file_bytes, uin
     struct writer *file = w->file;
     *file_bytes = file_offset(file);
     *hash = end_hash(w);
+    return file_publish(file, e);
+}
+
+bool safetensors_leave(struct safetensors_writer *w, struct err *e)
+{
+    struct writer *file = w->file;
+    end_hash(w);
     return file_publish(file, e);
 }
 

@@ -302,14 +302,12 @@ static bool read_moment(const struct window *w, int64_t begin, int64_t end, floa
     return make_runs(w->from, w->param, begin, end, out, w->is_signed ? make_exp_avg : make_exp_avg_sq, e);
 }
 
-/* Blocks of a sliced parameter are nowhere stored together. */
 static bool read_codes(const struct window *w, int64_t begin, int64_t end, unsigned char *codes,
                        float *scales, struct err *e)
 {
-    for (int64_t i = 0; i < (end - begin + ADAMW_BLOCK - 1) / ADAMW_BLOCK; i++)
-        scales[i] = -1;
-    return w->from->layout->place[w->param].slices > 1 ||
-           ckpt_read_codes(w->from->c, &w->from->list->item[w->param], begin, end,
+    const struct place *p = &w->from->layout->place[w->param];
+    const struct ckpt_order order = { p->slices, p->run };
+    return ckpt_read_codes(w->from->c, &w->from->list->item[w->param], &order, begin, end,
                            w->is_signed ? CKPT_EXP_AVG : CKPT_EXP_AVG_SQ, codes, scales, e);
 }
 

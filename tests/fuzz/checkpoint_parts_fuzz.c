@@ -90,6 +90,10 @@ static void read_states(struct arena *a, const char *text, size_t bytes)
                                     n + (r->data->dtype == U8 ? 4 * blocks_of(r->skip, n) : 0),
                             "every element once");
                 fuzz_outcome(state_floats(&c, r, i - r->begin, 1, &x, &bad), &bad);
+                const struct state_run run = ckpt_state_run(&c, t, (enum state_kind)k, i, 3);
+                fuzz_expect(run.n > 0 && run.n <= 3 && run.at >= 0 &&
+                                run.at + run.n <= run.range->end - run.range->begin,
+                            "a run inside its range");
             }
 }
 
