@@ -294,11 +294,12 @@ static bool measure(void *context, struct plan *p, struct err *e)
     return true;
 }
 
-static bool search(int64_t memory_bytes, struct search_result *r, struct err *e)
+static bool search_as(bool reproducible, int64_t memory_bytes, struct search_result *r, struct err *e)
 {
-    struct plan base = { .sequence = 16,
+    struct plan base = { .reproducible = reproducible,
+                         .sequence = 16,
                          .head_chunk = 1000,
-                         .tile = 1,
+                         .tile = plan_tile(CPU, reproducible),
                          .model = "0123456789abcdef",
                          .cluster = "0123456789abcdef" };
     struct cluster c;
@@ -309,6 +310,20 @@ static bool search(int64_t memory_bytes, struct search_result *r, struct err *e)
     return search_plan(&base, &l, 8, 32, measure, &c, r, e);
 }
 
+static bool search(int64_t memory_bytes, struct search_result *r, struct err *e)
+{
+    return search_as(false, memory_bytes, r, e);
+}
+
+/* Tensor parallelism is chosen as anything else, but not where it would change bits. */
+TEST(search_splits_tensors_unless_bits_matter)
+{
+    struct search_result free, exact;
+    struct err e = { 0 };
+    EXPECT(!search(1, &free, &e) && free.smallest.tensor_parallel == 2 && free.smallest.zero == 3);
+    EXPECT(!search_as(true, 1, &exact, &e) && exact.smallest.tensor_parallel == 1);
+}
+
 TEST(search_keeps_the_limit_and_the_order)
 {
     struct search_result all, tight;
@@ -316,7 +331,7 @@ TEST(search_keeps_the_limit_and_the_order)
     EXPECTF(search((int64_t)1 << 40, &all, &e), "%s", e.text);
     EXPECT_INT(all.n, SEARCH_KEEP);
     EXPECT(all.n_candidates ==
-           3 * 2 * 3); /* micro-batch 1 2 4, expert parallel 1 2, ZeRO off, inside, across */
+           3 * 2 * 2 * 3); /* micro-batch 1 2 4, expert and tensor parallel 1 2, ZeRO off, inside, across */
     for (int i = 1; i < all.n; i++)
         EXPECT(all.best[i - 1].cost.step_us <= all.best[i].cost.step_us);
     struct search_result none;

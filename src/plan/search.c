@@ -91,7 +91,7 @@ static bool try(const struct space *s, struct plan *p, struct err *e)
 /* More is split only where less does not fit without repeating anything: it costs time, and gains nothing but memory. */
 static bool try_levels(const struct space *s, struct plan p, struct err *e)
 {
-    const int fixed = p.zero_ranks == 1 ? 0 : s->l->zero, last = p.zero_ranks == 1 ? 0 : 2;
+    const int fixed = p.zero_ranks == 1 ? 0 : s->l->zero, last = p.zero_ranks == 1 ? 0 : 3;
     for (int level = fixed >= 0 ? fixed : 1; level <= (fixed >= 0 ? fixed : last); level++) {
         struct plan tried = p;
         tried.zero = level;
@@ -125,8 +125,8 @@ static bool try_tensor(const struct space *s, struct plan p, struct err *e)
         const bool fixed = s->l->tensor_parallel > 0;
         if (fixed ? t != s->l->tensor_parallel : p.unit_ranks % t)
             continue;
-        if (!fixed && t > 1)
-            continue; /* only where it is asked for: its checkpoints are not written yet */
+        if (!fixed && t > 1 && p.reproducible)
+            continue; /* sums have another order: only where it is asked for */
         p.tensor_parallel = t;
         if (try_zero(s, p, fixed ? e : &why))
             continue;

@@ -82,6 +82,7 @@ static bool write_description(struct run *r, struct err *e)
     chosen.micro_batch_size = r->plan.micro_batch * r->plan.unit_ranks;
     chosen.global_batch_size = r->plan.global_batch;
     chosen.expert_parallel = r->plan.expert_parallel;
+    chosen.tensor_parallel = r->plan.tensor_parallel;
     config_json(&s, &chosen);
     if (!write_text(arena_printf(r->arena, "%s/options.json", r->directory), &s, e))
         return false;

@@ -13,7 +13,8 @@ struct saver {
     struct ckpt_job job;
     int keep_last;
     bool background; /* the same on all ranks */
-    enum save_stage { SAVE_IDLE, SAVE_WRITING, SAVE_PUBLISHING } stage;
+    bool shared; /* some files are written by several ranks */
+    enum save_stage { SAVE_IDLE, SAVE_WRITING, SAVE_SEALING, SAVE_PUBLISHING } stage;
     struct worker worker;
     struct err err; /* of the worker */
     bool failed;
@@ -42,6 +43,7 @@ static void describe_job(const struct run *r, struct saver *s)
         .params = &r->engine.graph->params,
         .n_ranks = r->plan.n_ranks,
         .holding = r->holdings,
+        .order = weights_order(r->arena, r->engine.graph, &r->plan),
         .stored = r->stored,
         .model_dir = r->setup.model_dir,
         .train_state = "",
@@ -68,6 +70,7 @@ void save_open(struct run *r, int64_t host_bytes)
     s->arena = arena_new("save");
     s->keep_last = (int)r->config->keep_last;
     describe_job(r, s);
+    s->shared = ckpt_has_shared(&s->job);
     source_new(r->arena, &r->engine.exec, &s->source);
     ckpt_visit(&s->job, comm_rank());
     source_sort(&s->source);
@@ -95,6 +98,12 @@ static void write_part(void *context)
 {
     struct saver *s = context;
     s->failed = !ckpt_write(&s->job, comm_rank(), &s->err);
+}
+
+static void seal(void *context)
+{
+    struct saver *s = context;
+    s->failed = !ckpt_seal(&s->job, comm_rank(), &s->err);
 }
 
 static void publish(void *context)
@@ -150,6 +159,11 @@ static void next_stage(struct run *r, struct saver *s)
     worker_join(&s->worker);
     if (s->stage == SAVE_PUBLISHING) {
         published(r, s);
+        return;
+    }
+    if (s->stage == SAVE_WRITING && s->shared) {
+        enter_stage(s, SAVE_SEALING);
+        worker_start(&s->worker, seal, s);
         return;
     }
     enter_stage(s, SAVE_PUBLISHING);

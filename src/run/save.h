@@ -1,8 +1,9 @@
 /* save.h - checkpoints of a run. With room for a copy of the state in host memory, a save copies it and a thread of each
- * rank writes, hashes and syncs the files; the main threads learn between steps that all ranks are done, and rank 0
- * publishes, on that thread too. Without room, training waits until all is written. Either way one checkpoint is
- * under way at a time, and what goes wrong stops all ranks with one line (exit code 1) at the next step at the
- * latest; nothing but temporary names is left then. All functions are collective but save_describe and save_times. */
+ * rank writes, hashes and syncs the files; the main threads learn between steps that all ranks are done; then files that
+ * several ranks wrote together are hashed, and rank 0 publishes, on that thread too. Without room, training waits until
+ * all is written. Either way one checkpoint is under way at a time, and what goes wrong stops all ranks with one line
+ * (exit code 1) at the next step at the latest; nothing but temporary names is left then. All functions are collective
+ * but save_describe and save_times. */
 #pragma once
 #include "run/train.h"
 int64_t

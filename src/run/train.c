@@ -349,12 +349,7 @@ static bool open_everywhere(struct run *r, struct err *e)
 static bool make_plan(struct run *r, struct err *e)
 {
     struct search_result found;
-    if (!train_plan(&r->setup, r->config, r->data.sequence_length, &r->plan, &found, e))
-        return false;
-    return r->config->save_every < 0 || (r->plan.tensor_parallel == 1 && r->plan.zero < 3) ||
-           err_code(e, EXIT_USAGE,
-                    "--tensor_parallel and --zero 3: their checkpoints are not written yet, expected "
-                    "--save_every -1");
+    return train_plan(&r->setup, r->config, r->data.sequence_length, &r->plan, &found, e);
 }
 
 static bool share_plan(struct run *r, struct err *e)

@@ -69,6 +69,27 @@ static int into_block(const struct layout *l, int i, int64_t element)
     return (int)((element - first) % CKPT_BLOCK);
 }
 
+/* The part of parameter i whose weights the rank keeps (see weights_held). */
+static bool keeps(const struct plan *p, const struct layout *l, int i, int64_t *first, int64_t *last)
+{
+    const struct place *at = &l->place[i];
+    const struct flat *f = &l->flat[at->flat];
+    int64_t begin = 0, end = f->n_elements;
+    if (layout_shards_weights(p, f))
+        layout_coarse(f, f->index, &begin, &end);
+    return overlap(l, i, at->flat, begin, end, first, last);
+}
+
+struct ckpt_order *weights_order(struct arena *a, const struct graph *g, const struct plan *p)
+{
+    struct ckpt_order *order = ARENA_NEW(a, struct ckpt_order, g->params.n);
+    struct layout l;
+    layout_make(a, g, p, 0, &l);
+    for (int i = 0; i < g->params.n; i++)
+        order[i] = (struct ckpt_order){ l.place[i].slices, l.place[i].run };
+    return order;
+}
+
 struct ckpt_holding *weights_holdings(struct arena *a, const struct graph *g, const struct plan *p)
 {
     struct ckpt_holding *h = ARENA_NEW(a, struct ckpt_holding, p->n_ranks);
@@ -81,7 +102,8 @@ struct ckpt_holding *weights_holdings(struct arena *a, const struct graph *g, co
             const struct flat *f = &l.flat[l.place[i].flat];
             const int fine = layout_fine_of(f, f->index);
             int64_t first, last;
-            h[r].weights[h[r].n_weights++] = (struct ckpt_range){ i, l.place[i].begin, l.place[i].end, 0 };
+            if (keeps(p, &l, i, &first, &last))
+                h[r].weights[h[r].n_weights++] = (struct ckpt_range){ i, first, last, 0 };
             if (overlap(&l, i, l.place[i].flat, f->cut[fine], f->cut[fine + 1], &first, &last))
                 h[r].states[h[r].n_states++] =
                     (struct ckpt_range){ i, first, last, into_block(&l, i, first) };

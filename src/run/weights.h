@@ -15,6 +15,8 @@ bool weights_load_state(struct exec *x, struct ckpt *c, struct err *e); /* weigh
 void weights_gradient(const struct exec *x, int param, int64_t element, int64_t n, float *out);
 /* Holdings of all ranks under a plan; states are the fine ranges, so that they are disjoint. */
 struct ckpt_holding *weights_holdings(struct arena *a, const struct graph *g, const struct plan *p);
+struct ckpt_order *weights_order(struct arena *a, const struct graph *g,
+                                 const struct plan *p); /* by parameter */
 /* Place of an element of the full parameter, which this rank holds. */
 struct ref weights_ref(const struct exec *x, int param, int64_t element);
 /* Elements [*begin, *end) of the full parameter whose states this rank owns; false: none. */

@@ -52,7 +52,9 @@ writing() { # RUN STEP: this step's checkpoint is being written
 }
 n_hit=0
 for round in 1 2 3 4 5 6; do
-    (train 2 cut $common $layout --max_steps 2000 --save_every 4) &
+    [ $round -le 3 ] && cut_layout=$layout || cut_layout="--tensor_parallel 2 --zero 3 --micro_batch_size 2" # files that both write
+    rm -rf runs/cut # not in the background: else the files of the last round are taken for those of this one
+    (train 2 cut $common $cut_layout --max_steps 2000 --save_every 4) &
     wait_for 60 test -e runs/cut/checkpoints/step-00000004/checkpoint.json
     until=$((SECONDS + 10)) hit=
     while [ $SECONDS -lt $until ] && [ -z "$hit" ]; do
@@ -98,6 +100,57 @@ other() { # NAME RANKS OPTIONS: from step 10 of `whole` on another layout
 other ranks-1 1 --micro_batch_size 8
 other ranks-4-ep-4 4 --expert_parallel 4 --zero 0
 other ranks-8 8 --zero 1
+# Four steps on one layout, four on the next: as if it had never stopped; on the same layout in every bit.
+declare -A ranks options
+define() { # LAYOUT RANKS OPTIONS
+    ranks[$1]=$2 options[$1]=$3
+}
+define one 1 "--micro_batch_size 4"
+define experts 2 "--expert_parallel 2 --zero 1"
+define replicas 4 "--expert_parallel 1 --zero 0"
+define tensor 2 "--tensor_parallel 2"
+define tensor-experts 4 "--tensor_parallel 2 --expert_parallel 4 --zero 1"
+define tensor-weights 4 "--tensor_parallel 4 --expert_parallel 2 --zero 3"
+define weights 4 "--expert_parallel 2 --zero 3"
+define units 4 "--plan_ngpus 2 --tensor_parallel 2 --zero 3 --micro_batch_size 2"
+for name in "${!ranks[@]}"; do
+    ok "8 steps on $name" train ${ranks[$name]} from-$name $common ${options[$name]} --max_steps 8 --save_every 4
+done
+pair() { # FROM TO
+    local name=$1-to-$2 d
+    rm -rf "runs/$name"
+    train_again ${ranks[$2]} $name $common ${options[$2]} --max_steps 8 --save_every 4 \
+        --resume_path runs/from-$1/checkpoints/step-00000004 || { failed "$1, then $2" $name.err; return; }
+    d=$(paste -d' ' <(losses $name) <(losses from-one | tail -n 4) |
+        awk 'NF != 4 || $1 != $3 { bad = 1 } { d = ($2 - $4) / $4; if (d < 0) d = -d; if (!(d <= t)) t = d }
+             END { print bad || NR != 4 ? 1 : t }')
+    if awk "BEGIN { exit !($d <= 1e-6) }"; then passed "$1, then $2 (differs by $d)"; else failed "$1, then $2: losses differ by $d"; fi
+    [ "$1" = "$2" ] || return
+    local step=checkpoints/step-00000008
+    if [ "$(losses $name)" = "$(losses from-$1 | tail -n 4)" ] && diff -r runs/$name/$step runs/from-$1/$step >diff.log; then
+        passed "$1, stopped and resumed: the same bits"
+    else
+        failed "$1, stopped and resumed: other bits" diff.log
+    fi
+}
+pair tensor tensor
+pair weights weights
+pair units units
+pair tensor one
+pair one tensor-experts
+pair tensor-experts experts
+pair experts tensor-weights
+pair tensor-weights weights
+pair weights replicas
+pair replicas units
+pair units tensor-weights
+pair tensor-weights tensor
+# One set of files, whatever the layout was.
+for name in tensor units; do
+    ok "merge $name" "$moec" merge --ckpt_dir runs/from-$name --output_fname merged-$name
+    ok "verify what was merged" "$moec" verify merged-$name
+    ok "resume what was merged" train_again 2 merged-$name $common ${options[experts]} --max_steps 10 --save_every 0 --resume_path merged-$name
+done
 refused "last of a run that has none, with another dataset" 7 'fingerprint' "$moec" train --model_id model --dataset_path other --name x \
     --resume_path runs/whole/checkpoints/step-00000010 --eval_sequences 8
 finish
