@@ -21,7 +21,7 @@ struct ckpt_order order_of(const struct ckpt_job *job, int param);
 enum state_kind { EXP_AVG, EXP_AVG_SQ, MASTER, STATE_KINDS };
 struct state_name {
     const char *tensor;
-    int64_t begin, end;      /* end -1 = the whole tensor */
+    int64_t begin, end; /* end -1 = the whole tensor */
     enum state_kind kind;
     int skip;                /* of codes: elements of the first block before begin */
     struct ckpt_order order; /* in which begin and end count; slices 0 = as they are */

@@ -86,8 +86,8 @@ static struct safetensor entry_of(struct arena *a, const struct mine *m, const s
     const bool codes = as_codes(m, kind),
                whole = r->begin == 0 && r->end == t->n_elements && !codes && order.slices == 1;
     const int skip = codes ? skip_of(m, &s[r->first]) : 0;
-    const struct state_name name = { t->name, r->begin, whole ? -1 : r->end, (enum state_kind)kind, skip,
-                                     order };
+    const struct state_name name = { t->name, r->begin, whole ? -1 : r->end, (enum state_kind)kind,
+                                     skip,    order };
     int64_t *n = ARENA_NEW(a, int64_t, 1);
     *n = r->end - r->begin;
     *n += codes ? blocks_of(skip, *n) * (int64_t)sizeof(float) : 0;

@@ -13,7 +13,7 @@ struct saver {
     struct ckpt_job job;
     int keep_last;
     bool background; /* the same on all ranks */
-    bool shared; /* some files are written by several ranks */
+    bool shared;     /* some files are written by several ranks */
     enum save_stage { SAVE_IDLE, SAVE_WRITING, SAVE_SEALING, SAVE_PUBLISHING } stage;
     struct worker worker;
     struct err err; /* of the worker */
