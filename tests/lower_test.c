@@ -201,6 +201,8 @@ static struct plan plan_with(int recompute)
                           .unit_ranks = 1,
                           .expert_parallel = 1,
                           .tensor_parallel = 1,
+                          .stages = 1,
+                          .chunks = 1,
                           .zero_ranks = 1,
                           .global_batch = BATCH,
                           .micro_batch = BATCH,

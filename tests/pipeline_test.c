@@ -11,6 +11,9 @@ struct run {
     bool *done;                  /* [virtual stages][micro][2] */
 };
 
+/* Messages of one kind that a stage may have under way: its outbox (run/exec.c) has room for two. */
+enum { UNDER_WAY = 2 };
+
 static bool *cell(const struct run *r, int virtual_stage, int64_t micro, bool backward)
 {
     return &r->done[(virtual_stage * r->micro + micro) * 2 + backward];
@@ -25,6 +28,16 @@ static bool ready(const struct run *r, int stage, const struct pipeline_step *s)
     return *cell(r, v, s->micro, false) && (v == last || *cell(r, v + 1, s->micro, true));
 }
 
+/* A step ends with a message, which has room when that of the micro-batch UNDER_WAY before it was taken: when the step
+ * that reads it has begun. One that waits for its inputs has not. */
+static bool has_room(const struct run *r, int stage, const struct pipeline_step *s)
+{
+    const int v = s->part * r->stages + stage, last = r->stages * r->parts - 1,
+              next = s->backward ? v - 1 : v + 1;
+    return next < 0 || next > last || s->micro < UNDER_WAY ||
+           *cell(r, next, s->micro - UNDER_WAY, s->backward);
+}
+
 static void check(int stages, int parts, int64_t micro)
 {
     struct run r = { stages, parts, micro, 2 * parts * micro, NULL, NULL };
@@ -37,7 +50,7 @@ static void check(int stages, int parts, int64_t micro)
         moved = false;
         for (int s = 0; s < stages; s++) {
             const struct pipeline_step *next = r.order + s * r.n + at[s];
-            if (at[s] == r.n || !ready(&r, s, next))
+            if (at[s] == r.n || !ready(&r, s, next) || !has_room(&r, s, next))
                 continue;
             bool *done = cell(&r, next->part * stages + s, next->micro, next->backward);
             EXPECTF(!*done, "%d stages %d parts: a step runs twice", stages, parts);

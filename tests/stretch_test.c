@@ -61,7 +61,7 @@ static void make(struct arena *a, struct program *p, struct exec *x)
     for (int i = 0; i < 23; i++)
         item[i] = (struct instr){ .kind = i == 10 || i == 19 ? RUN_SEND : RUN_ZERO, .name = "item", .n = i };
     p->list[LIST_MICRO] = (struct list){ .n = 23, .item = item };
-    *x = (struct exec){ .program = p, .device = &writer };
+    *x = (struct exec){ .program = p, .device = &writer, .n_slots = { 1, 1, 1 } };
     memset(done, 0, sizeof done);
     n_forgotten = 0;
     stretch_new(a, x, false);

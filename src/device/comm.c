@@ -290,3 +290,53 @@ void comm_exchange(const struct comm_group *g, const void *send, void *recv, con
             memcpy(to, from, bytes);
     }
 }
+
+static char *incoming;
+static size_t incoming_bytes;
+
+void comm_reserve_message(size_t bytes)
+{
+    if (!device || bytes <= incoming_bytes)
+        return;
+    arena_slab_free(incoming);
+    incoming = arena_slab(bytes);
+    incoming_bytes = bytes;
+}
+
+struct comm_outbox {
+    size_t bytes;
+    int n, next; /* messages; where the next one stands, behind which lies the oldest */
+    char *memory;
+    void *requests;
+};
+
+struct comm_outbox *comm_outbox_new(struct arena *a, size_t bytes, int n)
+{
+    struct comm_outbox *o = ARENA_NEW(a, struct comm_outbox, 1);
+    *o = (struct comm_outbox){ bytes, n, 0, ARENA_NEW(a, char, (int64_t)bytes *n), mpi_requests(a, n) };
+    return o;
+}
+
+void comm_post(struct comm_outbox *o, int to, int tag, const void *from, size_t bytes)
+{
+    char *const here = o->memory + (size_t)o->next * o->bytes;
+    CHECK(bytes <= o->bytes, "%s: a message of %zu bytes, room for %zu", doing, bytes, o->bytes);
+    mpi_wait(o->requests, o->next);
+    if (device)
+        device->get(here, from, bytes);
+    else
+        memcpy(here, from, bytes);
+    mpi_send(o->requests, o->next, to, tag, here, bytes);
+    o->next = (o->next + 1) % o->n;
+}
+
+void comm_fetch(int from, int tag, void *to, size_t bytes)
+{
+    if (!device) {
+        mpi_receive(from, tag, to, bytes);
+        return;
+    }
+    CHECK(bytes <= incoming_bytes, "%s: a message of %zu bytes, room for %zu", doing, bytes, incoming_bytes);
+    mpi_receive(from, tag, incoming, bytes);
+    device->put(to, incoming, bytes);
+}

@@ -4,7 +4,8 @@
  *   small things of the host  comm_barrier ... comm_max: always MPI, over all ranks
  *   bulk                      comm_gather_in_place, comm_gather_ranges, comm_exchange: where comm_use() said that
  *                             buffers lie. On the host they block until buffers may be reused; on a device they are
- *                             ordered with the kernels of its stream: by NCCL, or by MPI with staging on the host */
+ *                             ordered with the kernels of its stream: by NCCL, or by MPI with staging on the host
+ *   from one rank to another  comm_post, comm_fetch: by MPI, from and to where buffers lie */
 #pragma once
 #include "base/arena.h"
 #include "base/err.h"
@@ -59,3 +60,12 @@ struct comm_rows {
 };
 void comm_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *rows,
                    int64_t row_bytes);
+/* Messages of up to `bytes` of this rank: `n` of them may be under way before comm_post() waits for the oldest. Host
+ * memory, taken here. */
+struct comm_outbox;
+struct comm_outbox *comm_outbox_new(struct arena *a, size_t bytes, int n);
+/* Returns when `from` may be reused. Messages with the same tag between the same ranks arrive in their order. */
+void comm_post(struct comm_outbox *o, int to, int tag, const void *from, size_t bytes);
+/* Host memory for the largest message that comm_fetch() brings to a device. */
+void comm_reserve_message(size_t bytes);
+void comm_fetch(int from, int tag, void *to, size_t bytes); /* waits */

@@ -16,6 +16,11 @@ void comm_leave_groups(void); /* before MPI is left */
 /* Number of the communicator, -1 for this rank alone. */
 int mpi_split(int color, int *n, int *index, uint64_t *ranks);
 bool mpi_active(void);
+/* Room for n requests; one is under way or done. */
+void *mpi_requests(struct arena *a, int n);
+void mpi_wait(void *requests, int which);
+void mpi_send(void *requests, int which, int to, int tag, const void *from, size_t bytes);
+void mpi_receive(int from, int tag, void *to, size_t bytes);
 void mpi_gather_all(void *all, size_t bytes); /* as mpi_gather, over all ranks */
 void mpi_gather(const struct comm_group *g, void *all, size_t bytes);
 void mpi_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *rows,

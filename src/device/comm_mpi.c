@@ -45,6 +45,7 @@ static void check(int result, const char *call)
     } while (0)
 #define OK_ALL(call)      OK_OF("all ranks", WATCH_EVERYBODY, call)
 #define OK_GROUP(g, call) OK_OF((g)->name, (g)->ranks, call)
+#define OK_STAGES(call)   OK_OF("the stages beside this one", 0, call)
 
 static void stop_all(int code)
 {
@@ -287,4 +288,29 @@ void mpi_broadcast(const struct comm_group *g, int from, void *data, size_t byte
         OK_GROUP(g, MPI_Bcast((char *)data + at, (int)(left < 1u << 30 ? left : 1u << 30), MPI_BYTE, from,
                               groups[g->mpi].comm));
     }
+}
+
+void *mpi_requests(struct arena *a, int n)
+{
+    MPI_Request *r = ARENA_NEW(a, MPI_Request, n);
+    for (int i = 0; i < n; i++)
+        r[i] = MPI_REQUEST_NULL;
+    return r;
+}
+
+void mpi_wait(void *requests, int which)
+{
+    OK_STAGES(MPI_Wait((MPI_Request *)requests + which, MPI_STATUS_IGNORE));
+}
+
+void mpi_send(void *requests, int which, int to, int tag, const void *from, size_t bytes)
+{
+    CHECK(bytes <= INT_MAX, "a message of %zu bytes", bytes);
+    OK(MPI_Isend(from, (int)bytes, MPI_BYTE, to, tag, MPI_COMM_WORLD, (MPI_Request *)requests + which));
+}
+
+void mpi_receive(int from, int tag, void *to, size_t bytes)
+{
+    CHECK(bytes <= INT_MAX, "a message of %zu bytes", bytes);
+    OK_STAGES(MPI_Recv(to, (int)bytes, MPI_BYTE, from, tag, MPI_COMM_WORLD, MPI_STATUS_IGNORE));
 }

@@ -69,16 +69,16 @@ int layout_fullest_rank(const struct layout *l, const struct plan *p)
 {
     int64_t most = -1;
     int fullest = 0;
-    for (int r = 0; r < p->n_ranks; r++) {
+    for (int w = 0; w < plan_workers(p); w++) {
         int64_t own = 0, begin, end;
         for (int i = 0; i < FLATS; i++) {
-            layout_coarse(&l->flat[i], r / l->flat[i].stride, &begin, &end);
+            layout_coarse(&l->flat[i], w / l->flat[i].stride, &begin, &end);
             own += end - begin;
         }
-        fullest = own > most ? r : fullest;
+        fullest = own > most ? w : fullest;
         most = own > most ? own : most;
     }
-    return fullest;
+    return l->stage * plan_workers(p) + fullest;
 }
 
 enum { ALIGN = 16 }; /* elements between the starts of parameters */
@@ -149,8 +149,23 @@ static void place_expert(const struct param *w, int parallel, int index, struct 
     at->end = at->begin + share;
 }
 
+/* Which parameters the nodes of a stage read. */
+static bool *params_of_stage(struct arena *a, const struct graph *g, const struct plan *p, int stage)
+{
+    bool *held = ARENA_NEW(a, bool, g->params.n);
+    for (int part = stage; part < plan_parts(p); part += p->stages) {
+        int node, last;
+        for (plan_part_nodes(p, g->n_nodes, part, &node, &last); node < last; node++)
+            for (int j = 0; j < g->nodes[node].anno->n_inputs; j++)
+                if (g->values[g->nodes[node].arg[j]].param >= 0)
+                    held[g->values[g->nodes[node].arg[j]].param] = true;
+    }
+    return held;
+}
+
 static void place_params(struct arena *a, const struct graph *g, const struct plan *p, struct layout *l)
 {
+    const bool *held = params_of_stage(a, g, p, l->stage);
     l->place = ARENA_NEW(a, struct place, g->params.n);
     for (int i = 0; i < g->params.n; i++) {
         const struct param *w = &g->params.item[i];
@@ -162,6 +177,8 @@ static void place_params(struct arena *a, const struct graph *g, const struct pl
         else if (layout_is_expert(g, i))
             place_expert(w, p->expert_parallel, l->ep_index, at);
         at->at = l->flat[at->flat].n_elements;
+        if (!held[i])
+            at->end = at->begin;
         l->flat[at->flat].n_elements = (at->at + at->end - at->begin + ALIGN - 1) / ALIGN * ALIGN;
     }
 }
@@ -176,6 +193,9 @@ static void list_buckets(struct arena *a, const struct graph *g, struct layout *
     for (int i = 0; i < g->params.n; i++) {
         const struct place *at = &l->place[i];
         const int64_t end = (at->at + at->end - at->begin + ALIGN - 1) / ALIGN * ALIGN;
+        l->bucket_of[i] = -1;
+        if (at->begin == at->end)
+            continue;
         if (open[at->flat] < 0) {
             open[at->flat] = l->n_buckets;
             l->bucket[l->n_buckets++] = (struct bucket){ at->flat, at->at, 0 };
@@ -237,15 +257,17 @@ void layout_make(struct arena *a, const struct graph *g, const struct plan *p, i
 {
     struct node_split *split = ARENA_NEW(a, struct node_split, g->n_nodes);
     const int apart[FLATS] = { 1, p->expert_parallel, p->tensor_parallel };
+    const int worker = plan_worker(p, rank);
     *l = (struct layout){ .rank = rank,
-                          .ep_index = rank % p->expert_parallel,
-                          .tensor_index = rank % p->tensor_parallel };
+                          .stage = plan_stage(p, rank),
+                          .ep_index = worker % p->expert_parallel,
+                          .tensor_index = worker % p->tensor_parallel };
     layout_split(a, g, split);
     components_find(a, g, split, p->tensor_parallel, plan_width(p), &l->tensor);
     for (int i = 0; i < FLATS; i++)
-        l->flat[i] = (struct flat){ .n_ranks = p->n_ranks / apart[i],
-                                    .index = rank / apart[i],
-                                    .first_rank = rank % apart[i],
+        l->flat[i] = (struct flat){ .n_ranks = plan_workers(p) / apart[i],
+                                    .index = worker / apart[i],
+                                    .first_rank = rank - worker + worker % apart[i],
                                     .stride = apart[i],
                                     .n_shards = p->zero_ranks > apart[i] ? p->zero_ranks / apart[i] : 1 };
     place_params(a, g, p, l);

@@ -37,11 +37,11 @@ struct bucket {
     int64_t first, n_elements;
 };
 struct layout {
-    int rank, ep_index, tensor_index;
-    struct components tensor; /* what is split over the tensor group */
-    struct place *place;      /* by parameter */
+    int rank, stage, ep_index, tensor_index; /* the last two: inside their groups */
+    struct components tensor;                /* what is split over the tensor group */
+    struct place *place;                     /* by parameter; empty where another stage has it */
     struct flat flat[FLATS];
-    int n_buckets, *bucket_of; /* by parameter */
+    int n_buckets, *bucket_of; /* by parameter; -1: not held */
     struct bucket *bucket;
     int64_t n_chunks_total; /* over all parameters in full */
     int n_chunks;           /* of this rank, in flat order */
@@ -57,7 +57,7 @@ bool layout_shards_gradients(const struct plan *p, const struct flat *f);
 bool layout_shards_weights(const struct plan *p, const struct flat *f);
 int layout_fine_of(const struct flat *f, int member); /* which fine range a member reduces */
 /* Coarse range [*begin, *end) whose optimizer state a member owns. */
-/* The rank that owns most; ranks differ in nothing else that takes memory. l: of any rank. */
+/* The rank that owns most of a stage; its ranks differ in nothing else that takes memory. l: of any of them. */
 int layout_fullest_rank(const struct layout *l, const struct plan *p);
 void layout_coarse(const struct flat *f, int member, int64_t *begin, int64_t *end);
 bool layout_is_expert(const struct graph *g, int param); /* first dimension is split over experts */

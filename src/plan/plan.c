@@ -3,6 +3,7 @@
 #include "base/hash.h"
 #include "base/json.h"
 #include "base/str.h"
+#include "plan/cut.h"
 #include "plan/layout.h"
 #include <string.h>
 
@@ -55,7 +56,39 @@ int plan_width(const struct plan *p)
 
 int64_t plan_graph_batch(const struct plan *p)
 {
-    return p->micro_batch * p->n_ranks;
+    return p->micro_batch * plan_workers(p);
+}
+
+int plan_workers(const struct plan *p)
+{
+    return p->n_ranks / p->stages;
+}
+
+int plan_unit_workers(const struct plan *p)
+{
+    return p->unit_ranks / p->stages;
+}
+
+int plan_parts(const struct plan *p)
+{
+    return p->stages * p->chunks;
+}
+
+int plan_stage(const struct plan *p, int rank)
+{
+    return rank / plan_workers(p);
+}
+
+int plan_worker(const struct plan *p, int rank)
+{
+    return rank % plan_workers(p);
+}
+
+void plan_part_nodes(const struct plan *p, int n_nodes, int part, int *first, int *last)
+{
+    const bool whole = plan_parts(p) == 1;
+    *first = whole ? 0 : p->cut[part];
+    *last = whole ? n_nodes : p->cut[part + 1];
 }
 
 static bool bad(struct err *e, const char *what, int64_t found, const char *expected)
@@ -69,12 +102,18 @@ static bool check_ranks(const struct plan *p, struct err *e)
         return bad(e, "runtime_ngpus", p->n_ranks, "1 to 1048576");
     if (p->unit_ranks < 1 || p->n_ranks % p->unit_ranks)
         return bad(e, "plan_ngpus", p->unit_ranks, "a divisor of runtime_ngpus");
-    if (p->expert_parallel < 1 || p->unit_ranks % p->expert_parallel)
-        return bad(e, "expert_parallel", p->expert_parallel, "a divisor of plan_ngpus");
-    if (p->tensor_parallel < 1 || p->unit_ranks % p->tensor_parallel)
-        return bad(e, "tensor_parallel", p->tensor_parallel, "a divisor of plan_ngpus");
-    if (p->zero_ranks != 1 && p->zero_ranks != p->unit_ranks && p->zero_ranks != p->n_ranks)
-        return bad(e, "zero_ranks", p->zero_ranks, "1, plan_ngpus or runtime_ngpus");
+    if (p->stages < 1 || p->unit_ranks % p->stages)
+        return bad(e, "pipeline_stages", p->stages, "a divisor of plan_ngpus");
+    if (p->chunks < 1 || p->chunks > PLAN_CHUNKS || plan_parts(p) > PLAN_PARTS ||
+        (p->stages == 1 && p->chunks > 1))
+        return bad(e, "pipeline_chunks", p->chunks,
+                   "1 to 16, at most 256 with those of all stages, and 1 without a pipeline");
+    if (p->expert_parallel < 1 || plan_unit_workers(p) % p->expert_parallel)
+        return bad(e, "expert_parallel", p->expert_parallel, "a divisor of plan_ngpus / pipeline_stages");
+    if (p->tensor_parallel < 1 || plan_unit_workers(p) % p->tensor_parallel)
+        return bad(e, "tensor_parallel", p->tensor_parallel, "a divisor of plan_ngpus / pipeline_stages");
+    if (p->zero_ranks != 1 && p->zero_ranks != plan_unit_workers(p) && p->zero_ranks != plan_workers(p))
+        return bad(e, "zero_ranks", p->zero_ranks, "1, or plan_ngpus or runtime_ngpus over pipeline_stages");
     if (p->zero < 0 || p->zero > 3 || (p->zero > 0) != (p->zero_ranks > 1))
         return bad(e, "zero", p->zero, "1 to 3 where zero_ranks is more than 1, else 0");
     if (p->reproducible && (p->expert_parallel & (p->expert_parallel - 1)))
@@ -91,8 +130,11 @@ static bool check_amounts(const struct plan *p, struct err *e)
         return bad(e, "micro_batch", p->micro_batch, "1 to 1048576");
     if (p->accumulation < 1 || p->accumulation > 1 << 24)
         return bad(e, "accumulation", p->accumulation, "1 to 16777216");
-    if (p->global_batch != p->micro_batch * p->accumulation * p->n_ranks)
-        return bad(e, "global_batch", p->global_batch, "micro_batch x accumulation x ranks");
+    if (p->global_batch != p->micro_batch * p->accumulation * plan_workers(p))
+        return bad(e, "global_batch", p->global_batch, "micro_batch x accumulation x ranks of a stage");
+    if (p->chunks > 1 && p->accumulation % p->stages)
+        return bad(e, "accumulation", p->accumulation,
+                   "a multiple of pipeline_stages with pipeline_chunks above 1");
     if (p->tile != plan_tile(p->numbers.backend, p->reproducible))
         return bad(e, "tile", p->tile, "128 on CUDA; on the CPU 8 with reproducible, else 1");
     if (p->expert_parallel > 1 && (p->row_capacity < p->tile || p->row_capacity % p->tile))
@@ -146,7 +188,7 @@ bool plan_check(const struct plan *p, const struct graph *g, struct err *e)
         if (layout_is_expert(g, i) && g->params.item[i].shape[0] % p->expert_parallel)
             return err_set(e, "plan: expert_parallel = %d does not divide the %lld experts of %s",
                            p->expert_parallel, (long long)g->params.item[i].shape[0], g->params.item[i].name);
-    return check_tensor(p, g, e);
+    return cut_check(p, g, e) && check_tensor(p, g, e);
 }
 
 static void add_decisions(const struct plan *p, struct str *s)
@@ -161,6 +203,10 @@ static void add_decisions(const struct plan *p, struct str *s)
              "  \"runtime_ngpus\": %d,\n  \"plan_ngpus\": %d,\n  \"expert_parallel\": %d,\n  "
              "\"tensor_parallel\": %d,\n  \"zero\": %d,\n  \"zero_ranks\": %d,\n",
              p->n_ranks, p->unit_ranks, p->expert_parallel, p->tensor_parallel, p->zero, p->zero_ranks);
+    str_addf(s, "  \"pipeline_stages\": %d,\n  \"pipeline_chunks\": %d,\n  \"cut\": [", p->stages, p->chunks);
+    for (int i = 0; plan_parts(p) > 1 && i <= plan_parts(p); i++)
+        str_addf(s, "%s%d", i ? ", " : "", p->cut[i]);
+    str_add(s, "],\n");
     str_addf(s,
              "  \"sequence_length\": %lld,\n  \"global_batch\": %lld,\n  \"micro_batch\": %lld,\n  "
              "\"accumulation\": %lld,\n",
@@ -198,9 +244,10 @@ static void add_nodes(const struct plan *p, const struct graph *g, struct str *s
                      p->expert_parallel, p->expert_parallel > 1 ? "true" : "false");
         else if (tensor.letter[i] >= 0)
             str_addf(s, ", \"split\": {\"%s\": %d, \"%s\": %d}", n->anno->letter[split[i].batch],
-                     p->n_ranks / p->tensor_parallel, n->anno->letter[tensor.letter[i]], p->tensor_parallel);
+                     plan_workers(p) / p->tensor_parallel, n->anno->letter[tensor.letter[i]],
+                     p->tensor_parallel);
         else if (split[i].batch >= 0)
-            str_addf(s, ", \"split\": {\"%s\": %d}", n->anno->letter[split[i].batch], p->n_ranks);
+            str_addf(s, ", \"split\": {\"%s\": %d}", n->anno->letter[split[i].batch], plan_workers(p));
         str_addf(s, "}%s\n", i + 1 < g->n_nodes ? "," : "");
     }
     str_add(s, "  ]\n");
@@ -219,9 +266,9 @@ void plan_write(const struct plan *p, const struct graph *g, struct str *out, ch
                  (long long)p->memory.class_bytes[i]);
     str_addf(out,
              "},\n  \"predicted_us\": {\"step\": %.0f, \"compute\": %.0f, \"exchange\": %.0f, \"reduce\": "
-             "%.0f, \"optimizer\": %.0f},\n",
+             "%.0f, \"optimizer\": %.0f, \"bubble\": %.0f},\n",
              p->cost.step_us, p->cost.compute_us, p->cost.exchange_us, p->cost.reduce_us,
-             p->cost.optimizer_us);
+             p->cost.optimizer_us, p->cost.bubble_us);
     add_nodes(p, g, out);
     str_add(out, "}\n");
 }
@@ -291,7 +338,29 @@ static bool read_memory(const struct json *j, struct plan *p, struct err *e)
            json_want_number(j, c, "compute", &p->cost.compute_us, e) &&
            json_want_number(j, c, "exchange", &p->cost.exchange_us, e) &&
            json_want_number(j, c, "reduce", &p->cost.reduce_us, e) &&
-           json_want_number(j, c, "optimizer", &p->cost.optimizer_us, e);
+           json_want_number(j, c, "optimizer", &p->cost.optimizer_us, e) &&
+           json_want_number(j, c, "bubble", &p->cost.bubble_us, e);
+}
+
+static bool read_cuts(const struct json *j, struct plan *p, struct err *e)
+{
+    const jval r = json_root(j);
+    jval list;
+    if (!want_ranks(j, "pipeline_stages", &p->stages, e) ||
+        !want_ranks(j, "pipeline_chunks", &p->chunks, e) || !json_want_array(j, r, "cut", &list, e))
+        return false;
+    const int64_t n = json_count(list), parts = (int64_t)p->stages * p->chunks;
+    if (parts > PLAN_PARTS || n != (parts > 1 ? parts + 1 : 0))
+        return json_err(j, r, "cut", e,
+                        "expected pipeline_stages x pipeline_chunks + 1 nodes, 257 at most, or none");
+    for (int64_t i = 0; i < n; i++) {
+        int64_t at;
+        if (json_type(json_at(list, i)) != JSON_INT || (at = json_int(json_at(list, i))) < 0 ||
+            at > INT32_MAX)
+            return json_err(j, r, "cut", e, "expected indices of nodes");
+        p->cut[i] = (int)at;
+    }
+    return true;
 }
 
 static bool read_plan(const struct json *j, struct plan *p, struct err *e)
@@ -313,7 +382,7 @@ static bool read_plan(const struct json *j, struct plan *p, struct err *e)
         !want_ranks(j, "expert_parallel", &p->expert_parallel, e) ||
         !want_ranks(j, "tensor_parallel", &p->tensor_parallel, e) ||
         !json_want_int(j, r, "zero", 0, 3, &zero, e) || !want_ranks(j, "zero_ranks", &p->zero_ranks, e) ||
-        !json_want_int(j, r, "sequence_length", 2, top, &p->sequence, e) ||
+        !read_cuts(j, p, e) || !json_want_int(j, r, "sequence_length", 2, top, &p->sequence, e) ||
         !json_want_int(j, r, "global_batch", 1, INT64_MAX, &p->global_batch, e) ||
         !json_want_int(j, r, "micro_batch", 1, 1 << 20, &p->micro_batch, e) ||
         !json_want_int(j, r, "accumulation", 1, top, &p->accumulation, e) ||

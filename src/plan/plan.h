@@ -1,18 +1,21 @@
 /* plan.h - how a training step is split over the ranks. Text: JSON, one node per line, versioned, hashed;
  * plan_check() judges every plan, whoever wrote it.
  *
- * Ranks 0 .. n_ranks-1 stand in scale units of unit_ranks consecutive ranks; a unit holds one copy of the
- * model. Every rank works on its own sequences (data parallel inside and across units). Experts are split
- * over expert_parallel consecutive ranks inside a unit, matrices that tokens share (plan/component.h) over
- * tensor_parallel of them. Optimizer states (ZeRO, arXiv 1910.02054: level
- * 1; 2: gradients too; 3: weights too) are split over zero_ranks: 1 = not, unit_ranks = inside each unit,
- * n_ranks = across all. */
+ * Ranks 0 .. n_ranks-1 stand in `stages` of a pipeline, each of plan_workers() consecutive ranks; a scale unit of
+ * unit_ranks ranks, the same share of every stage, holds one copy of the model. Every worker of a stage works on its
+ * own sequences (data parallel inside and across units), and worker w of a stage passes them on to worker w of the
+ * next. Experts are split over expert_parallel consecutive workers of a unit, matrices that tokens share
+ * (plan/component.h) over tensor_parallel of them. Optimizer states (ZeRO, arXiv 1910.02054: level
+ * 1; 2: gradients too; 3: weights too) are split over zero_ranks workers: 1 = not, plan_unit_workers() = inside each
+ * unit, plan_workers() = across all.
+ *
+ * The model is cut into plan_parts() runs of nodes; part i belongs to stage i % stages, which has `chunks` of them. */
 #pragma once
 #include "base/arena.h"
 #include "base/err.h"
 #include "graph/graph.h"
 #include "plan/cluster.h"
-enum { PLAN_VERSION = 4 };
+enum { PLAN_VERSION = 5, PLAN_CHUNKS = 16, PLAN_PARTS = 256 };
 enum memory_class {
     MEM_WEIGHTS,
     MEM_GRADIENTS,
@@ -28,11 +31,11 @@ struct plan_memory {                  /* bytes of one rank; the largest rank's i
     int64_t peak_bytes;               /* the slab */
 };
 struct plan_cost { /* of one step, predicted */
-    double compute_us, exchange_us, reduce_us, optimizer_us, step_us;
+    double compute_us, exchange_us, reduce_us, optimizer_us, bubble_us, step_us;
 };
 struct
     plan_limits { /* what the user fixed; 0 = free (micro_batch, expert_parallel, tensor_parallel: 0 = choose) */
-    int n_ranks, unit_ranks, expert_parallel, tensor_parallel;
+    int n_ranks, unit_ranks, expert_parallel, tensor_parallel, stages, chunks;
     int zero;                          /* -1 = choose, or the level 0 to 3 */
     int64_t global_batch, micro_batch; /* sequences: of a step over all ranks; of a scale unit at a time */
     int64_t row_capacity, memory_bytes;
@@ -52,6 +55,10 @@ extern const char *const plan_backend_name[BACKENDS], *const plan_master_name[MA
 struct plan {
     struct numbers numbers;
     int n_ranks, unit_ranks, expert_parallel, tensor_parallel, zero_ranks;
+    int stages, chunks;
+    int cut
+        [PLAN_PARTS +
+         1];  /* the first node of every part, then the number of nodes; all 0 with one part, or: to choose */
     int zero; /* level, 0 where zero_ranks is 1 */
     int64_t global_batch, micro_batch,
         accumulation; /* sequences per step; per rank and micro-batch; micro-batches */
@@ -73,7 +80,14 @@ int64_t plan_tile(enum backend backend, bool reproducible); /* the only value of
 int64_t plan_moment_bytes(const struct plan *p, int64_t n); /* of one moment of n elements */
 int64_t plan_master_bytes(const struct plan *p, int64_t n); /* beside the weights */
 int plan_width(const struct plan *p);                       /* last dimensions are multiples of it */
-/* Sequences of a micro-batch over all ranks: the batch of the graph. */
+int plan_workers(const struct plan *p);                     /* ranks of a stage: they share a micro-batch */
+int plan_unit_workers(const struct plan *p);                /* those of one unit */
+int plan_parts(const struct plan *p);
+int plan_stage(const struct plan *p, int rank);
+int plan_worker(const struct plan *p, int rank);
+/* Nodes [*first, *last) of a part of a graph of n_nodes. */
+void plan_part_nodes(const struct plan *p, int n_nodes, int part, int *first, int *last);
+/* Sequences of a micro-batch over all workers: the batch of the graph. */
 int64_t plan_graph_batch(const struct plan *p);
 bool plan_check(const struct plan *p, const struct graph *g, struct err *e);
 /* JSON text; *hash (16 hex digits) covers everything but the predictions. */

@@ -105,11 +105,11 @@ static bool try_levels(const struct space *s, struct plan p, struct err *e)
 
 static bool try_zero(const struct space *s, struct plan p, struct err *e)
 {
-    const int choices[3] = { 1, p.unit_ranks, p.n_ranks };
+    const int choices[3] = { 1, plan_unit_workers(&p), plan_workers(&p) };
     for (int i = 0; i < 3; i++) {
         const bool on = choices[i] > 1;
         if ((i > 0 && choices[i] == choices[i - 1]) || (s->l->zero == 0 && on) ||
-            (s->l->zero > 0 && !on && p.n_ranks > 1))
+            (s->l->zero > 0 && !on && plan_workers(&p) > 1))
             continue;
         p.zero_ranks = choices[i];
         if (!try_levels(s, p, e))
@@ -120,10 +120,10 @@ static bool try_zero(const struct space *s, struct plan p, struct err *e)
 
 static bool try_tensor(const struct space *s, struct plan p, struct err *e)
 {
-    for (int t = 1; t <= p.unit_ranks; t++) {
+    for (int t = 1; t <= plan_unit_workers(&p); t++) {
         struct err why = { 0 };
         const bool fixed = s->l->tensor_parallel > 0;
-        if (fixed ? t != s->l->tensor_parallel : p.unit_ranks % t)
+        if (fixed ? t != s->l->tensor_parallel : plan_unit_workers(&p) % t)
             continue;
         if (!fixed && t > 1 && p.reproducible)
             continue; /* sums have another order: only where it is asked for */
@@ -142,10 +142,11 @@ static bool try_tensor(const struct space *s, struct plan p, struct err *e)
 
 static bool try_experts(const struct space *s, struct plan p, struct err *e)
 {
-    for (int ep = 1; ep <= p.unit_ranks; ep++) {
+    for (int ep = 1; ep <= plan_unit_workers(&p); ep++) {
         const bool fixed = s->l->expert_parallel > 0;
         if (fixed ? ep != s->l->expert_parallel
-                  : p.unit_ranks % ep || (ep > 1 && s->experts == 0) || (s->experts && s->experts % ep))
+                  : plan_unit_workers(&p) % ep || (ep > 1 && s->experts == 0) ||
+                        (s->experts && s->experts % ep))
             continue;
         if (!fixed && p.reproducible && (ep & (ep - 1)))
             continue;
@@ -156,13 +157,13 @@ static bool try_experts(const struct space *s, struct plan p, struct err *e)
     return true;
 }
 
-/* Micro-batches: the user's, or every divisor of a rank's share of the step. */
+/* Micro-batches: the user's, or every divisor of a worker's share of the step. */
 static bool try_micro(const struct space *s, struct plan p, struct err *e)
 {
-    const int64_t share = s->l->global_batch / p.n_ranks;
+    const int64_t share = s->l->global_batch / plan_workers(&p);
     for (int64_t b = 1; b <= share; b++) {
-        if (share % b || (s->l->micro_batch && b * p.unit_ranks != s->l->micro_batch) ||
-            (!s->l->micro_batch && b > 64))
+        if (share % b || (s->l->micro_batch && b * plan_unit_workers(&p) != s->l->micro_batch) ||
+            (!s->l->micro_batch && b > 64) || (p.chunks > 1 && share / b % p.stages))
             continue;
         p.micro_batch = b;
         p.accumulation = share / b;
@@ -172,37 +173,76 @@ static bool try_micro(const struct space *s, struct plan p, struct err *e)
     return true;
 }
 
+/* A pipeline where it is asked for; or the shortest with which anything fits, as far as the model can be cut. */
+static bool try_stages(const struct space *s, struct plan p, struct err *e)
+{
+    const bool fixed = s->l->stages > 0;
+    for (int n = fixed ? s->l->stages : 1; n <= p.unit_ranks; n++) {
+        struct err why = { 0 };
+        p.stages = n;
+        p.chunks = n > 1 && fixed ? s->l->chunks : 1;
+        if (p.unit_ranks % n || s->l->global_batch % plan_workers(&p) ||
+            (s->l->micro_batch && s->l->micro_batch % plan_unit_workers(&p)))
+            continue;
+        if (!try_micro(s, p, fixed || n == 1 ? e : &why) && (fixed || n == 1))
+            return false;
+        if (fixed || s->out->n > 0)
+            break;
+    }
+    return true;
+}
+
+static bool check_pipeline(const struct plan_limits *l, struct err *e)
+{
+    const int unit = l->unit_ranks ? l->unit_ranks : l->n_ranks;
+    if (l->stages > 1 && unit % l->stages)
+        return err_code(e, EXIT_USAGE, "--pipeline_stages %d does not divide --plan_ngpus %d", l->stages,
+                        unit);
+    if (l->chunks > 1 && l->stages < 2)
+        return err_code(e, EXIT_USAGE,
+                        "--pipeline_chunks %d: expected --pipeline_stages of 2 or more with it", l->chunks);
+    if (l->stages > 1 && l->stages * (l->chunks ? l->chunks : 1) > PLAN_PARTS)
+        return err_code(e, EXIT_USAGE,
+                        "--pipeline_stages %d x --pipeline_chunks %d: expected at most %d parts", l->stages,
+                        l->chunks, PLAN_PARTS);
+    return true;
+}
+
 static bool check_limits(const struct plan_limits *l, int64_t experts, struct err *e)
 {
+    const int stages = l->stages > 1 ? l->stages : 1, workers = l->n_ranks / stages,
+              unit = (l->unit_ranks ? l->unit_ranks : l->n_ranks) / stages;
+    const char *of = stages > 1 ? "--plan_ngpus / --pipeline_stages =" : "--plan_ngpus";
     if (l->unit_ranks && l->n_ranks % l->unit_ranks)
         return err_code(e, EXIT_USAGE, "--runtime_ngpus %d is not a multiple of --plan_ngpus %d", l->n_ranks,
                         l->unit_ranks);
-    if (l->global_batch % l->n_ranks)
+    if (!check_pipeline(l, e))
+        return false;
+    if (l->global_batch % workers)
         return err_code(e, EXIT_USAGE,
                         "a step of %lld sequences cannot be shared by %d ranks: choose --global_batch_size a "
                         "multiple of %d",
-                        (long long)l->global_batch, l->n_ranks, l->n_ranks);
+                        (long long)l->global_batch, workers, workers);
     if (l->expert_parallel > 1 && experts == 0)
         return err_code(e, EXIT_USAGE, "--expert_parallel %d: the model has no experts", l->expert_parallel);
     if (l->expert_parallel > 1 && experts % l->expert_parallel)
         return err_code(e, EXIT_USAGE, "--expert_parallel %d does not divide the %lld experts",
                         l->expert_parallel, (long long)experts);
-    if (l->expert_parallel && l->unit_ranks && l->unit_ranks % l->expert_parallel)
-        return err_code(e, EXIT_USAGE, "--expert_parallel %d does not divide --plan_ngpus %d",
-                        l->expert_parallel, l->unit_ranks);
-    const int unit = l->unit_ranks ? l->unit_ranks : l->n_ranks;
+    if (l->expert_parallel && (l->unit_ranks || stages > 1) && unit % l->expert_parallel)
+        return err_code(e, EXIT_USAGE, "--expert_parallel %d does not divide %s %d", l->expert_parallel, of,
+                        unit);
     if (l->tensor_parallel && unit % l->tensor_parallel)
-        return err_code(e, EXIT_USAGE, "--tensor_parallel %d does not divide --plan_ngpus %d",
-                        l->tensor_parallel, unit);
+        return err_code(e, EXIT_USAGE, "--tensor_parallel %d does not divide %s %d", l->tensor_parallel, of,
+                        unit);
     if (l->micro_batch && l->micro_batch % unit)
         return err_code(e, EXIT_USAGE,
                         "--micro_batch_size %lld: the %d ranks of a scale unit share its sequences; choose a "
                         "multiple of %d",
                         (long long)l->micro_batch, unit, unit);
-    if (l->micro_batch && l->global_batch / l->n_ranks % (l->micro_batch / unit))
+    if (l->micro_batch && l->global_batch / workers % (l->micro_batch / unit))
         return err_code(e, EXIT_USAGE,
                         "--micro_batch_size %lld does not divide the %lld sequences of a scale unit per step",
-                        (long long)l->micro_batch, (long long)l->global_batch / l->n_ranks * unit);
+                        (long long)l->micro_batch, (long long)l->global_batch / workers * unit);
     return true;
 }
 
@@ -212,11 +252,11 @@ static bool nothing_fits(const struct plan_limits *l, const struct search_result
     return err_code(
         e, EXIT_MEMORY,
         "memory limit of %.3f GB per rank is too small by %.3f GB: the smallest of %d plans needs %lld bytes "
-        "(expert_parallel %d, tensor_parallel %d, zero over %d, micro-batch %lld per rank); allow "
+        "(%d stages, expert_parallel %d, tensor_parallel %d, zero over %d, micro-batch %lld per rank); allow "
         "--mem_constraint %.3f, more "
         "ranks, or a shorter sequence",
         (double)l->memory_bytes / 1e9, (double)(p->memory.peak_bytes - l->memory_bytes) / 1e9,
-        r->n_candidates, (long long)p->memory.peak_bytes, p->expert_parallel, p->tensor_parallel,
+        r->n_candidates, (long long)p->memory.peak_bytes, p->stages, p->expert_parallel, p->tensor_parallel,
         p->zero_ranks, (long long)p->micro_batch, (double)(p->memory.peak_bytes + 999999) / 1e9);
 }
 
@@ -229,23 +269,27 @@ bool search_plan(const struct plan *base, const struct plan_limits *l, int64_t e
     p.n_ranks = l->n_ranks;
     p.global_batch = l->global_batch;
     p.unit_ranks = l->unit_ranks ? l->unit_ranks : l->n_ranks;
-    if (!check_limits(l, experts, e) || !try_micro(&s, p, e))
+    if (!check_limits(l, experts, e) || !try_stages(&s, p, e))
         return false;
     if (out->n_candidates == 0)
         return err_code(e, EXIT_USAGE,
-                        "no plan satisfies the given --expert_parallel, --zero and --micro_batch_size");
+                        "no plan satisfies the given --expert_parallel, --zero and --micro_batch_size%s",
+                        l->chunks > 1 ? ": --pipeline_chunks needs an accumulation by a multiple of "
+                                        "--pipeline_stages"
+                                      : "");
     return out->n > 0 || nothing_fits(l, out, e);
 }
 
 void search_reason(const struct plan *best, const struct plan *o, char *text, size_t bytes)
 {
     const struct plan_cost *a = &best->cost, *b = &o->cost;
-    const double parts[4] = { b->compute_us - a->compute_us, b->exchange_us - a->exchange_us,
-                              b->reduce_us - a->reduce_us, b->optimizer_us - a->optimizer_us };
-    static const char *const names[4] = { "compute", "token exchange", "gradient and weight collectives",
-                                          "optimizer" };
+    const double parts[5] = { b->compute_us - a->compute_us, b->exchange_us - a->exchange_us,
+                              b->reduce_us - a->reduce_us, b->optimizer_us - a->optimizer_us,
+                              b->bubble_us - a->bubble_us };
+    static const char *const names[5] = { "compute", "token exchange", "gradient and weight collectives",
+                                          "optimizer", "the bubble of the pipeline" };
     int most = 0;
-    for (int i = 1; i < 4; i++)
+    for (int i = 1; i < 5; i++)
         if (parts[i] > parts[most])
             most = i;
     snprintf(text, bytes, "slower by %.1f ms a step, %.1f ms of it in %s; %+.1f MB of memory",

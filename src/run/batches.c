@@ -43,7 +43,7 @@ void batches_fill(struct batches *b, const struct plan *p, int64_t epoch, int64_
 {
     const int64_t S = p->sequence;
     for (int64_t i = 0; i < p->micro_batch; i++) {
-        const int64_t at = (micro * p->n_ranks + rank) * p->micro_batch + i;
+        const int64_t at = (micro * plan_workers(p) + plan_worker(p, rank)) * p->micro_batch + i;
         slot[i] = at < n ? at : -1;
         fill_sequence(b, at < n ? batches_sequence(b, epoch, first + at) : -1, tokens + i * S,
                       labels + i * S);
@@ -55,7 +55,7 @@ void batches_fill_eval(const struct batches *b, const struct plan *p, int64_t be
 {
     const int64_t S = p->sequence;
     for (int64_t i = 0; i < p->micro_batch; i++) {
-        const int64_t at = begin + (block * p->n_ranks + rank) * p->micro_batch + i;
+        const int64_t at = begin + (block * plan_workers(p) + plan_worker(p, rank)) * p->micro_batch + i;
         slot[i] = at < end ? at - begin : -1;
         fill_sequence(b, at < end ? at : -1, tokens + i * S, labels + i * S);
     }

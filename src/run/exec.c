@@ -16,7 +16,10 @@ double exec_now(void)
 
 void *exec_at(const struct exec *x, struct ref r)
 {
-    return r.buffer < 0 ? NULL : x->slab + x->program->buffers[r.buffer].at + r.at_bytes;
+    if (r.buffer < 0)
+        return NULL;
+    const struct buffer *b = &x->program->buffers[r.buffer];
+    return x->slab + b->at + (b->slots ? x->slot % b->slots * b->slot_bytes : 0) + r.at_bytes;
 }
 
 void exec_put(struct exec *x, struct ref to, const void *from, int64_t bytes)
@@ -54,12 +57,14 @@ const void *exec_kept(const struct exec *x, int turn, struct ref r)
     return x->kept[turn] + r.at_bytes;
 }
 
-void exec_run_turn(struct exec *x, enum list_kind which, int turn)
+void exec_run_turn(struct exec *x, enum list_kind which, struct section s, int64_t slot, int turn)
 {
     const struct program *p = x->program;
     x->device->put_later(exec_at(x, p->inputs), x->inputs[turn], whole_bytes(x, p->inputs));
-    exec_run(x, which);
+    exec_run_section(x, which, s, slot);
+    x->slot = slot; /* the place of the kept values */
     x->device->get_later(x->kept[turn], exec_at(x, p->kept), whole_bytes(x, p->kept));
+    x->slot = 0;
     x->device->mark(turn);
 }
 
@@ -115,25 +120,53 @@ static void check_kernel(const struct exec *x, const struct instr *in)
           in->op->name, in->backward ? " (backward)" : "");
 }
 
+static void bind_call(struct exec *x, const struct instr *in, struct call *c)
+{
+    for (int j = 0; j < OP_ARGS; j++) {
+        c->arg[j] = exec_at(x, in->arg[j]);
+        c->grad[j] = exec_at(x, in->grad[j]);
+    }
+    c->work = exec_at(x, in->work);
+    c->add = in->add;
+    c->wide = in->wide;
+    c->stream = x->device->stream();
+    memcpy(c->dim, in->dim, sizeof c->dim);
+    memcpy(c->attr, in->attr, sizeof c->attr);
+    check_kernel(x, in);
+}
+
 static void bind_list(struct arena *a, struct exec *x, enum list_kind which)
 {
     const struct list *list = &x->program->list[which];
-    x->calls[which] = ARENA_NEW(a, struct call, list->n);
-    for (int i = 0; i < list->n; i++) {
-        const struct instr *in = &list->item[i];
-        struct call *c = &x->calls[which][i];
-        for (int j = 0; j < OP_ARGS; j++) {
-            c->arg[j] = exec_at(x, in->arg[j]);
-            c->grad[j] = exec_at(x, in->grad[j]);
+    x->calls[which] = ARENA_NEW(a, struct call, list->n * x->n_slots[which]);
+    for (x->slot = 0; x->slot < x->n_slots[which]; x->slot++)
+        for (int i = 0; i < list->n; i++)
+            bind_call(x, &list->item[i], &x->calls[which][x->slot * list->n + i]);
+    x->slot = 0;
+}
+
+static void count_slots(struct exec *x)
+{
+    for (int k = 0; k < LISTS; k++)
+        x->n_slots[k] = 1;
+    for (int c = 0; c < x->program->plan.chunks; c++)
+        if (x->program->in_flight[c] > x->n_slots[LIST_MICRO])
+            x->n_slots[LIST_MICRO] = x->program->in_flight[c];
+}
+
+enum { UNDER_WAY = 2 }; /* messages of one kind: tests/pipeline_test.c shows that nobody waits for ever */
+
+static void make_outboxes(struct arena *a, struct exec *x)
+{
+    x->outbox = ARENA_NEW(a, struct comm_outbox *, x->program->n_outboxes + 1);
+    for (int k = 0; k < LISTS; k++)
+        for (int i = 0; i < x->program->list[k].n; i++) {
+            const struct instr *in = &x->program->list[k].item[i];
+            if (in->kind == RUN_PASS_OUT)
+                x->outbox[in->outbox] = comm_outbox_new(a, (size_t)in->n, UNDER_WAY);
+            else if (in->kind == RUN_PASS_IN)
+                comm_reserve_message((size_t)in->n);
         }
-        c->work = exec_at(x, in->work);
-        c->add = in->add;
-        c->wide = in->wide;
-        c->stream = x->device->stream();
-        memcpy(c->dim, in->dim, sizeof c->dim);
-        memcpy(c->attr, in->attr, sizeof c->attr);
-        check_kernel(x, in);
-    }
 }
 
 /* Communicators exist and have been used before the slab is taken. */
@@ -180,7 +213,9 @@ void exec_new(struct arena *a, struct program *p, const struct device *d, struct
     x->counts = ARENA_NEW(a, int32_t, experts * p->plan.expert_parallel + 1);
     x->ends = ARENA_NEW(a, int32_t, 2 * experts + 1);
     make_groups(a, x);
+    make_outboxes(a, x);
     collect_staging(x);
+    count_slots(x);
     x->slab = d->allocate((size_t)p->memory.peak_bytes);
     if (d->backend != CPU) /* sums and moments begin at zero; the host's slab is zero already */
         d->zero(x->slab, (size_t)p->memory.peak_bytes);
@@ -216,6 +251,8 @@ static enum time_class class_of(const struct instr *in, enum list_kind which)
     case RUN_RETURN:
     case RUN_TENSOR_GATHER:
     case RUN_TENSOR_SCATTER:
+    case RUN_PASS_OUT:
+    case RUN_PASS_IN:
         return TIME_EXCHANGE;
     case RUN_REDUCE:
     case RUN_MIRROR:
@@ -231,7 +268,7 @@ void exec_launch(struct exec *x, enum list_kind which, int index)
 {
     const struct instr *in = &x->program->list[which].item[index];
     if (in->kind == RUN_OP)
-        kernel_of(x, in)(&x->calls[which][index]);
+        kernel_of(x, in)(&x->calls[which][x->slot * x->program->list[which].n + index]);
     else
         x->device->zero(exec_at(x, in->ref[0]), (size_t)in->n);
 }
@@ -271,6 +308,12 @@ static bool run_one(struct exec *x, enum list_kind which, int index, const struc
     case RUN_GATHER:
         collect_gather(x, in);
         return true;
+    case RUN_PASS_OUT:
+        comm_post(x->outbox[in->outbox], in->peer, in->tag, exec_at(x, in->ref[0]), (size_t)in->n);
+        return true;
+    case RUN_PASS_IN:
+        comm_fetch(in->peer, in->tag, exec_at(x, in->ref[0]), (size_t)in->n);
+        return true;
     case RUN_NORM_SUM:
         return collect_norm(x, in);
     case RUN_ROUND:
@@ -282,13 +325,13 @@ static bool run_one(struct exec *x, enum list_kind which, int index, const struc
 
 static const char *const list_name[LISTS] = { "micro-batch", "update", "evaluation" };
 
-bool exec_run(struct exec *x, enum list_kind which)
+static bool run_section(struct exec *x, enum list_kind which, struct section s)
 {
     const struct list *list = &x->program->list[which];
     struct rows rows = { 0 };
     int head = 0;
     double before = exec_now();
-    for (int i = 0; i < list->n; i++) {
+    for (int i = s.from; i < s.to; i++) {
         const struct instr *in = &list->item[i];
         comm_doing_instruction(in->name, list_name[which], i);
         const int at = i, behind = stretch_run(x, which, i);
@@ -311,4 +354,17 @@ bool exec_run(struct exec *x, enum list_kind which)
         before = now;
     }
     return true;
+}
+
+bool exec_run_section(struct exec *x, enum list_kind which, struct section s, int64_t slot)
+{
+    x->slot = slot;
+    const bool ok = run_section(x, which, s);
+    x->slot = 0;
+    return ok;
+}
+
+bool exec_run(struct exec *x, enum list_kind which)
+{
+    return exec_run_section(x, which, (struct section){ 0, x->program->list[which].n }, 0);
 }

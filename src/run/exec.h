@@ -19,7 +19,9 @@ struct exec {
     double
         *norm_sums; /* host copies: of the norm's sums, of ends by member and expert, of a round's segments */
     int32_t *counts, *ends;
-    struct call *calls[LISTS]; /* by instruction; pointers bound */
+    struct call *calls[LISTS];    /* by slot and instruction; pointers bound */
+    int64_t slot, n_slots[LISTS]; /* of the micro-batch that is being run (sched.h) */
+    struct comm_outbox **outbox;  /* by number */
     struct comm_group *replica[FLATS], *mirror[FLATS], *shard[FLATS], *expert, *tensor;
     struct step_control control;
     bool refuse; /* set by the host: stop before the update, whatever the gradient */
@@ -42,16 +44,19 @@ void exec_free(struct exec *x);
 int64_t exec_outside(const struct exec *x);
 /* false only for LIST_UPDATE with a non-finite gradient: nothing was updated, bad_chunk tells where. */
 bool exec_run(struct exec *x, enum list_kind which);
+/* Instructions of a section only, with a slot of what micro-batches have apart. */
+bool exec_run_section(struct exec *x, enum list_kind which, struct section s, int64_t slot);
 void exec_launch(struct exec *x, enum list_kind which, int index);             /* one RUN_OP or RUN_ZERO */
 void *exec_at(const struct exec *x, struct ref r);                             /* NULL for no buffer */
 void exec_put(struct exec *x, struct ref to, const void *from, int64_t bytes); /* from the host */
 void exec_get(const struct exec *x, void *to, struct ref from, int64_t bytes); /* to the host; waits */
-/* What goes in before a list and comes out behind it, each with one copy that nobody waits for: host copies of
+/* What goes in before a section and comes out behind it, each with one copy that nobody waits for: host copies of
  * program.inputs and program.kept, two of each (turn 0 and 1), so that the host reads one while the device works. */
 void exec_turns(struct exec *x);                                /* once: makes them */
 void *exec_input(const struct exec *x, int turn, struct ref r); /* where the host writes what becomes r */
 const void *exec_kept(const struct exec *x, int turn, struct ref r);
-void exec_run_turn(struct exec *x, enum list_kind which, int turn); /* inputs, list, kept values */
+/* Inputs, section, kept values. */
+void exec_run_turn(struct exec *x, enum list_kind which, struct section s, int64_t slot, int turn);
 void exec_reach(struct exec *x, int turn); /* until what exec_run_turn() asked for is there */
 /* n elements of dtype t at r, as floats on the host, and back (rounded to nearest even). */
 void exec_get_floats(const struct exec *x, float *to, struct ref r, enum dtype t, int64_t n);

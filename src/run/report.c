@@ -7,7 +7,7 @@ static const char *zero_text(const struct plan *p)
                                           "3 inside each scale unit" },
                              *const across[] = { "off", "1 across all ranks", "2 across all ranks",
                                                  "3 across all ranks" };
-    return (p->zero_ranks == p->n_ranks ? across : inside)[p->zero];
+    return (p->zero_ranks == plan_workers(p) ? across : inside)[p->zero];
 }
 
 void report_numbers(struct str *out, const struct plan *p)
@@ -84,7 +84,14 @@ void report_plan(struct str *out, const struct setup *s, const struct plan *p,
              "step: %lld sequences of %lld = micro-batch %lld per rank x %lld accumulated x %d ranks = %lld "
              "tokens\n",
              (long long)p->global_batch, (long long)p->sequence, (long long)p->micro_batch,
-             (long long)p->accumulation, p->n_ranks, (long long)p->global_batch * p->sequence);
+             (long long)p->accumulation, plan_workers(p), (long long)p->global_batch * p->sequence);
+    if (p->stages > 1)
+        str_addf(
+            out,
+            "pipeline: %d stages of %d ranks with %d part%s of the model each; %.1f %% of a step is waiting "
+            "(bubble)\n",
+            p->stages, plan_workers(p), p->chunks, p->chunks > 1 ? "s" : "",
+            100 * p->cost.bubble_us / p->cost.step_us);
     if (p->expert_parallel > 1)
         str_addf(out,
                  "token exchange: room for %lld rows per rank and round; more rows take more rounds, none is "

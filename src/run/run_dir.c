@@ -79,7 +79,7 @@ static bool write_description(struct run *r, struct err *e)
 {
     struct str s = str_new(r->arena, 64u << 20);
     struct config chosen = *r->config; /* with what the plan chose, so that the file repeats the run */
-    chosen.micro_batch_size = r->plan.micro_batch * r->plan.unit_ranks;
+    chosen.micro_batch_size = r->plan.micro_batch * plan_unit_workers(&r->plan);
     chosen.global_batch_size = r->plan.global_batch;
     chosen.expert_parallel = r->plan.expert_parallel;
     chosen.tensor_parallel = r->plan.tensor_parallel;

@@ -2,6 +2,7 @@
 #include "run/setup.h"
 #include "base/pool.h"
 #include "config/config.h"
+#include "plan/cut.h"
 #include "run/stretch.h"
 #include "run/weights.h"
 #include "sched/predict.h"
@@ -81,17 +82,31 @@ static struct graph *build_graph(const struct setup *s, struct arena *a, const s
     return model_graph(a, &s->model, &o, v);
 }
 
-/* The slab of the rank that owns most. */
-static void measure_rank(const struct setup *s, struct arena *a, const struct graph *g, struct plan *p)
+/* Memory and time of a rank, where they are the largest so far. */
+static void measure_rank(const struct setup *s, const struct graph *g, int rank, struct plan *p)
 {
     const struct adamw o = { .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8 };
+    struct arena *a = arena_new("rank");
     struct program program;
-    struct layout l;
-    layout_make(a, g, p, 0, &l);
-    sched_lower(a, g, p, layout_fullest_rank(&l, p), true, &o, &program);
+    struct plan_cost cost;
+    sched_lower(a, g, p, rank, true, &o, &program);
+    sched_predict(&program, &s->cluster, &cost);
     p->recompute_most = program.recompute_most;
-    p->memory = program.memory;
-    sched_predict(&program, &s->cluster, &p->cost);
+    p->memory = program.memory.peak_bytes > p->memory.peak_bytes ? program.memory : p->memory;
+    p->cost = cost.step_us > p->cost.step_us ? cost : p->cost;
+    arena_free(a);
+}
+
+/* Of every stage, the rank that owns most. */
+static void measure_ranks(const struct setup *s, struct arena *a, const struct graph *g, struct plan *p)
+{
+    p->memory = (struct plan_memory){ 0 };
+    p->cost = (struct plan_cost){ 0 };
+    for (int stage = 0; stage < p->stages; stage++) {
+        struct layout l;
+        layout_make(a, g, p, stage * plan_workers(p), &l);
+        measure_rank(s, g, layout_fullest_rank(&l, p), p);
+    }
 }
 
 bool setup_measure(const struct setup *s, struct plan *p, struct err *e)
@@ -99,9 +114,10 @@ bool setup_measure(const struct setup *s, struct plan *p, struct err *e)
     struct arena *a = arena_new("candidate");
     struct model_values v;
     struct graph *g = build_graph(s, a, p, false, &v);
-    const bool ok = graph_check(g, e) && plan_check(p, g, e);
+    const bool chosen = plan_parts(p) == 1 || p->cut[plan_parts(p)] > 0;
+    const bool ok = graph_check(g, e) && (chosen || cut_choose(g, &s->cluster, p, e)) && plan_check(p, g, e);
     if (ok)
-        measure_rank(s, a, g, p);
+        measure_ranks(s, a, g, p);
     arena_free(a);
     return ok;
 }
@@ -197,7 +213,8 @@ bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequ
 void setup_small_plan(const struct setup *s, int64_t batch, int64_t sequence, struct plan *p)
 {
     base_plan(s, sequence, false, p);
-    p->n_ranks = p->unit_ranks = p->expert_parallel = p->tensor_parallel = p->zero_ranks = 1;
+    p->n_ranks = p->unit_ranks = p->expert_parallel = p->tensor_parallel = p->zero_ranks = p->stages =
+        p->chunks = 1;
     p->micro_batch = p->global_batch = batch;
     p->accumulation = 1;
 }

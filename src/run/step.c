@@ -5,13 +5,25 @@
 #include <math.h>
 #include <string.h>
 
+/* Without a pipeline a step is the whole list of a micro-batch. */
+static void make_order(struct arena *a, const struct plan *p, int stage, struct stepper *s)
+{
+    s->n_order = (p->stages > 1 ? 2 * p->chunks : 1) * p->accumulation;
+    s->order = ARENA_NEW(a, struct pipeline_step, s->n_order);
+    if (p->stages > 1)
+        pipeline_order(p->stages, p->chunks, p->accumulation, stage, s->order);
+    else
+        for (int64_t i = 0; i < s->n_order; i++)
+            s->order[i].micro = i;
+}
+
 void step_new(struct arena *a, struct engine *x, struct batches *b, int64_t most_sequences, struct stepper *s)
 {
     const struct plan *p = &x->program.plan;
     *s = (struct stepper){ .engine = x, .batches = b, .arena = a };
     s->n_slots = p->global_batch > most_sequences ? p->global_batch : most_sequences;
     s->nll = ARENA_NEW(a, double, s->n_slots);
-    s->aux = ARENA_NEW(a, double, s->n_slots);
+    s->aux = ARENA_NEW(a, double, (x->values.n_moe + 1) * s->n_slots);
     for (int i = 0; i < DEVICE_MARKS; i++)
         s->slot[i] = ARENA_NEW(a, int64_t, p->micro_batch);
     exec_turns(&x->exec);
@@ -20,6 +32,7 @@ void step_new(struct arena *a, struct engine *x, struct batches *b, int64_t most
         s->n_experts = v->shape[v->n_dims - 1];
     }
     s->load = ARENA_NEW(a, int64_t, x->values.n_moe * s->n_experts + 1);
+    make_order(a, p, x->program.layout.stage, s);
 }
 
 /* Where the host writes an input of this turn, and reads a value that is there. */
@@ -56,6 +69,28 @@ static double sum_sequence(const float *nll, int64_t n)
     return sum;
 }
 
+/* Instructions of a turn: what a step of the order runs, or a part of the evaluation. */
+struct turn {
+    enum list_kind which;
+    struct section section;
+    int64_t slot;
+};
+
+static struct turn turn_of(const struct stepper *s, const struct pipeline_step *step)
+{
+    const struct program *p = &s->engine->program;
+    if (p->plan.stages == 1)
+        return (struct turn){ LIST_MICRO, { 0, p->list[LIST_MICRO].n }, 0 };
+    return (struct turn){ LIST_MICRO, step->backward ? p->backward[step->part] : p->forward[step->part],
+                          step->micro % p->in_flight[step->part] };
+}
+
+/* Did this turn make the value? */
+static bool makes(const struct stepper *s, const struct turn *t, value v)
+{
+    return s->engine->program.plan.stages == 1 || sched_makes(&s->engine->program, t->which, t->section, v);
+}
+
 /* Loads and auxiliary losses of one MoE layer. */
 static void collect_layer(struct stepper *s, int turn, int k)
 {
@@ -65,37 +100,40 @@ static void collect_layer(struct stepper *s, int turn, int k)
     for (int64_t i = 0; i < p->micro_batch; i++) {
         if (s->slot[turn][i] < 0)
             continue;
-        s->aux[s->slot[turn][i]] += aux[i];
+        s->aux[k * s->n_slots + s->slot[turn][i]] = aux[i];
         for (int64_t e = 0; e < s->n_experts; e++)
             s->load[k * s->n_experts + e] += loads[i * s->n_experts + e];
     }
 }
 
-/* What the micro-batch of this turn left; waits for it. */
-static void collect(struct stepper *s, int turn)
+/* What turn `i` left; waits for it. */
+static void collect(struct stepper *s, const struct turn *t, int64_t i)
 {
     const struct plan *p = &s->engine->program.plan;
+    const int turn = (int)(i % DEVICE_MARKS);
     exec_reach(&s->engine->exec, turn);
     const float *nll = kept(s, turn, s->engine->values.nll); /* [B S] */
-    for (int64_t i = 0; i < p->micro_batch; i++)
-        if (s->slot[turn][i] >= 0)
-            s->nll[s->slot[turn][i]] = sum_sequence(nll + i * p->sequence, p->sequence);
+    for (int64_t k = 0; k < p->micro_batch && makes(s, t, s->engine->values.nll); k++)
+        if (s->slot[turn][k] >= 0)
+            s->nll[s->slot[turn][k]] = sum_sequence(nll + k * p->sequence, p->sequence);
     for (int k = 0; k < s->engine->values.n_moe; k++)
-        collect_layer(s, turn, k);
+        if (makes(s, t, s->engine->values.aux[k]))
+            collect_layer(s, turn, k);
 }
 
-/* Runs micro-batch `i`, whose inputs are set, by turns; meanwhile the host takes what the one before left. */
-static void run_turn(struct stepper *s, enum list_kind which, int64_t i)
+/* Runs turn `i`, whose inputs are set; meanwhile the host takes what the one before left: *before. */
+static void run_turn(struct stepper *s, const struct turn *t, int64_t i, struct turn *before)
 {
-    exec_run_turn(&s->engine->exec, which, (int)(i % DEVICE_MARKS));
+    exec_run_turn(&s->engine->exec, t->which, t->section, t->slot, (int)(i % DEVICE_MARKS));
     if (i > 0)
-        collect(s, (int)((i - 1) % DEVICE_MARKS));
+        collect(s, before, i - 1);
+    *before = *t;
 }
 
 static void clear_sums(struct stepper *s)
 {
     memset(s->nll, 0, (size_t)s->n_slots * sizeof *s->nll);
-    memset(s->aux, 0, (size_t)s->n_slots * sizeof *s->aux);
+    memset(s->aux, 0, (size_t)(s->engine->values.n_moe * s->n_slots) * sizeof *s->aux);
     memset(s->load, 0, (size_t)(s->engine->values.n_moe * s->n_experts) * sizeof *s->load);
 }
 
@@ -106,6 +144,21 @@ static double sum_in_order(const char *what, double *x, int64_t n)
     comm_sum_doubles(x, n);
     for (int64_t i = 0; i < n; i++)
         sum += x[i];
+    return sum;
+}
+
+/* Sample by sample, over the layers of each. */
+static double sum_aux(struct stepper *s, int64_t n)
+{
+    double sum = 0;
+    comm_doing("sum of the auxiliary losses");
+    comm_sum_doubles(s->aux, s->engine->values.n_moe * s->n_slots);
+    for (int64_t i = 0; i < n; i++) {
+        double layers = 0;
+        for (int k = 0; k < s->engine->values.n_moe; k++)
+            layers += s->aux[k * s->n_slots + i];
+        sum += layers;
+    }
     return sum;
 }
 
@@ -123,17 +176,19 @@ struct step_result step_gradients(struct stepper *s, int64_t epoch, int64_t firs
     const struct model_values *v = &s->engine->values;
     const int64_t targets = count_targets(s, epoch, first, n);
     struct step_result r = { .n_targets = targets, .n_tokens = n * p->sequence };
+    struct turn before = { 0 };
     clear_sums(s);
-    for (int64_t micro = 0; micro < p->accumulation; micro++) {
-        const int turn = (int)(micro % DEVICE_MARKS);
-        batches_fill(s->batches, p, epoch, first, n, micro, comm_rank(), input(s, turn, v->tokens),
-                     input(s, turn, v->labels), s->slot[turn]);
+    for (int64_t i = 0; i < s->n_order; i++) {
+        const int turn = (int)(i % DEVICE_MARKS);
+        const struct turn now = turn_of(s, &s->order[i]);
+        batches_fill(s->batches, p, epoch, first, n, s->order[i].micro, comm_rank(),
+                     input(s, turn, v->tokens), input(s, turn, v->labels), s->slot[turn]);
         set_loss_weights(s, turn, targets > 0 ? targets : 1, n);
-        run_turn(s, LIST_MICRO, micro);
+        run_turn(s, &now, i, &before);
     }
-    collect(s, (int)((p->accumulation - 1) % DEVICE_MARKS));
+    collect(s, &before, s->n_order - 1);
     r.loss = sum_in_order("sum of the losses", s->nll, n) / (double)(targets > 0 ? targets : 1);
-    r.aux = sum_in_order("sum of the auxiliary losses", s->aux, n) / (double)n;
+    r.aux = sum_aux(s, n) / (double)n;
     comm_doing("sum of the expert loads");
     comm_sum_integers(s->load, s->engine->values.n_moe * s->n_experts);
     r.finite = isfinite(r.loss) && isfinite(r.aux);
@@ -157,18 +212,22 @@ double step_evaluate(struct stepper *s, int64_t begin, int64_t end, int64_t *n_t
 {
     const struct plan *p = &s->engine->program.plan;
     const struct model_values *v = &s->engine->values;
-    const int64_t per_block = p->micro_batch * p->n_ranks, blocks = (end - begin + per_block - 1) / per_block;
+    const int64_t per_block = plan_graph_batch(p), blocks = (end - begin + per_block - 1) / per_block;
     int64_t targets = 0;
+    struct turn before = { 0 };
     CHECK(end - begin <= s->n_slots, "%lld sequences to evaluate", (long long)(end - begin));
     clear_sums(s);
-    for (int64_t block = 0; block < blocks; block++) {
-        const int turn = (int)(block % DEVICE_MARKS);
-        batches_fill_eval(s->batches, p, begin, end, block, comm_rank(), input(s, turn, v->tokens),
+    const int chunks = p->chunks;
+    for (int64_t i = 0; i < blocks * chunks; i++) {
+        const int turn = (int)(i % DEVICE_MARKS);
+        const struct turn now = { LIST_EVAL, s->engine->program.eval[i % chunks], 0 };
+        batches_fill_eval(s->batches, p, begin, end, i / chunks, comm_rank(), input(s, turn, v->tokens),
                           input(s, turn, v->labels), s->slot[turn]);
-        run_turn(s, LIST_EVAL, block);
+        run_turn(s, &now, i, &before);
     }
     if (blocks > 0)
-        collect(s, (int)((blocks - 1) % DEVICE_MARKS));
+        collect(s, &before, blocks * chunks - 1);
+    comm_sum_integers(s->load, s->engine->values.n_moe * s->n_experts);
     for (int64_t i = begin; i < end; i++)
         targets += batches_targets(s->batches, i);
     *n_targets = targets;

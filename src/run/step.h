@@ -2,6 +2,7 @@
 #pragma once
 #include "run/batches.h"
 #include "run/setup.h"
+#include "sched/pipeline.h"
 struct step_result {
     double loss;      /* mean nats per target of the step */
     double aux;       /* sum over layers of the mean over sequences; alpha included */
@@ -13,9 +14,12 @@ struct step_result {
 struct stepper {
     struct engine *engine;
     struct batches *batches;
-    double *nll, *aux;           /* by sample of the step: sums of nats; of aux values over layers */
+    double *nll, *aux;           /* sums of nats [samples of the step]; aux values [MoE layers, samples] */
     int64_t *load;               /* [MoE layers, experts]: token copies of the step */
     int64_t *slot[DEVICE_MARKS]; /* [B], by turn */
+    struct pipeline_step
+        *order; /* of a step; one forward step per micro-batch means all of it, without a pipeline */
+    int64_t n_order;
     int64_t n_slots, n_experts;
     struct arena *arena;
 };

@@ -9,21 +9,34 @@ static bool launches_only(const struct instr *in)
     return in->kind == RUN_OP || in->kind == RUN_ZERO;
 }
 
-static int end_of(const struct list *list, int from)
+/* Sections are run apart. */
+static bool begins_section(const struct program *p, enum list_kind which, int at)
 {
-    while (from < list->n && launches_only(&list->item[from]))
-        from++;
-    return from;
+    for (int c = 0; c < p->plan.chunks; c++)
+        if (which == LIST_MICRO ? at == p->forward[c].from || at == p->backward[c].from
+                                : which == LIST_EVAL && at == p->eval[c].from)
+            return p->plan.stages > 1;
+    return false;
+}
+
+static int end_of(const struct program *p, enum list_kind which, int from)
+{
+    const struct list *list = &p->list[which];
+    int to = from;
+    while (to < list->n && launches_only(&list->item[to]) && (to == from || !begins_section(p, which, to)))
+        to++;
+    return to;
 }
 
 static void find(struct arena *a, struct exec *x, enum list_kind which)
 {
     const struct list *list = &x->program->list[which];
-    x->stretches[which] = ARENA_NEW(a, struct stretch, list->n / FEWEST + 1);
+    x->stretches[which] = ARENA_NEW(a, struct stretch, (list->n / FEWEST + 1) * x->n_slots[which]);
     for (int i = 0, to; i<list->n; i = to> i ? to : i + 1) {
-        to = end_of(list, i);
-        if (to - i >= FEWEST)
-            x->stretches[which][x->n_stretches[which]++] = (struct stretch){ .from = i, .to = to };
+        to = end_of(x->program, which, i);
+        for (int64_t slot = 0; to - i >= FEWEST && slot < x->n_slots[which]; slot++)
+            x->stretches[which][x->n_stretches[which]++] =
+                (struct stretch){ .from = i, .to = to, .slot = slot };
     }
 }
 
@@ -73,7 +86,7 @@ static void record(struct exec *x, enum list_kind which, struct stretch *s)
 static struct stretch *at(const struct exec *x, enum list_kind which, int from)
 {
     for (int i = 0; i < x->n_stretches[which]; i++)
-        if (x->stretches[which][i].from == from)
+        if (x->stretches[which][i].from == from && x->stretches[which][i].slot == x->slot)
             return &x->stretches[which][i];
     return NULL;
 }

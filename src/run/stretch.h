@@ -3,8 +3,9 @@
  * launch instead of hundreds, with the same kernels and so the same bits. */
 #pragma once
 #include "run/exec.h"
-struct stretch { /* instructions [from, to) of a list */
+struct stretch { /* instructions [from, to) of a list, inside a section */
     int from, to;
+    int64_t slot;    /* of what it works on */
     bool ran, fails; /* fails: it cannot be recorded */
     void *record;    /* NULL: not yet */
 };

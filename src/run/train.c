@@ -34,6 +34,8 @@ bool train_limits(const struct config *c, struct plan_limits *l, struct err *e)
         .unit_ranks = (int)c->plan_ngpus,
         .expert_parallel = (int)c->expert_parallel,
         .tensor_parallel = (int)c->tensor_parallel,
+        .stages = (int)c->pipeline_stages,
+        .chunks = (int)c->pipeline_chunks,
         .zero = c->zero == ZERO_AUTO ? -1 : c->zero - ZERO_OFF,
         .global_batch = c->global_batch_size
                             ? c->global_batch_size
@@ -302,7 +304,7 @@ static void print_start(const struct run *r)
     printf("plan %s: expert parallel %d, ZeRO-1 over %d, micro-batch %lld x accumulation %lld x ranks %d = "
            "%lld sequences of %lld\n",
            r->plan_hash, p->expert_parallel, p->zero_ranks, (long long)p->micro_batch,
-           (long long)p->accumulation, p->n_ranks, (long long)p->global_batch, (long long)p->sequence);
+           (long long)p->accumulation, plan_workers(p), (long long)p->global_batch, (long long)p->sequence);
     str_clear(&s);
     report_numbers(&s, p);
     fputs(s.text, stdout);

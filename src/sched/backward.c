@@ -202,11 +202,13 @@ void lower_backward_op(struct lower *l, const struct back *b, bool inside)
                         b->add >> j & 1);
 }
 
-void lower_backward(struct lower *l)
+void lower_backward(struct lower *l, int first, int last)
 {
     const struct graph *g = l->p->graph;
     for (int i = 0; i < g->n_backs; i++) {
         const int node = g->backs[i].node;
+        if (node < first || node >= last)
+            continue;
         if (!lower_is_region(l, node)) {
             lower_backward_op(l, &g->backs[i], false);
             lower_reduce_done(l, i);

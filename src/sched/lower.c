@@ -18,7 +18,8 @@ int lower_buffer(struct lower *l, const char *name, enum memory_class class, int
         p->buffers = more;
         p->buffers_capacity = capacity;
     }
-    p->buffers[p->n_buffers] = (struct buffer){ name, class, bytes, 0, -1, -1 };
+    p->buffers[p->n_buffers] =
+        (struct buffer){ .name = name, .class = class, .bytes = bytes, .first = -1, .last = -1 };
     return p->n_buffers++;
 }
 
@@ -66,8 +67,8 @@ int64_t lower_local_rows(const struct lower *l, int64_t rows)
 {
     const struct plan *p = &l->p->plan;
     if (p->expert_parallel > 1) /* copies are sorted without tiles, and sent */
-        return rows / p->n_ranks;
-    return (rows / p->n_ranks + l->most_experts * (p->tile - 1)) / p->tile * p->tile;
+        return rows / plan_workers(p);
+    return (rows / plan_workers(p) + l->most_experts * (p->tile - 1)) / p->tile * p->tile;
 }
 
 struct ref lower_at(struct ref r, int64_t element, enum dtype t)
@@ -162,6 +163,15 @@ int64_t lower_value_bytes(const struct lower *l, int node, int arg)
 static int64_t outer_bytes(const struct lower *l, int node, int arg)
 {
     return lower_value_bytes(l, node, arg) / (lower_crosses(l, node, arg) ? l->p->plan.tensor_parallel : 1);
+}
+
+int64_t lower_passed_bytes(const struct lower *l, value v)
+{
+    const int node = l->p->graph->values[v].node;
+    int j = l->p->graph->nodes[node].anno->n_inputs;
+    while (l->p->graph->nodes[node].arg[j] != v)
+        j++;
+    return outer_bytes(l, node, j);
 }
 
 /* Constants (and inputs, by make_inputs()) are made once; their local size follows from the first reader. */
@@ -279,9 +289,9 @@ void lower_forward_op(struct lower *l, enum list_kind which, int node, bool insi
     lower_run_forward(l, which, node, inside, UINT32_MAX);
 }
 
-static void lower_forward(struct lower *l, enum list_kind which)
+void lower_forward(struct lower *l, enum list_kind which, int first, int last)
 {
-    for (int node = 0; node < l->p->graph->n_nodes; node++) {
+    for (int node = first; node < last; node++) {
         if (which == LIST_MICRO && lower_is_merged(l, node))
             continue;
         if (!lower_is_region(l, node)) {
@@ -346,16 +356,13 @@ void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan
     lower_make_persistent(&l, training);
     use_kept(&l);
     if (training) {
-        lower_forward(&l, LIST_MICRO);
-        lower_forget_weights(&l);
-        lower_backward(&l);
-        lower_forget_weights(&l);
+        lower_micro(&l);
         lower_update(&l, o);
         begin_eval(&l);
         use_kept(&l);
     }
     l.which = LIST_EVAL;
-    lower_forward(&l, LIST_EVAL);
+    lower_eval(&l);
     p->batch = plan->micro_batch;
     sched_assign(p, a);
 }

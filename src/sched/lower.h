@@ -52,8 +52,13 @@ void lower_reduce_done(struct lower *l,
 void lower_reduce(struct lower *l, int flat, int64_t first, int64_t n, struct ref from, struct ref to,
                   bool add);
 void lower_make_persistent(struct lower *l, bool training); /* persistent.c */
-void lower_backward(struct lower *l);                       /* backward.c */
+void lower_backward(struct lower *l, int first, int last);  /* of nodes [first, last); backward.c */
 void lower_update(struct lower *l, const struct adamw *o);  /* update.c */
+void lower_forward(struct lower *l, enum list_kind which, int first, int last);
+/* sections.c: a list from the parts of a stage. */
+void lower_micro(struct lower *l);
+void lower_eval(struct lower *l);
+int64_t lower_passed_bytes(const struct lower *l, value v); /* of a value on this rank */
 
 /* A region [first, last): consecutive nodes whose rows are split by expert. */
 struct region {

@@ -13,6 +13,12 @@ static int64_t aligned(int64_t bytes)
     return (bytes + SLAB_ALIGN - 1) / SLAB_ALIGN * SLAB_ALIGN;
 }
 
+/* All slots of a buffer. */
+static int64_t room_of(const struct buffer *b)
+{
+    return aligned(b->bytes) * (b->slots ? b->slots : 1);
+}
+
 static void touch(struct program *p, struct ref r, int at)
 {
     if (r.buffer < 0)
@@ -47,6 +53,19 @@ static void widen_over_loop(struct program *p, int begin, int end)
     }
 }
 
+/* Slots are in use whenever any micro-batch is under way. */
+static void widen_slots(struct program *p)
+{
+    for (int i = 0; i < p->n_buffers; i++) {
+        struct buffer *b = &p->buffers[i];
+        b->slot_bytes = aligned(b->bytes);
+        if (b->slots == 0 || b->last == INT_MAX)
+            continue;
+        b->first = 1;
+        b->last = b->last > p->list[LIST_MICRO].n ? b->last : p->list[LIST_MICRO].n;
+    }
+}
+
 static int lifetimes(struct program *p)
 {
     int at = 1;
@@ -54,6 +73,7 @@ static int lifetimes(struct program *p)
         for (int i = 0; i < p->list[k].n; i++)
             touch_instr(p, &p->list[k].item[i], at++);
     const int n = at;
+    widen_slots(p);
     at = 1;
     for (int k = 0, begin = 0; k < LISTS; k++)
         for (int i = 0; i < p->list[k].n; i++, at++) {
@@ -70,8 +90,9 @@ static const struct buffer *sorting; /* qsort has no context; lowering runs in o
 static int larger_first(const void *x, const void *y)
 {
     const int i = *(const int *)x, j = *(const int *)y;
-    if (sorting[i].bytes != sorting[j].bytes)
-        return sorting[i].bytes < sorting[j].bytes ? 1 : -1;
+    const int64_t x_bytes = room_of(&sorting[i]), y_bytes = room_of(&sorting[j]);
+    if (x_bytes != y_bytes)
+        return x_bytes < y_bytes ? 1 : -1;
     return i < j ? -1 : i > j;
 }
 
@@ -84,7 +105,7 @@ struct placed { /* a buffer that has its place; in the order of offsets */
 static int64_t lowest_free(const struct buffer *b, const struct placed *placed, int n_placed, int64_t base,
                            int *index)
 {
-    const int64_t bytes = aligned(b->bytes);
+    const int64_t bytes = room_of(b);
     int64_t at = base;
     int i = 0;
     for (; i < n_placed; i++) {
@@ -116,9 +137,9 @@ static void classes_at_peak(struct program *p, struct arena *a, int n_times)
         const struct buffer *b = &p->buffers[i];
         if (b->first < 0)
             continue;
-        change[b->first].bytes[b->class] += aligned(b->bytes);
+        change[b->first].bytes[b->class] += room_of(b);
         if (b->last < n_times)
-            change[b->last + 1].bytes[b->class] -= aligned(b->bytes);
+            change[b->last + 1].bytes[b->class] -= room_of(b);
     }
     for (int t = 0; t < n_times; t++) {
         int64_t sum = 0;
@@ -142,7 +163,7 @@ void sched_assign(struct program *p, struct arena *a)
         struct buffer *b = &p->buffers[i];
         if (b->last == INT_MAX) {
             b->at = base;
-            base += aligned(b->bytes);
+            base += room_of(b);
         } else if (b->first >= 0) {
             order[n++] = i;
         }
@@ -154,9 +175,9 @@ void sched_assign(struct program *p, struct arena *a)
         struct buffer *b = &p->buffers[order[i]];
         b->at = lowest_free(b, placed, i, base, &index);
         memmove(placed + index + 1, placed + index, (size_t)(i - index) * sizeof *placed);
-        placed[index] = (struct placed){ b->at, b->at + aligned(b->bytes), b->first, b->last };
-        if (b->at + aligned(b->bytes) > top)
-            top = b->at + aligned(b->bytes);
+        placed[index] = (struct placed){ b->at, b->at + room_of(b), b->first, b->last };
+        if (b->at + room_of(b) > top)
+            top = b->at + room_of(b);
     }
     p->memory.peak_bytes = top;
     classes_at_peak(p, a, n_times);
@@ -164,7 +185,8 @@ void sched_assign(struct program *p, struct arena *a)
 
 static const char *const kind_name[] = { "op",     "zero",   "route",         "round",          "round end",
                                          "send",   "return", "tensor gather", "tensor scatter", "parts",
-                                         "reduce", "mirror", "norm",          "gather" };
+                                         "reduce", "mirror", "pass out",      "pass in",        "norm",
+                                         "gather" };
 
 static void print_ref(const struct program *p, struct str *out, const char *label, struct ref r)
 {

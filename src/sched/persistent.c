@@ -119,7 +119,7 @@ static void make_parts(struct lower *l)
     const struct param_list *params = &l->p->graph->params;
     for (int i = 0; i < params->n; i++) {
         const struct place *at = &l->p->layout.place[i];
-        if (at->flat == EXPERT)
+        if (at->flat == EXPERT && at->begin < at->end)
             l->parts[i] =
                 (struct ref){ lower_persistent(l, params->item[i].name, MEM_GRADIENTS,
                                                (at->end - at->begin) * l->n_parts *

@@ -93,6 +93,10 @@ static void add(const struct program *p, const struct cluster *c, enum list_kind
         case RUN_PARTS:
             out->optimizer_us += times * 1e6 * (double)in->n * 4 * in->n_parts / c->memory_bytes_per_s;
             break;
+        case RUN_PASS_IN:
+            out->exchange_us += times * link_us((double)in->n, 1, c);
+            break;
+        case RUN_PASS_OUT:
         case RUN_ROUND:
         case RUN_ROUND_END:
             break;
@@ -105,5 +109,8 @@ void sched_predict(const struct program *p, const struct cluster *c, struct plan
     *out = (struct plan_cost){ 0 };
     add(p, c, LIST_MICRO, (double)p->plan.accumulation, out);
     add(p, c, LIST_UPDATE, 1, out);
-    out->step_us = out->compute_us + out->exchange_us + out->reduce_us + out->optimizer_us;
+    /* The first micro-batch reaches the last stage, and the last one comes back, while others wait. */
+    out->bubble_us = (out->compute_us + out->exchange_us) * (p->plan.stages - 1) /
+                     (double)(p->plan.accumulation * p->plan.chunks);
+    out->step_us = out->compute_us + out->exchange_us + out->reduce_us + out->optimizer_us + out->bubble_us;
 }

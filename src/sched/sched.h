@@ -1,6 +1,10 @@
 /* sched.h - when it runs: instruction lists of one rank, lowered from graph and plan, and the offset of every
  * buffer in one slab. Lists: `micro` = forward and backward of a micro-batch, `update` = reduction, norm,
- * optimizer, gathering; `eval` = forward only. Derived data, never stored; sched_print shows it. */
+ * optimizer, gathering; `eval` = forward only. Derived data, never stored; sched_print shows it.
+ *
+ * Stages of a pipeline run `micro` and `eval` in sections: forward of each of their parts, then, for `micro`, backward of
+ * each from the last one on. Each section begins by receiving and ends by sending. What lives from a forward section into the
+ * backward one of its part has as many slots as micro-batches are under way there (sched/pipeline.h). */
 #pragma once
 #include "plan/layout.h"
 #include "plan/plan.h"
@@ -11,8 +15,10 @@ struct ref { /* a place in memory: buffer and offset; buffer -1 = none */
 struct buffer {
     const char *name;
     enum memory_class class;
-    int64_t bytes, at; /* at: offset in the slab */
-    int first, last;   /* positions in the common timeline of all lists; first -1 = never used */
+    int64_t bytes, at;  /* at: offset in the slab */
+    int first, last;    /* positions in the common timeline of all lists; first -1 = never used */
+    int64_t slots;      /* 0: one, as long as it is used; else so many, throughout `micro` */
+    int64_t slot_bytes; /* between the beginnings of two slots */
 };
 enum instr_kind {
     RUN_OP,    /* fwd or bwd kernel of an operator */
@@ -27,6 +33,8 @@ enum instr_kind {
     RUN_PARTS,          /* tree sum of the n_parts parts ref[0] into ref[1], n elements */
     RUN_REDUCE, /* gradients ref[0] of flat `flat`, elements [first, first + n_elements): tree sum over the replica group into each member's fine range of ref[2] (add: to what is there); ref[1] staging */
     RUN_MIRROR, /* gradients ref[0]: members with the same shard exchange their fine ranges */
+    RUN_PASS_OUT, /* n bytes of ref[0] to rank `peer`; goes on at once */
+    RUN_PASS_IN,  /* n bytes from rank `peer` to ref[0] */
     RUN_NORM_SUM, /* all-reduce of n doubles ref[0] of which one rank holds each, then the clip factor into ref[1] */
     RUN_GATHER, /* weights ref[0] of flat `flat`, elements [first, first + n_elements): owners send their coarse ranges to ref[1] of the members of their shard group */
 };
@@ -37,6 +45,7 @@ struct instr {
     bool backward, again; /* again: the kernel of that name, or saved_again, instead of fwd */
     bool both;            /* with backward: that kernel instead of bwd, and nothing ran forward */
     int node, flat, n_parts;
+    int peer, tag, outbox;     /* of a pass; tag: the same at both ends; outbox: number of what goes out */
     int64_t first, n_elements; /* of a flat space; its refs are where element 0 would lie */
     int64_t n, row_bytes;      /* elements or bytes as the kind says; bytes of an exchanged row */
     struct ref arg[OP_ARGS], grad[OP_ARGS], work, ref[5];
@@ -61,6 +70,9 @@ struct list {
     int n, capacity;
     struct instr *item;
 };
+struct section { /* instructions [from, to) of a list */
+    int from, to;
+};
 /* The optimizer states of a parameter that this rank owns: elements [begin, end) of its flat space; empty = none. */
 struct state {
     int64_t begin, end;
@@ -73,6 +85,10 @@ struct program {
     int n_buffers, buffers_capacity;
     struct buffer *buffers;
     struct list list[LISTS];
+    struct section forward[PLAN_CHUNKS], backward[PLAN_CHUNKS],
+        eval[PLAN_CHUNKS]; /* by chunk of this stage */
+    int n_outboxes;
+    int64_t in_flight[PLAN_CHUNKS]; /* micro-batches under way, at most */
     struct plan_memory memory;
     struct ref *value, *grad; /* by graph value: where it lies (persistent ones and those the host reads) */
     struct ref weights[FLATS], gradients[FLATS];            /* flat spaces */
@@ -89,6 +105,8 @@ struct adamw {
 /* Lowers for one rank. training = false: only LIST_EVAL, no gradients or moments. Roots are found in g. */
 void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan, int rank, bool training,
                  const struct adamw *o, struct program *p);
+/* Does this section of a list make v? */
+bool sched_makes(const struct program *p, enum list_kind which, struct section s, value v);
 void sched_print(const struct program *p, struct str *out);
 /* Assigns offsets to all buffers from their lifetimes; fills .memory. */
 void sched_assign(struct program *p, struct arena *a);

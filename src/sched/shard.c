@@ -34,7 +34,7 @@ void lower_shards_begin(struct lower *l)
     for (int i = 0; i < g->n_backs; i++)
         for (int j = 0; j < g->nodes[g->backs[i].node].anno->n_inputs; j++) {
             const int param = g->values[g->nodes[g->backs[i].node].arg[j]].param;
-            if (param >= 0 && (g->backs[i].want >> j & 1))
+            if (param >= 0 && l->p->layout.bucket_of[param] >= 0 && (g->backs[i].want >> j & 1))
                 l->last_back[l->p->layout.bucket_of[param]] = i;
         }
 }

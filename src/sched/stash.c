@@ -1,6 +1,7 @@
 /* stash.c - see stash.h. What computing a node again reads is there in backward anyway, or dropped too, or stays alive
  * for it: then the bytes that stay count against those that leave. */
 #include "sched/stash.h"
+#include "plan/cut.h"
 #include "sched/merge.h"
 #include <ctype.h>
 #include <stdlib.h>
@@ -14,6 +15,7 @@ struct state {
     const struct graph *g;
     bool *saved;   /* by value: some backward step reads it */
     bool *dropped; /* by value */
+    bool *fixed;   /* by value: the host reads it, or another stage */
     int *kind_of;  /* by node; -1 = never dropped */
     struct kind *kind;
     int n_kinds;
@@ -64,7 +66,7 @@ bool stash_reads(const struct node *n, int arg)
 /* An output that backward reads, and that can be made again. */
 static bool leaves(const struct state *s, const struct node *n, int arg)
 {
-    return stash_writes(n, arg) && s->saved[n->arg[arg]];
+    return stash_writes(n, arg) && s->saved[n->arg[arg]] && !s->fixed[n->arg[arg]];
 }
 
 static double value_bytes(const struct value_info *v)
@@ -159,11 +161,15 @@ static int cheapest(const struct state *s, const bool *done)
     return best;
 }
 
-/* Values that the host reads stay where they are. */
-static void keep_roots(struct state *s)
+/* Values that the host reads stay where they are, and so do those that are passed on. */
+static void fix_values(struct arena *a, const struct plan *p, struct state *s)
 {
+    value *passed = ARENA_NEW(a, value, s->g->n_values);
     for (int i = 0; i < s->g->n_kept; i++)
-        s->saved[s->g->kept[i]] = false;
+        s->fixed[s->g->kept[i]] = true;
+    for (int part = 1; part < plan_parts(p); part++)
+        for (int n = cut_crossing(s->g, p->cut[part], passed); n > 0; n--)
+            s->fixed[passed[n - 1]] = true;
 }
 
 void stash_make(struct arena *a, const struct graph *g, const struct plan *p, const struct node_split *split,
@@ -172,10 +178,11 @@ void stash_make(struct arena *a, const struct graph *g, const struct plan *p, co
     struct state s = { .g = g,
                        .saved = ARENA_NEW(a, bool, g->n_values),
                        .dropped = ARENA_NEW(a, bool, g->n_values),
+                       .fixed = ARENA_NEW(a, bool, g->n_values),
                        .kind_of = ARENA_NEW(a, int, g->n_nodes),
                        .kind = ARENA_NEW(a, struct kind, g->n_nodes) };
     mark_saved(&s, p->numbers.backend);
-    keep_roots(&s);
+    fix_values(a, p, &s);
     for (int i = 0; i < g->n_nodes; i++) {
         s.kind_of[i] = -1;
         if (!in_place[i] && (split[i].expert < 0 || p->expert_parallel == 1))

@@ -11,7 +11,7 @@ bool lower_is_tensor(const struct lower *l, int node)
 int64_t lower_token_share(const struct lower *l, int node)
 {
     const struct plan *p = &l->p->plan;
-    return lower_is_tensor(l, node) ? p->n_ranks / p->tensor_parallel : p->n_ranks;
+    return plan_workers(p) / (lower_is_tensor(l, node) ? p->tensor_parallel : 1);
 }
 
 bool lower_crosses(const struct lower *l, int node, int arg)

@@ -56,7 +56,7 @@ static void sum_parts(struct lower *l)
     const struct program *p = l->p;
     for (int k = 0; k < p->graph->params.n; k++) {
         const struct place *at = &p->layout.place[k];
-        if (at->flat != EXPERT)
+        if (at->flat != EXPERT || at->begin == at->end)
             continue;
         struct instr *i = lower_emit(l, LIST_UPDATE, RUN_PARTS, p->graph->params.item[k].name);
         i->n_parts = l->n_parts;
