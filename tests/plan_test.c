@@ -2,6 +2,7 @@
 #include "base/json.h"
 #include "base/str.h"
 #include "model/deepseek_v2.h"
+#include "plan/cut.h"
 #include "plan/layout.h"
 #include "plan/search.h"
 #include "sched/predict.h"
@@ -97,13 +98,68 @@ TEST(checker_names_the_field)
     expect_refused(p, "power of two");
 }
 
+static void choose_cuts(const struct graph *g, struct plan *p)
+{
+    struct cluster c;
+    struct err e = { 0 };
+    cluster_cpu(&c, 1, 1, 1);
+    EXPECTF(plan_parts(p) == 1 || cut_choose(g, &c, p, &e), "%s", e.text);
+}
+
+/* The same ranks as a pipeline. */
+static struct plan piped(struct plan p, int stages, int chunks)
+{
+    struct arena *a = arena_new("test");
+    p.stages = stages;
+    p.chunks = chunks;
+    p.accumulation = 2 * stages;
+    p.global_batch = p.micro_batch * p.accumulation * plan_workers(&p);
+    choose_cuts(graph_of(a, &p), &p);
+    arena_free(a);
+    return p;
+}
+
+TEST(cuts_are_checked)
+{
+    struct arena *a = arena_new("test");
+    struct plan p = piped(plan_of(4, 4, 1, 1, 1, false), 4, 1);
+    const struct graph *g = graph_of(a, &p);
+    struct err e = { 0 };
+    EXPECTF(plan_check(&p, g, &e), "%s", e.text);
+    for (int i = 0; i < 4; i++)
+        EXPECT(p.cut[i] < p.cut[i + 1]);
+    p.cut[2] = p.cut[1];
+    EXPECT(!plan_check(&p, g, &e) && strstr(e.text, "cut"));
+    p = piped(plan_of(4, 4, 1, 1, 1, false), 2, 1);
+    int n = 0;
+    for (int at = 1; at < g->n_nodes; at++) {
+        p.cut[1] = at;
+        n += plan_check(&p, g, &e);
+    }
+    EXPECTF(n >= 4 && n < g->n_nodes / 2, "%d places to cut at", n); /* not in the middle of attention */
+    p = piped(plan_of(4, 4, 1, 1, 1, false), 2, 2);
+    p.accumulation = 3;
+    p.global_batch = 6;
+    expect_refused(p, "accumulation");
+    p = plan_of(4, 4, 4, 4, 1, false);
+    p.stages = 2;
+    expect_refused(p, "expert_parallel");
+    p.expert_parallel = 1;
+    expect_refused(p, "zero_ranks");
+    p.zero_ranks = 2;
+    p.chunks = 17;
+    expect_refused(p, "pipeline_chunks");
+    arena_free(a);
+}
+
 /* Over all ranks: every element of every parameter has exactly one fine owner, each coarse range is the union of
  * its members' fine ranges, chunks have the same identity everywhere. */
-static void check_cover(int ranks, int unit, int ep, int tensor, int zero)
+static void check_cover(int ranks, int unit, int ep, int tensor, int zero, int stages)
 {
     struct arena *a = arena_new("test");
     struct plan p = plan_of(ranks, unit, ep, zero, 1, false);
     p.tensor_parallel = tensor;
+    p = piped(p, stages, 1);
     const struct graph *g = graph_of(a, &p);
     for (int i = 0; i < g->params.n; i++) {
         unsigned char *owned = ARENA_NEW(a, unsigned char, g->params.item[i].n_elements);
@@ -123,8 +179,9 @@ static void check_cover(int ranks, int unit, int ep, int tensor, int zero)
         }
         for (int64_t e = 0; e < g->params.item[i].n_elements; e++)
             if (owned[e] != 1) {
-                EXPECTF(false, "ranks %d unit %d ep %d tensor %d zero %d: %s[%lld] has %d owners", ranks,
-                        unit, ep, tensor, zero, g->params.item[i].name, (long long)e, owned[e]);
+                EXPECTF(false, "ranks %d unit %d ep %d tensor %d zero %d stages %d: %s[%lld] has %d owners",
+                        ranks, unit, ep, tensor, zero, stages, g->params.item[i].name, (long long)e,
+                        owned[e]);
                 break;
             }
     }
@@ -133,16 +190,18 @@ static void check_cover(int ranks, int unit, int ep, int tensor, int zero)
 
 TEST(every_element_has_one_owner)
 {
-    check_cover(1, 1, 1, 1, 1);
-    check_cover(4, 4, 1, 1, 4);
-    check_cover(4, 4, 4, 1, 4);
-    check_cover(4, 2, 2, 1, 2);
-    check_cover(8, 4, 2, 1, 8);
-    check_cover(8, 4, 4, 1, 1);
-    check_cover(6, 3, 1, 1, 3);
-    check_cover(2, 2, 1, 2, 1);
-    check_cover(8, 4, 4, 2, 4);
-    check_cover(8, 4, 1, 2, 8);
+    check_cover(1, 1, 1, 1, 1, 1);
+    check_cover(4, 4, 1, 1, 4, 1);
+    check_cover(4, 4, 4, 1, 4, 1);
+    check_cover(4, 2, 2, 1, 2, 1);
+    check_cover(8, 4, 2, 1, 8, 1);
+    check_cover(8, 4, 4, 1, 1, 1);
+    check_cover(6, 3, 1, 1, 3, 1);
+    check_cover(2, 2, 1, 2, 1, 1);
+    check_cover(8, 4, 4, 2, 4, 1);
+    check_cover(8, 4, 1, 2, 8, 1);
+    check_cover(8, 8, 2, 2, 2, 4);
+    check_cover(8, 4, 2, 1, 4, 2);
 }
 
 /* Heads and MLP widths are split, nothing else: by annotations alone. */
@@ -176,23 +235,27 @@ TEST(tensor_groups_split_heads_and_widths)
 }
 
 /* No two buffers that live at the same time share a byte, and nothing lies beyond the peak. */
-static void check_offsets(struct plan p)
+static int64_t end_of(const struct buffer *b)
+{
+    return b->at + b->bytes + (b->slots > 1 ? (b->slots - 1) * b->slot_bytes : 0);
+}
+
+static void check_offsets(struct plan p, int rank)
 {
     struct arena *a = arena_new("test");
     const struct graph *g = graph_of(a, &p);
     struct program x;
-    sched_lower(a, g, &p, p.n_ranks - 1, true, &adam, &x);
+    sched_lower(a, g, &p, rank, true, &adam, &x);
     int64_t classes = 0;
     for (int i = 0; i < x.n_buffers; i++) {
         const struct buffer *b = &x.buffers[i];
         if (b->first < 0)
             continue;
-        EXPECT(b->at % 64 == 0 && b->at + b->bytes <= x.memory.peak_bytes);
+        EXPECT(b->at % 64 == 0 && end_of(b) <= x.memory.peak_bytes);
         for (int j = 0; j < i; j++) {
             const struct buffer *c = &x.buffers[j];
             if (c->first >= 0 && b->first <= c->last && c->first <= b->last && b->bytes && c->bytes)
-                EXPECTF(b->at + b->bytes <= c->at || c->at + c->bytes <= b->at, "%s and %s overlap", b->name,
-                        c->name);
+                EXPECTF(end_of(b) <= c->at || end_of(c) <= b->at, "%s and %s overlap", b->name, c->name);
         }
     }
     for (int i = 0; i < MEM_CLASSES; i++)
@@ -203,12 +266,16 @@ static void check_offsets(struct plan p)
 
 TEST(buffers_do_not_overlap)
 {
-    check_offsets(plan_of(1, 1, 1, 1, 2, false));
-    check_offsets(plan_of(4, 4, 4, 4, 1, false));
-    check_offsets(plan_of(4, 2, 2, 2, 2, true));
+    check_offsets(plan_of(1, 1, 1, 1, 2, false), 0);
+    check_offsets(plan_of(4, 4, 4, 4, 1, false), 3);
+    check_offsets(plan_of(4, 2, 2, 2, 2, true), 3);
     struct plan p = plan_of(4, 4, 2, 4, 1, false);
     p.tensor_parallel = 2;
-    check_offsets(p);
+    check_offsets(p, 3);
+    for (int rank = 0; rank < 4; rank++) {
+        check_offsets(piped(plan_of(4, 4, 1, 1, 1, false), 4, 1), rank);
+        check_offsets(piped(plan_of(4, 4, 2, 2, 1, true), 2, 2), rank);
+    }
 }
 
 /* Residual sums work in place: one buffer for the gradients of both summands, that of the sum where it has one. */
@@ -288,12 +355,15 @@ static bool measure(void *context, struct plan *p, struct err *e)
 {
     struct arena *a = arena_new("candidate");
     struct program x;
-    (void)e;
-    sched_lower(a, graph_of(a, p), p, 0, true, &adam, &x);
-    p->memory = x.memory;
-    sched_predict(&x, context, &p->cost);
+    const struct graph *g = graph_of(a, p);
+    const bool ok = plan_parts(p) == 1 || cut_choose(g, context, p, e);
+    if (ok) {
+        sched_lower(a, g, p, 0, true, &adam, &x);
+        p->memory = x.memory;
+        sched_predict(&x, context, &p->cost);
+    }
     arena_free(a);
-    return true;
+    return ok;
 }
 
 static bool search_as(bool reproducible, int64_t memory_bytes, struct search_result *r, struct err *e)
@@ -340,6 +410,8 @@ TEST(search_keeps_the_limit_and_the_order)
     EXPECT(!search(1, &none, &e)); /* everything was split as far as it goes */
     const int64_t least = none.smallest.memory.peak_bytes;
     EXPECT(least < all.smallest.memory.peak_bytes);
+    EXPECT_INT(none.smallest.stages, 2);
+    EXPECT_INT(all.best[0].stages, 1);
     e = (struct err){ 0 };
     EXPECTF(search(least + 1000, &tight, &e), "%s", e.text);
     EXPECT(tight.n > 0);
@@ -357,14 +429,14 @@ static void check_fullest(struct plan p, int zero)
     const struct graph *g = graph_of(a, &p);
     struct layout l;
     p.zero = zero;
-    layout_make(a, g, &p, 0, &l);
     int64_t most = 0, fullest = 0;
     for (int r = 0; r < p.n_ranks; r++) {
         struct program x;
+        layout_make(a, g, &p, r, &l);
         sched_lower(a, g, &p, r, true, &adam, &x);
         most = x.memory.peak_bytes > most ? x.memory.peak_bytes : most;
-        if (r == layout_fullest_rank(&l, &p))
-            fullest = x.memory.peak_bytes;
+        if (r == layout_fullest_rank(&l, &p)) /* of its stage */
+            fullest = x.memory.peak_bytes > fullest ? x.memory.peak_bytes : fullest;
     }
     EXPECT_INT(fullest, most);
     arena_free(a);
@@ -377,6 +449,7 @@ TEST(the_fullest_rank_needs_most_memory)
         check_fullest(plan_of(4, 4, 1, 4, 1, false), zero);
         check_fullest(plan_of(8, 4, 2, 8, 1, false), zero);
         check_fullest(plan_of(6, 3, 1, 3, 1, false), zero);
+        check_fullest(piped(plan_of(8, 8, 2, 4, 1, false), 2, 1), zero);
         struct plan p = plan_of(8, 8, 4, 8, 1, false);
         p.tensor_parallel = 2;
         check_fullest(p, zero);

@@ -17,21 +17,32 @@ static bool is_kept(const struct graph *g, value v)
     return false;
 }
 
-static bool is_read_from(const struct graph *g, int at, value v)
+/* The last node that reads each value; -1: none. */
+static int *last_readers(struct arena *a, const struct graph *g)
 {
-    for (int i = at; i < g->n_nodes; i++)
+    int *last = ARENA_NEW(a, int, g->n_values);
+    for (value v = 0; v < g->n_values; v++)
+        last[v] = -1;
+    for (int i = 0; i < g->n_nodes; i++)
         for (int j = 0; j < g->nodes[i].anno->n_inputs; j++)
-            if (g->nodes[i].arg[j] == v)
-                return true;
-    return false;
+            last[g->nodes[i].arg[j]] = i;
+    return last;
+}
+
+static int list_crossing(const struct graph *g, const int *last, int at, value *out)
+{
+    int n = 0;
+    for (value v = 0; v < g->n_values; v++)
+        if (g->values[v].kind == VALUE_ACT && g->values[v].node < at && last[v] >= at)
+            out[n++] = v;
+    return n;
 }
 
 int cut_crossing(const struct graph *g, int at, value *out)
 {
-    int n = 0;
-    for (value v = 0; v < g->n_values; v++)
-        if (g->values[v].kind == VALUE_ACT && g->values[v].node < at && is_read_from(g, at, v))
-            out[n++] = v;
+    struct arena *a = arena_new("crossing");
+    const int n = list_crossing(g, last_readers(a, g), at, out);
+    arena_free(a);
     return n;
 }
 
@@ -48,10 +59,10 @@ static bool is_by_tokens(const struct graph *g, const struct node_split *split, 
 }
 
 /* Elements per token that cross in front of a node; INFINITY where that is no place to cut at. */
-static double width_at(const struct graph *g, const struct node_split *split, int at, value *room,
-                       int *oldest)
+static double width_at(const struct graph *g, const struct node_split *split, const int *last, int at,
+                       value *room, int *oldest)
 {
-    const int n = cut_crossing(g, at, room);
+    const int n = list_crossing(g, last, at, room);
     double width = n ? 0 : INFINITY;
     *oldest = at;
     for (int i = 0; i < n; i++) {
@@ -66,11 +77,12 @@ static void find_places(struct arena *a, const struct graph *g, struct places *o
 {
     struct node_split *split = ARENA_NEW(a, struct node_split, g->n_nodes);
     value *room = ARENA_NEW(a, value, g->n_values);
+    const int *last = last_readers(a, g);
     double *width = ARENA_NEW(a, double, g->n_nodes + 1), least = INFINITY;
     layout_split(a, g, split);
     out->oldest = ARENA_NEW(a, int, g->n_nodes + 1);
     for (int i = 1; i < g->n_nodes; i++) {
-        width[i] = width_at(g, split, i, room, &out->oldest[i]);
+        width[i] = width_at(g, split, last, i, room, &out->oldest[i]);
         least = width[i] < least ? width[i] : least;
     }
     for (int i = 1; i < g->n_nodes; i++)
