@@ -94,6 +94,33 @@ static void try_gathers(const struct comm_group *g, int n, int index)
         EXPECT(all[i] == (4 * i < cut[n] ? i : -1));
 }
 
+/* Round a ring of all ranks: two kinds of messages, each in its order, whatever the other's; the sender's memory is
+ * written over at once. */
+static void try_messages(void)
+{
+    enum { N = 50000, ROUNDS = 5 };
+    static int32_t out[N], in[N];
+    const int next = (comm_rank() + 1) % comm_ranks(),
+              before = (comm_rank() + comm_ranks() - 1) % comm_ranks();
+    struct comm_outbox *box[2] = { comm_outbox_new(arena, sizeof out, 2),
+                                   comm_outbox_new(arena, sizeof out, 2) };
+    comm_reserve_message(sizeof in);
+    for (int round = 0; round < ROUNDS && comm_ranks() > 1; round++) {
+        for (int kind = 0; kind < 2; kind++) {
+            for (int i = 0; i < N; i++)
+                out[i] = row_value(comm_rank(), round, i) + kind;
+            comm_post(box[kind], next, kind, out, sizeof out);
+        }
+        for (int kind = 1; kind >= 0; kind--) {
+            bool same = true;
+            comm_fetch(before, kind, in, sizeof in);
+            for (int i = 0; i < N; i++)
+                same &= in[i] == row_value(before, round, i) + kind;
+            EXPECTF(same, "kind %d of round %d", kind, round);
+        }
+    }
+}
+
 static void try_groups(void)
 {
     for (int kind = 0; kind < 3; kind++) {
@@ -117,6 +144,7 @@ TEST(groups_exchange_memory_of_the_host)
     for (int i = 0; i < 20; i++) /* groups of the same ranks are made once */
         comm_split(arena, "again", 0);
     try_groups();
+    try_messages();
 }
 
 TEST(groups_exchange_memory_of_a_device_through_the_host)
@@ -134,6 +162,7 @@ TEST(groups_exchange_memory_of_a_device_through_the_host)
     e = (struct err){ 0 };
     EXPECT(comm_use(&other, COMM_MPI, &e) && !comm_on_device() && comm_sharers() == comm_ranks());
     try_groups();
+    try_messages();
     comm_barrier();
     comm_stop();
     arena_free(arena);

@@ -328,10 +328,9 @@ TEST(loss_runs_forward_and_backward_at_once)
     arena_free(a);
 }
 
-TEST(text_both_ways)
+static void check_text(struct plan p)
 {
     struct arena *a = arena_new("test");
-    const struct plan p = plan_of(4, 2, 2, 4, 2, false);
     struct plan q;
     struct str s = str_new(a, 1u << 24);
     struct err e = { 0 };
@@ -340,6 +339,7 @@ TEST(text_both_ways)
     EXPECTF(plan_parse(s.text, s.bytes, "plan.json", &q, &e), "%s", e.text);
     plan_hash(&q, again);
     EXPECT_TEXT(again, hash);
+    EXPECT(memcmp(q.cut, p.cut, sizeof q.cut) == 0);
     char *text = s.text, *at = strstr(text, "\"expert_parallel\": 2");
     at[strlen("\"expert_parallel\": ")] = '1';
     EXPECT(!plan_parse(text, s.bytes, "plan.json", &q, &e));
@@ -349,6 +349,12 @@ TEST(text_both_ways)
         EXPECT(!plan_parse(text, n, "plan.json", &q, &cut) && cut.text[0]);
     }
     arena_free(a);
+}
+
+TEST(text_both_ways)
+{
+    check_text(plan_of(4, 2, 2, 4, 2, false));
+    check_text(piped(plan_of(8, 4, 2, 4, 2, false), 2, 2));
 }
 
 static bool measure(void *context, struct plan *p, struct err *e)
