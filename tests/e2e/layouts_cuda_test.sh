@@ -48,6 +48,9 @@ for kind in "fp32 --zero 3" "int8 --zero 1"; do
     fi
     ok "$name: resumed on one rank" train_again 1 $name-one $common --micro_batch_size 8 --moments ${kind%% *} --resume_path runs/$name/checkpoints/step-00000003
 done
+layout pipeline 2 --micro_batch_size 8 --pipeline_stages 2 && same "pipeline" pipeline one-rank
+layout pipeline-3 3 --micro_batch_size 8 --pipeline_stages 3 --recompute 9 && same "pipeline-3" pipeline-3 one-rank
+layout interleaved 2 --micro_batch_size 8 --pipeline_stages 2 --pipeline_chunks 2 && same "interleaved" interleaved one-rank
 
 # The expert-parallel degree, ZeRO and rounds do not change a bit; several tiles of 128 rows from one sender are a case.
 for ranks in 2 4 8; do
