@@ -398,7 +398,7 @@ TEST(search_splits_tensors_unless_bits_matter)
 {
     struct search_result free, exact;
     struct err e = { 0 };
-    EXPECT(!search(1, &free, &e) && free.smallest.tensor_parallel == 2 && free.smallest.zero == 3);
+    EXPECT(!search(1, &free, &e) && free.smallest.stages == 2 && free.smallest.zero == 3);
     EXPECT(!search_as(true, 1, &exact, &e) && exact.smallest.tensor_parallel == 1);
 }
 

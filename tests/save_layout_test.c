@@ -220,7 +220,9 @@ TEST(what_ranks_hold_comes_back)
                                 .sequence = 16,
                                 .head_chunk = 1000,
                                 .tile = 1,
-                                .row_capacity = 64 };
+                                .row_capacity = 64,
+                                .stages = 1,
+                                .chunks = 1 };
         char name[40];
         snprintf(name, sizeof name, "plan-%d/step-1", i);
         check_plan(&p, i % 2, name);

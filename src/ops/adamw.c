@@ -44,7 +44,8 @@ WIDE static void update(const struct call *c, const struct rule *u, struct span 
         const float gi = g[i] * r.scale;
         m2[i] = r.keep1 * m[i] + r.new1 * gi;
         v2[i] = r.keep2 * v[i] + r.new2 * gi * gi;
-        p2[i] = p[i] * r.shrink - r.step * (m2[i] / (sqrtf(v2[i]) / r.root + r.eps));
+        const float shrunk = p[i] * r.shrink, update = r.step * (m2[i] / (sqrtf(v2[i]) / r.root + r.eps));
+        p2[i] = update == 0 ? shrunk : shrunk - update; /* without a change -0 stays -0 */
     }
     memcpy((float *)c->arg[P2] + s.from, p2, (size_t)n * sizeof *p2);
     memcpy((float *)c->arg[M2] + s.from, m2, (size_t)n * sizeof *m2);

@@ -282,12 +282,14 @@ __device__ static inline void step(float *p, float *m, float *v, float g, const 
         *m = __fadd_rn(__fmul_rn(c->keep1, *m), __fmul_rn(c->new1, gi));
         *v = __fadd_rn(__fmul_rn(c->keep2, *v), __fmul_rn(__fmul_rn(c->new2, gi), gi));
         const float spread = __fadd_rn(__fdiv_rn(__fsqrt_rn(*v), r->root), c->eps);
-        *p = __fsub_rn(__fmul_rn(*p, r->shrink), __fmul_rn(r->step, __fdiv_rn(*m, spread)));
-    } else { /* r->root is its inverse */
+        const float shrunk = __fmul_rn(*p, r->shrink), update = __fmul_rn(r->step, __fdiv_rn(*m, spread));
+        *p = update == 0 ? shrunk : __fsub_rn(shrunk, update); /* without a change -0 stays -0 */
+    } else {                                                   /* r->root is its inverse */
         const float gi = g * r->scale;
         *m = c->keep1 * *m + c->new1 * gi;
         *v = c->keep2 * *v + c->new2 * gi * gi;
-        *p = *p * r->shrink - r->step * __fdividef(*m, fast_root(*v) * r->root + c->eps);
+        const float update = r->step * __fdividef(*m, fast_root(*v) * r->root + c->eps);
+        *p = update == 0 ? *p * r->shrink : *p * r->shrink - update;
     }
 }
 
