@@ -113,9 +113,10 @@ static inline void fixture_new(struct fixture *f, enum dtype stored)
  * rows, of columns. 1: everything as it is. */
 static inline void slice(struct fixture *f, int tensor)
 {
-    f->order = tensor > 1 ? ARENA_NEW(f->arena, struct ckpt_order, N_PARAMS) : NULL;
+    f->order = NULL;
     if (tensor == 1)
         return;
+    f->order = ARENA_NEW(f->arena, struct ckpt_order, N_PARAMS);
     f->order[4] = (struct ckpt_order){ tensor, F * D / tensor };
     f->order[6] = (struct ckpt_order){ tensor, D * D / tensor };
     f->order[7] = (struct ckpt_order){ tensor, D / tensor };

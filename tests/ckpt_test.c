@@ -4,15 +4,13 @@
 
 static const enum dtype dtypes[] = { F32, BF16, F16 };
 static const struct {
-    int n_ranks, ep;
-    bool zero;
-    int tensor;
-    bool sharded;
-} layouts[] = { { 1, 1, false, 1, false }, { 2, 1, true, 1, false },  { 2, 2, false, 1, false },
-                { 4, 2, true, 1, false },  { 4, 4, true, 1, false },  { 4, 2, false, 1, false },
-                { 8, 4, true, 1, false },  { 2, 1, false, 2, false }, { 4, 2, true, 2, false },
-                { 3, 1, true, 3, false },  { 4, 2, true, 1, true },   { 8, 4, true, 2, true },
-                { 6, 1, true, 3, true } };
+    int n_ranks, ep, tensor;
+    bool zero, sharded;
+} layouts[] = { { 1, 1, 1, false, false }, { 2, 1, 1, true, false },  { 2, 2, 1, false, false },
+                { 4, 2, 1, true, false },  { 4, 4, 1, true, false },  { 4, 2, 1, false, false },
+                { 8, 4, 1, true, false },  { 2, 1, 2, false, false }, { 4, 2, 2, true, false },
+                { 3, 1, 3, true, false },  { 4, 2, 1, true, true },   { 8, 4, 2, true, true },
+                { 6, 1, 3, true, true } };
 
 static const char *save_as(struct fixture *f, const char *name, int layout, int64_t max_shard_bytes)
 {

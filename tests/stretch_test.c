@@ -32,9 +32,8 @@ static void *end(struct err *e)
 
 static void replay(void *record)
 {
-    strcat(done, "<");
-    strcat(done, record);
-    strcat(done, ">");
+    const size_t n = strlen(done);
+    snprintf(done + n, sizeof done - n, "<%s>", (const char *)record);
 }
 
 static void forget(void *record)

@@ -55,7 +55,7 @@ static const char *command_line(void)
     for (size_t i = 0; i < n && used < sizeof text; i += strlen(all + i) + 1)
         used += add_argument(text + used, sizeof text - used, all + i);
     if (used >= sizeof text)
-        strcpy(text + sizeof text - 5, " ...");
+        memcpy(text + sizeof text - 5, " ...", 5);
     return n ? text : " moec ...";
 }
 

@@ -180,7 +180,7 @@ void lower_backward_op(struct lower *l, const struct back *b, bool inside)
     for (int j = 0; j < a->n_args && !inside && !both; j++)
         if (a->saved >> j & 1)
             lower_want_again(l, g->nodes[b->node].arg[j]);
-    struct places at;
+    struct places at = { 0 };
     for (int j = 0; j < a->n_args; j++) {
         const bool wanted = j < a->n_inputs ? want >> j & 1 : g->has_grad[g->nodes[b->node].arg[j]];
         at.arg[j] = both || (a->saved >> j & 1) ? saved_arg(l, b->node, j, inside) : NOWHERE;

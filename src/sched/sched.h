@@ -39,9 +39,9 @@ enum instr_kind {
     RUN_GATHER, /* weights ref[0] of flat `flat`, elements [first, first + n_elements): owners send their coarse ranges to ref[1] of the members of their shard group */
 };
 struct instr {
-    enum instr_kind kind;
     const char *name;
     const struct op *op;
+    enum instr_kind kind;
     bool backward, again; /* again: the kernel of that name, or saved_again, instead of fwd */
     bool both;            /* with backward: that kernel instead of bwd, and nothing ran forward */
     int node, flat, n_parts;
