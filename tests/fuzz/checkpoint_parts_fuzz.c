@@ -82,12 +82,12 @@ static void read_states(struct arena *a, const char *text, size_t bytes)
         for (int k = 0; k < (t ? MASTER : STATE_KINDS); k++)
             for (int64_t i = 0; i < model[t].n_elements; i++) {
                 const struct state_range *r = ckpt_state_at(&c, t, (enum state_kind)k, i);
-                const int64_t n = r->end - r->begin;
+                const int64_t count = r->end - r->begin;
                 float x;
                 struct err bad = { 0 };
                 fuzz_expect(r->begin <= i && i < r->end &&
                                 r->data->n_elements ==
-                                    n + (r->data->dtype == U8 ? 4 * blocks_of(r->skip, n) : 0),
+                                    count + (r->data->dtype == U8 ? 4 * blocks_of(r->skip, count) : 0),
                             "every element once");
                 fuzz_outcome(state_floats(&c, r, i - r->begin, 1, &x, &bad), &bad);
                 const struct state_run run = ckpt_state_run(&c, t, (enum state_kind)k, i, 3);
