@@ -63,8 +63,9 @@ for round in 1 2 3 4 5 6; do
     kill -KILL $(my_ranks)
     wait
     [ -n "$hit" ] && n_hit=$((n_hit + 1))
-    left=$(ls runs/cut/checkpoints | grep -v '^last$\|^step-[0-9]*$\|^step-.*\.tmp')
-    if [ -n "$left" ] || ! "$moec" verify runs/cut >verify.log 2>&1; then failed "killed while writing step $hit" verify.log; fi
+    left=$(ls runs/cut/checkpoints | grep -v '^last$\|^last\.tmp\.[0-9]*$\|^step-[0-9]*$\|^step-.*\.tmp')
+    "$moec" verify runs/cut >verify.log 2>&1 || failed "killed while writing step $hit" verify.log
+    [ -z "$left" ] || failed "killed while writing step $hit: there is $left"
     for whole_one in runs/cut/checkpoints/step-????????; do
         "$moec" verify "$whole_one" >verify.log 2>&1 || failed "killed while writing: $whole_one" verify.log
     done
