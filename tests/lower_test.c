@@ -5,6 +5,7 @@
 #include "base/rng.h"
 #include "graph/registry.h"
 #include "sched/sched.h"
+#include "tests/small_model.h"
 #include "tests/test.h"
 #include <stdlib.h>
 enum { BATCH = 2, LENGTH = 3, WIDTH = 8, VOCABULARY = 11, MOST = 64, SEEDS = 300 };
@@ -196,21 +197,11 @@ static void run_lowered(struct program *p, char *slab)
 
 static struct plan plan_with(int recompute)
 {
-    return (struct plan){ .numbers = { .backend = CPU, .gradient = F32 },
-                          .n_ranks = 1,
-                          .unit_ranks = 1,
-                          .expert_parallel = 1,
-                          .tensor_parallel = 1,
-                          .stages = 1,
-                          .chunks = 1,
-                          .zero_ranks = 1,
-                          .global_batch = BATCH,
-                          .micro_batch = BATCH,
-                          .accumulation = 1,
-                          .sequence = LENGTH,
-                          .head_chunk = BATCH * LENGTH,
-                          .tile = 1,
-                          .recompute = recompute };
+    struct plan p = one_rank_plan(BATCH, LENGTH, BATCH * LENGTH);
+    p.numbers.backend = CPU;
+    p.numbers.gradient = F32;
+    p.recompute = recompute;
+    return p;
 }
 
 /* Returns how many kinds may be computed again; -1 where a gradient differs. */

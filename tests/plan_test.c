@@ -7,35 +7,10 @@
 #include "plan/search.h"
 #include "sched/predict.h"
 #include "sched/sched.h"
+#include "tests/small_model.h"
 #include "tests/test.h"
 #include <stdlib.h>
 
-static const struct model_config small = {
-    .vocab = 96,
-    .width = 32,
-    .layers = 3,
-    .heads = 2,
-    .kv_rank = 16,
-    .nope_width = 8,
-    .rope_width = 8,
-    .v_width = 8,
-    .dense_width = 48,
-    .expert_width = 24,
-    .experts = 8,
-    .experts_per_token = 2,
-    .shared_experts = 1,
-    .first_dense = 1,
-    .moe_every = 1,
-    .groups = 1,
-    .topk_groups = 1,
-    .sequence_aux = true,
-    .scaling = 1,
-    .aux_alpha = 0.01,
-    .norm_eps = 1e-6,
-    .rope_theta = 10000,
-    .initializer_range = 0.02,
-    .max_positions = 4096,
-};
 static const struct adamw adam = { 0.9, 0.95, 1e-8, 0 };
 
 static struct plan plan_of(int ranks, int unit, int ep, int zero, int64_t micro, bool reproducible)
@@ -65,7 +40,8 @@ static struct graph *graph_of(struct arena *a, const struct plan *p)
 {
     struct model_values v;
     const struct model_options o = { .batch = plan_graph_batch(p), .sequence = p->sequence };
-    return deepseek_v2_graph(a, &small, &o, &v);
+    const struct model_config m = small_model(96, 32);
+    return deepseek_v2_graph(a, &m, &o, &v);
 }
 
 static void expect_refused(struct plan p, const char *part)
@@ -296,7 +272,7 @@ TEST(residual_gradients_have_one_buffer)
         EXPECT(in->grad[3].buffer == in->grad[0].buffer || in->grad[3].buffer < 0);
         last += in->grad[3].buffer < 0;
     }
-    EXPECT_INT(n, 2 * small.layers);
+    EXPECT_INT(n, 2 * small_model(96, 32).layers);
     EXPECT_INT(last, 1); /* nothing but the norm reads the last sum */
     arena_free(a);
 }

@@ -4,33 +4,7 @@
 #include "model/deepseek_v2.h"
 #include "run/weights.h"
 #include "tests/ckpt_fixture.h"
-
-static const struct model_config small = {
-    .vocab = 2048, /* large enough to be cut by ZeRO 3 */
-    .width = 32,
-    .layers = 3,
-    .heads = 2,
-    .kv_rank = 16,
-    .nope_width = 8,
-    .rope_width = 8,
-    .v_width = 8,
-    .dense_width = 48,
-    .expert_width = 24,
-    .experts = 8,
-    .experts_per_token = 2,
-    .shared_experts = 1,
-    .first_dense = 1,
-    .moe_every = 1,
-    .groups = 1,
-    .topk_groups = 1,
-    .sequence_aux = true,
-    .scaling = 1,
-    .aux_alpha = 0.01,
-    .norm_eps = 1e-6,
-    .rope_theta = 10000,
-    .initializer_range = 0.02,
-    .max_positions = 4096,
-};
+#include "tests/small_model.h"
 
 struct rank {
     const struct graph *g;
@@ -172,7 +146,8 @@ static void check_plan(const struct plan *p, bool codes, const char *name)
     fixture_new(&f, BF16);
     struct arena *a = f.arena;
     const struct model_options o = { .batch = p->micro_batch * p->n_ranks, .sequence = p->sequence };
-    const struct graph *g = deepseek_v2_graph(a, &small, &o, &v);
+    const struct model_config m = small_model(2048, 32); /* a vocabulary large enough to be cut by ZeRO 3 */
+    const struct graph *g = deepseek_v2_graph(a, &m, &o, &v);
     struct rank *rank = ARENA_NEW(a, struct rank, p->n_ranks);
     enum dtype *stored = ARENA_NEW(a, enum dtype, g->params.n);
     struct ckpt_job job =

@@ -6,52 +6,11 @@
 #include "graph/registry.h"
 #include "model/deepseek_v2.h"
 #include "sched/sched.h"
+#include "tests/small_model.h"
 #include "tests/test.h"
 #include <stdlib.h>
 enum { S = 12, BATCH = 2, VOCAB = 40, WIDTH = 24 };
-static const struct model_config small = {
-    .vocab = VOCAB,
-    .width = WIDTH,
-    .layers = 3,
-    .heads = 2,
-    .kv_rank = 16,
-    .nope_width = 8,
-    .rope_width = 8,
-    .v_width = 8,
-    .dense_width = 48,
-    .expert_width = 24,
-    .experts = 8,
-    .experts_per_token = 2,
-    .shared_experts = 1,
-    .first_dense = 1,
-    .moe_every = 1,
-    .groups = 1,
-    .topk_groups = 1,
-    .sequence_aux = true,
-    .scaling = 1,
-    .aux_alpha = 0.01,
-    .norm_eps = 1e-6,
-    .rope_theta = 10000,
-    .initializer_range = 0.02,
-    .max_positions = 4096,
-};
 static const struct adamw adam = { 0.9, 0.95, 1e-8, 0 };
-static const struct plan one_rank = { .n_ranks = 1,
-                                      .unit_ranks = 1,
-                                      .expert_parallel = 1,
-                                      .tensor_parallel = 1,
-                                      .stages = 1,
-                                      .chunks = 1,
-                                      .zero_ranks = 1,
-                                      .global_batch = BATCH,
-                                      .micro_batch = BATCH,
-                                      .accumulation = 1,
-                                      .sequence = S,
-                                      .head_chunk = 7,
-                                      .tile = 1,
-                                      .model = "0123456789abcdef",
-                                      .cluster = "0123456789abcdef" };
-
 struct run {
     struct arena *arena;
     struct graph *g;
@@ -112,7 +71,7 @@ static void call(const struct run *r, const struct instr *in)
 static struct run run_micro(struct graph *g, int recompute)
 {
     struct run r = { .arena = arena_new("run"), .g = g };
-    struct plan plan = one_rank;
+    struct plan plan = one_rank_plan(BATCH, S, 7);
     plan.recompute = recompute;
     sched_lower(r.arena, g, &plan, 0, true, &adam, &r.p);
     r.slab = aligned_alloc(256, (size_t)r.p.memory.peak_bytes);
@@ -180,7 +139,7 @@ static void check_levels(struct graph *g, struct graph *apart, int n_in_place)
 
 static struct graph *small_graph(struct arena *a, int64_t q_rank)
 {
-    struct model_config m = small;
+    struct model_config m = small_model(VOCAB, WIDTH);
     struct model_values v;
     const struct model_options o = { .batch = BATCH, .sequence = S };
     m.q_rank = q_rank;
