@@ -2,31 +2,17 @@
  * negative where row i has no copy (sort.c). */
 #include "ops/combine.h"
 #include "graph/op.h"
-#include "ops/fill.h"
 enum { Z, ROW, PLACE, Y, R = 0, N, D, K };
-
-static struct combine combine_of(const struct call *c)
-{
-    return (struct combine){ .n_rows = c->dim[R],
-                             .n_tokens = c->dim[N],
-                             .width = c->dim[D],
-                             .k = c->dim[K],
-                             .place = c->arg[PLACE],
-                             .z = c->arg[Z],
-                             .y = c->arg[Y],
-                             .dy = c->grad[Y],
-                             .dz = c->grad[Z] };
-}
 
 static void fwd(const struct call *c)
 {
-    struct combine m = combine_of(c);
+    struct combine m = combine_of(c, -1, PLACE, Y);
     combine_sum(&m);
 }
 
 static void bwd(const struct call *c)
 {
-    struct combine m = combine_of(c);
+    struct combine m = combine_of(c, -1, PLACE, Y);
     if (m.dz)
         combine_spread(&m, adds(c, Z));
 }

@@ -1,7 +1,9 @@
-/* combine.h - the CPU kernels of combine and combine_add. */
+/* combine.h - what combine and combine_add share on the CPU. Both have z as argument 0 and the dimensions below. */
 #pragma once
 #include "base/pool.h"
+#include "ops/fill.h"
 #include "ops/kernel.h"
+enum { COMBINE_Z = 0, COMBINE_R = 0, COMBINE_N, COMBINE_D, COMBINE_K };
 struct combine {
     int64_t n_rows, n_tokens, width, k;
     const int32_t *place; /* [n_tokens, k] */
@@ -11,6 +13,21 @@ struct combine {
     const float *dy;
     float *dz;
 };
+
+/* base: that argument, -1 = none */
+static inline struct combine combine_of(const struct call *c, int base, int place, int y)
+{
+    return (struct combine){ .n_rows = c->dim[COMBINE_R],
+                             .n_tokens = c->dim[COMBINE_N],
+                             .width = c->dim[COMBINE_D],
+                             .k = c->dim[COMBINE_K],
+                             .place = c->arg[place],
+                             .z = c->arg[COMBINE_Z],
+                             .base = base < 0 ? NULL : c->arg[base],
+                             .y = c->arg[y],
+                             .dy = c->grad[y],
+                             .dz = c->grad[COMBINE_Z] };
+}
 
 static inline void combine_sum_rows(void *context, int64_t task)
 {

@@ -2,26 +2,11 @@
  * of all experts, of which base are those that every token takes. */
 #include "graph/op.h"
 #include "ops/combine.h"
-#include "ops/fill.h"
 enum { Z, BASE, ROW, PLACE, Y, R = 0, N, D, K };
-
-static struct combine combine_of(const struct call *c)
-{
-    return (struct combine){ .n_rows = c->dim[R],
-                             .n_tokens = c->dim[N],
-                             .width = c->dim[D],
-                             .k = c->dim[K],
-                             .place = c->arg[PLACE],
-                             .z = c->arg[Z],
-                             .base = c->arg[BASE],
-                             .y = c->arg[Y],
-                             .dy = c->grad[Y],
-                             .dz = c->grad[Z] };
-}
 
 static void fwd(const struct call *c)
 {
-    struct combine m = combine_of(c);
+    struct combine m = combine_of(c, BASE, PLACE, Y);
     combine_sum(&m);
 }
 
@@ -37,7 +22,7 @@ static void pass_part(void *context, int64_t task)
 
 static void bwd(const struct call *c)
 {
-    struct combine m = combine_of(c);
+    struct combine m = combine_of(c, BASE, PLACE, Y);
     if (m.dz)
         combine_spread(&m, adds(c, Z));
     if (c->grad[BASE])

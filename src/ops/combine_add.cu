@@ -1,7 +1,7 @@
 /* combine_add.cu - combine.cu with a summand. Its gradient is that of the output, and seldom in a buffer of its own
  * (op.h: passes). */
-#include "ops/rows.cuh"
-enum { Z, BASE, ROW, PLACE, Y, R = 0, N, D, K };
+#include "ops/combine.cuh"
+enum { BASE = 1, ROW, PLACE, Y };
 
 enum { THREADS = 256 };
 
@@ -26,43 +26,18 @@ static void pass(const struct call *c)
 
 extern "C" void combine_add_fwd_cuda(const struct call *c)
 {
-    const struct row_sum s = {
-        .to = (bf16 *)c->arg[Y],
-        .first = (const bf16 *)c->arg[BASE],
-        .from = (const bf16 *)c->arg[Z],
-        .place = (const int32_t *)c->arg[PLACE],
-        .gate = NULL,
-        .gates = NULL,
-        .n_tokens = c->dim[N],
-        .k = (int)c->dim[K],
-        .width = (int)c->dim[D],
-        .add_gate = false,
-    };
-    rows_sum(stream_of(c), &s);
+    combine_sum(c, BASE, PLACE, Y);
 }
 
 extern "C" void combine_add_bwd_cuda(const struct call *c)
 {
-    const struct row_spread s = {
-        .to = (bf16 *)c->grad[Z],
-        .from = (const bf16 *)c->grad[Y],
-        .place = (const int32_t *)c->arg[PLACE],
-        .row = adds(c, Z) ? NULL : (const int32_t *)c->arg[ROW],
-        .gates = NULL,
-        .gate = NULL,
-        .n_tokens = c->dim[N],
-        .n_rows = c->dim[R],
-        .k = (int)c->dim[K],
-        .width = (int)c->dim[D],
-        .add = adds(c, Z),
-    };
     if (!c->grad[Y]) {
         grad_clear(c, Z, c->dim[R] * c->dim[D]);
         grad_clear(c, BASE, c->dim[N] * c->dim[D]);
         return;
     }
     if (c->grad[Z])
-        rows_spread(stream_of(c), &s);
+        combine_spread(c, ROW, PLACE, Y);
     if (c->grad[BASE])
         pass(c);
 }
