@@ -81,28 +81,35 @@ __device__ static void load_all(const CUtensorMap *a, const CUtensorMap *b, cons
         }
 }
 
+/* One step of a tile; `more`: to what d holds. Frees the stage of the step before. */
+template <enum form FORM, int PARTS>
+__device__ static __forceinline__ void multiply_step(float (&d)[128], bool more, int half, struct shared *s,
+                                                     uint32_t step)
+{
+    constexpr int a_other = is_gradient(FORM), b_other = FORM != UP && FORM != ROWS_TR;
+    constexpr uint32_t a_each = a_other ? 2048 : 32, b_each = b_other ? 2048 : 32; /* bytes of 16 steps */
+    const uint32_t at = step % STAGES, stage = shared_address(s->stage[at]);
+    const uint32_t a = stage + half * BOX_BYTES, b = stage + A_BYTES;
+    barrier_wait(shared_address(&s->full[at]), step / STAGES & 1);
+    product_begin();
+#pragma unroll
+    for (int k = 0; k < TILE_DEPTH / 16; k++)
+        product<a_other, b_other, PARTS>(d, operand(a, BOX_BYTES, k * a_each),
+                                         operand(b, BOX_BYTES, k * b_each), more || k > 0);
+    product_commit();
+    product_wait<1>();
+    if (more)
+        release(s, step - 1);
+}
+
 /* d = the product of the first PARTS x 128 columns of a tile; `step` as in load_all(). Finds the next tile meanwhile;
  * BACK does so later, when fewer registers are in use. */
 template <enum form FORM, int PARTS>
 __device__ static bool multiply(float (&d)[128], int steps, int half, struct shared *s, uint32_t *step,
                                 struct walk *w, const struct job *j, struct tile *next)
 {
-    constexpr int a_other = is_gradient(FORM), b_other = FORM != UP && FORM != ROWS_TR;
-    constexpr uint32_t a_each = a_other ? 2048 : 32, b_each = b_other ? 2048 : 32; /* bytes of 16 steps */
-    for (int i = 0; i < steps; i++, (*step)++) {
-        const uint32_t at = *step % STAGES, stage = shared_address(s->stage[at]);
-        const uint32_t a = stage + half * BOX_BYTES, b = stage + A_BYTES;
-        barrier_wait(shared_address(&s->full[at]), *step / STAGES & 1);
-        product_begin();
-#pragma unroll
-        for (int k = 0; k < TILE_DEPTH / 16; k++)
-            product<a_other, b_other, PARTS>(d, operand(a, BOX_BYTES, k * a_each),
-                                             operand(b, BOX_BYTES, k * b_each), i > 0 || k > 0);
-        product_commit();
-        product_wait<1>();
-        if (i > 0)
-            release(s, *step - 1);
-    }
+    for (int i = 0; i < steps; i++, (*step)++)
+        multiply_step<FORM, PARTS>(d, i > 0, half, s, *step);
     const bool more = FORM == BACK || walk_next<FORM>(w, j, &s->edges, next);
     product_wait<0>();
     product_settle(d);
@@ -117,21 +124,8 @@ __device__ static __forceinline__ bool multiply_later(float (&d)[128], const str
                                                       struct writer *writer, const struct outputs *o,
                                                       struct walk *w, const struct job *j, struct tile *next)
 {
-    constexpr int a_other = is_gradient(FORM), b_other = FORM != UP && FORM != ROWS_TR;
-    constexpr uint32_t a_each = a_other ? 2048 : 32, b_each = b_other ? 2048 : 32; /* bytes of 16 steps */
     for (int i = 0; i < t->steps; i++, (*step)++) {
-        const uint32_t at = *step % STAGES, stage = shared_address(s->stage[at]);
-        const uint32_t a = stage + half * BOX_BYTES, b = stage + A_BYTES;
-        barrier_wait(shared_address(&s->full[at]), *step / STAGES & 1);
-        product_begin();
-#pragma unroll
-        for (int k = 0; k < TILE_DEPTH / 16; k++)
-            product<a_other, b_other, PARTS>(d, operand(a, BOX_BYTES, k * a_each),
-                                             operand(b, BOX_BYTES, k * b_each), i > 0 || k > 0);
-        product_commit();
-        product_wait<1>();
-        if (i > 0)
-            release(s, *step - 1);
+        multiply_step<FORM, PARTS>(d, i > 0, half, s, *step);
         while (l->unit < l->n_units && (i >= unit_step(FORM, l->unit) || i == t->steps - 1))
             put_next<FORM>(l, writer, o, j, s);
     }
