@@ -17,19 +17,19 @@ char *position_write(struct arena *a, const struct position *p)
         (long long)p->tokens, (long long)p->seed, (long long)p->n_train, (long long)p->global_batch);
     str_addf(&s, "  \"dataset\": \"%s\",\n  \"model\": \"%s\",\n  \"plan\": \"%s\",\n", p->dataset, p->model,
              p->plan);
-    str_addf(&s, "  \"loss\": %.17g,\n  \"best_eval\": %.17g,\n  \"best_step\": %lld\n}\n", p->loss,
-             p->best_eval, (long long)p->best_step);
+    str_addf(&s, "  \"loss\": %.17g,\n  \"best_eval\": %.17g,\n  \"best_step\": %lld\n}\n", p->loss + 0.0,
+             p->best_eval + 0.0, (long long)p->best_step); /* 0 for -0, which JSON may read as an integer */
     return s.text;
 }
 
-static bool want_text(const struct json *j, const char *key, char out[17], struct err *e)
+static bool want_fingerprint(const struct json *j, const char *key, char out[17], struct err *e)
 {
     const char *text;
     if (!json_want_string(j, json_root(j), key, &text, e))
         return false;
-    if (strlen(text) > 16)
+    if (strlen(text) != 16 || strspn(text, "0123456789abcdef") != 16)
         return json_err(j, json_root(j), key, e, "expected 16 hex digits, found \"%s\"", text);
-    snprintf(out, 17, "%s", text);
+    memcpy(out, text, 17);
     return true;
 }
 
@@ -51,8 +51,8 @@ static bool read_position(const struct json *j, struct position *p, struct err *
            json_want_int(j, r, "seed", INT64_MIN, INT64_MAX, &p->seed, e) &&
            json_want_int(j, r, "train_sequences", 1, INT64_MAX, &p->n_train, e) &&
            json_want_int(j, r, "global_batch", 1, INT64_MAX, &p->global_batch, e) &&
-           want_text(j, "dataset", p->dataset, e) && want_text(j, "model", p->model, e) &&
-           want_text(j, "plan", p->plan, e) && json_want_number(j, r, "loss", &p->loss, e) &&
+           want_fingerprint(j, "dataset", p->dataset, e) && want_fingerprint(j, "model", p->model, e) &&
+           want_fingerprint(j, "plan", p->plan, e) && json_want_number(j, r, "loss", &p->loss, e) &&
            json_want_number(j, r, "best_eval", &p->best_eval, e) &&
            json_want_int(j, r, "best_step", 0, INT64_MAX, &p->best_step, e);
 }
