@@ -40,7 +40,7 @@ static double exchange_us(const struct program *p, const struct instr *in, const
 static double collective_us(const struct program *p, const struct instr *in, const struct cluster *c)
 {
     const struct flat *f = &p->layout.flat[in->flat];
-    const double bytes = (double)f->n_elements * 4;
+    const double bytes = 4.0 * (double)(in->kind == RUN_MIRROR ? f->n_elements : in->n_elements);
     int members = in->kind == RUN_REDUCE   ? f->n_ranks
                   : in->kind == RUN_GATHER ? f->n_shards
                                            : f->n_ranks / f->n_shards;
