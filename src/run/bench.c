@@ -153,6 +153,8 @@ static const char *name_of(const struct instr *in)
                                         [RUN_MIRROR] = "(mirror)",
                                         [RUN_TENSOR_GATHER] = "(tensor gather)",
                                         [RUN_TENSOR_SCATTER] = "(tensor scatter)",
+                                        [RUN_PASS_OUT] = "(pass)",
+                                        [RUN_PASS_IN] = "(pass)",
                                         [RUN_NORM_SUM] = "(norm)",
                                         [RUN_GATHER] = "(gather)" };
     return in->kind == RUN_OP ? in->op->name : kind[in->kind];
