@@ -83,6 +83,8 @@ static bool write_description(struct run *r, struct err *e)
     chosen.global_batch_size = r->plan.global_batch;
     chosen.expert_parallel = r->plan.expert_parallel;
     chosen.tensor_parallel = r->plan.tensor_parallel;
+    chosen.pipeline_stages = r->plan.stages;
+    chosen.pipeline_chunks = r->plan.chunks;
     config_json(&s, &chosen);
     if (!write_text(arena_printf(r->arena, "%s/options.json", r->directory), &s, e))
         return false;
