@@ -116,7 +116,7 @@ static void collect(struct stepper *s, const struct turn *t, int64_t i)
     for (int64_t k = 0; k < p->micro_batch && makes(s, t, s->engine->values.nll); k++)
         if (s->slot[turn][k] >= 0)
             s->nll[s->slot[turn][k]] = sum_sequence(nll + k * p->sequence, p->sequence);
-    for (int k = 0; k < s->engine->values.n_moe; k++)
+    for (int k = 0; t->which == LIST_MICRO && k < s->engine->values.n_moe; k++)
         if (makes(s, t, s->engine->values.aux[k]))
             collect_layer(s, turn, k);
 }
@@ -216,7 +216,7 @@ double step_evaluate(struct stepper *s, int64_t begin, int64_t end, int64_t *n_t
     int64_t targets = 0;
     struct turn before = { 0 };
     CHECK(end - begin <= s->n_slots, "%lld sequences to evaluate", (long long)(end - begin));
-    clear_sums(s);
+    memset(s->nll, 0, (size_t)s->n_slots * sizeof *s->nll); /* loads stay those of the step */
     const int chunks = p->chunks;
     for (int64_t i = 0; i < blocks * chunks; i++) {
         const int turn = (int)(i % DEVICE_MARKS);
@@ -227,7 +227,6 @@ double step_evaluate(struct stepper *s, int64_t begin, int64_t end, int64_t *n_t
     }
     if (blocks > 0)
         collect(s, &before, blocks * chunks - 1);
-    comm_sum_integers(s->load, s->engine->values.n_moe * s->n_experts);
     for (int64_t i = begin; i < end; i++)
         targets += batches_targets(s->batches, i);
     *n_targets = targets;
