@@ -129,6 +129,10 @@ struct mine { /* what writing needs */
     int rank;
     float *room; /* CKPT_ROOM bytes; NULL while it only visits */
 };
+/* ckpt_write.c. The tensor's elements in order, from the ranges that the rank holds. */
+put_tensor weight_put; /* context: struct mine */
+
+/* ckpt_shared.c */
 int64_t shared_count(const struct ckpt_job *job, const struct assignment *x);
 bool shared_write(struct arena *a, const struct mine *m, const char *dir, int64_t i,
                   struct err *e); /* the i-th */

@@ -19,8 +19,7 @@ static bool put_range(const struct mine *m, enum ckpt_part part, int64_t range, 
     return true;
 }
 
-/* The tensor's elements in order, from the ranges that the rank holds. */
-static bool put_weight(void *context, int64_t tensor, struct safetensors_writer *w, struct err *e)
+bool weight_put(void *context, int64_t tensor, struct safetensors_writer *w, struct err *e)
 {
     const struct mine *m = context;
     const struct ckpt_holding *h = &m->job->holding[m->rank];
@@ -203,7 +202,7 @@ void ckpt_visit(const struct ckpt_job *job, int rank)
     struct mine m = { job, &x, rank, NULL };
     for (int64_t s = x.shards.first[rank]; s < x.shards.first[rank + 1]; s++)
         for (int64_t i = x.shards.begin[s]; i < x.shards.begin[s + 1]; i++)
-            put_weight(&m, x.shards.order[i], NULL, &none);
+            weight_put(&m, x.shards.order[i], NULL, &none);
     shared_visit(a, &m);
     optimizer_plan(a, &m, &o);
     put_runs(&m, o.segment, o.run, o.n_runs, o.list, NULL, &none);
@@ -239,7 +238,7 @@ static bool write_one(struct crew *c, int64_t task, struct done *d, void *room)
         return write_optimizer(d->arena, &m, c->dir, &d->sums, &d->err);
     return task < c->n_own
                ? shards_write_one(d->arena, c->dir, c->x->list, &c->x->shards,
-                                  c->x->shards.first[c->rank] + task, put_weight, &m, &d->sums, &d->err)
+                                  c->x->shards.first[c->rank] + task, weight_put, &m, &d->sums, &d->err)
                : shared_write(d->arena, &m, c->dir, task - c->n_own, &d->err);
 }
 
