@@ -79,6 +79,8 @@ static bool read_rope(const struct json *j, struct model_config *m, struct err *
                                         "original_max_position_embeddings",
                                         "rope_theta" };
     const jval root = json_root(j);
+    if (config_is_given(root, "rope_parameters") && config_is_given(root, "rope_scaling"))
+        return json_err(j, root, "rope_scaling", e, "found beside rope_parameters, expected one of the two");
     const char *name = config_is_given(root, "rope_parameters") ? "rope_parameters" : "rope_scaling", *type;
     jval r = root;
     if (config_is_given(root, name) && !json_want_object(j, root, name, &r, e))
