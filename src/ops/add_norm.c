@@ -45,9 +45,10 @@ static void again(const struct call *c)
 static void gradient_row(float *g, const float *ds, const float *dz, const float *s, const float *w, float r,
                          int64_t h)
 {
-    const float mean = dz ? vector_dot3(dz, w, s, h) * r / (float)h : 0; /* of dz w s^, s^ = s r */
-    for (int64_t i = 0; i < h; i++)
-        g[i] = dz ? r * (dz[i] * w[i] - s[i] * r * mean) : 0;
+    if (dz)
+        norm_bwd_row(g, dz, s, w, r, h, false);
+    else
+        memset(g, 0, (size_t)h * sizeof *g);
     for (int64_t i = 0; ds && i < h; i++)
         g[i] += ds[i];
 }
@@ -70,7 +71,7 @@ static void bwd_part(void *context, int64_t task)
     const int64_t h = c->dim[H];
     const struct span rows = cut_span(c->dim[N], norm_bwd_rows(c->dim[N]), task);
     const float *s = c->arg[S], *r = c->arg[R], *ds = c->grad[S], *dz = c->grad[Z];
-    float *dw = (float *)c->work + 2 * task * h, *g = dw + h;
+    float *dw = (float *)c->work + task * h, *g = (float *)c->work + (norm_bwd_parts(c->dim[N]) + task) * h;
     memset(dw, 0, (size_t)h * sizeof *dw);
     for (int64_t n = rows.from; n < rows.to; n++) {
         const float *dz_row = dz ? dz + n * h : NULL;
@@ -82,27 +83,19 @@ static void bwd_part(void *context, int64_t task)
     }
 }
 
-static int64_t parts_of(const struct call *c)
-{
-    return cut_parts(c->dim[N], norm_bwd_rows(c->dim[N]));
-}
-
 static void bwd(const struct call *c)
 {
-    const int64_t h = c->dim[H], parts = parts_of(c);
-    float *dw = c->grad[W], *part = c->work;
+    const int64_t h = c->dim[H], parts = norm_bwd_parts(c->dim[N]);
     pool_run(parts, bwd_part, (void *)c);
-    if (!dw)
-        return;
-    for (int64_t p = 1; p < parts; p++) /* the rows g lie between */
-        memcpy(part + p * h, part + 2 * p * h, (size_t)h * sizeof *part);
-    norm_add_parts(dw, adds(c, W), part, parts, h);
+    if (c->grad[W])
+        norm_add_parts(c->grad[W], adds(c, W), c->work, parts, h);
 }
 
+/* parts of dw, then a row for each task */
 static void work(const struct call *c, size_t bytes[2])
 {
     bytes[0] = 0;
-    bytes[1] = (size_t)(2 * parts_of(c) * c->dim[H]) * sizeof(float);
+    bytes[1] = (size_t)(2 * norm_bwd_parts(c->dim[N]) * c->dim[H]) * sizeof(float);
 }
 
 static void cost(const struct call *c, double flops[2], double bytes[2])

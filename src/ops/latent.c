@@ -79,7 +79,7 @@ static void bwd_part(void *context, int64_t task)
 
 static void bwd(const struct call *c)
 {
-    const int64_t rows = rows_of(c), parts = cut_parts(rows, norm_bwd_rows(rows));
+    const int64_t parts = norm_bwd_parts(rows_of(c));
     pool_run(parts, bwd_part, (void *)c);
     if (c->grad[W])
         norm_add_parts(c->grad[W], adds(c, W), c->work, parts, c->dim[H]);
@@ -88,8 +88,7 @@ static void bwd(const struct call *c)
 static void work(const struct call *c, size_t bytes[2])
 {
     bytes[0] = 0;
-    const int64_t rows = c->dim[B] * c->dim[S];
-    bytes[1] = (size_t)(cut_parts(rows, norm_bwd_rows(rows)) * c->dim[H]) * sizeof(float);
+    bytes[1] = (size_t)(norm_bwd_parts(rows_of(c)) * c->dim[H]) * sizeof(float);
 }
 
 static void fill(const struct call *c, uint64_t seed)

@@ -20,6 +20,10 @@ static inline int64_t norm_bwd_rows(int64_t n)
     const int64_t even = cut_parts(n, 32);
     return even > 16 ? even : 16;
 }
+static inline int64_t norm_bwd_parts(int64_t n)
+{
+    return cut_parts(n, norm_bwd_rows(n));
+}
 /* dx (+)= the gradient of a row */
 static inline void norm_bwd_row(float *dx, const float *dy, const float *x, const float *w, float r,
                                 int64_t h, bool add)

@@ -41,7 +41,7 @@ static void bwd_part(void *context, int64_t task)
 
 static void bwd(const struct call *c)
 {
-    const int64_t h = c->dim[H], parts = cut_parts(c->dim[N], norm_bwd_rows(c->dim[N]));
+    const int64_t h = c->dim[H], parts = norm_bwd_parts(c->dim[N]);
     pool_run(parts, bwd_part, (void *)c);
     if (c->grad[W])
         norm_add_parts(c->grad[W], adds(c, W), c->work, parts, h);
@@ -50,7 +50,7 @@ static void bwd(const struct call *c)
 static void work(const struct call *c, size_t bytes[2])
 {
     bytes[0] = 0;
-    bytes[1] = (size_t)(cut_parts(c->dim[N], norm_bwd_rows(c->dim[N])) * c->dim[H]) * sizeof(float);
+    bytes[1] = (size_t)(norm_bwd_parts(c->dim[N]) * c->dim[H]) * sizeof(float);
 }
 
 static void cost(const struct call *c, double flops[2], double bytes[2])

@@ -8,7 +8,7 @@
 enum { TOP, ROW, PLACE, END, N = 0, K, R, E, S };
 enum { A_R, A_E, A_S, A_TILE };
 
-/* end[e] = where segment e begins; returns where the last one ends */
+/* end[e] = where segment e begins; returns the first row behind the last tile */
 static int64_t begins(const struct call *c, int32_t *end)
 {
     const int64_t copies = c->dim[N] * c->dim[K], e = c->dim[E], tile = (int64_t)c->attr[A_TILE];
@@ -24,7 +24,7 @@ static int64_t begins(const struct call *c, int32_t *end)
         end[i] = (int32_t)(at = round_up(last, tile));
         last = at + n;
     }
-    return last;
+    return round_up(last, tile);
 }
 
 static void fwd(const struct call *c)
@@ -34,10 +34,9 @@ static void fwd(const struct call *c)
     int32_t *row = c->arg[ROW], *place = c->arg[PLACE], *end = c->arg[END];
     CHECK(c->dim[S] == 1, "%lld sources; copies are sorted where they are made", (long long)c->dim[S]);
     const int64_t last = begins(c, end);
-    CHECK(round_up(last, (int64_t)c->attr[A_TILE]) <= c->dim[R], "%lld rows needed, room for %lld",
-          (long long)round_up(last, (int64_t)c->attr[A_TILE]), (long long)c->dim[R]);
+    CHECK(last <= c->dim[R], "%lld rows needed, room for %lld", (long long)last, (long long)c->dim[R]);
     for (int64_t i = 0; i < c->dim[R]; i++)
-        row[i] = i < round_up(last, (int64_t)c->attr[A_TILE]) ? -1 : -2;
+        row[i] = i < last ? -1 : -2;
     for (int64_t i = 0; i < copies; i++) {
         place[i] = end[top[i]]++;
         row[place[i]] = (int32_t)i;
