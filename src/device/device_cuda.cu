@@ -115,7 +115,6 @@ static void *host_allocate(size_t bytes)
 static void host_release(void *memory)
 {
     wait_();
-    wait_();
     if (cudaHostUnregister(memory) != cudaSuccess)
         (void)cudaGetLastError(); /* it was not pinned */
     arena_slab_free(memory);

@@ -1,4 +1,4 @@
-/* search.h - finds the fastest plan that fits. The space: expert parallel x tensor parallel x ZeRO-1 (off, inside a unit, across
+/* search.h - finds the fastest plan that fits. The space: expert parallel x tensor parallel x stages x ZeRO 0 to 3 (inside a unit, across
  * units) x micro-batch, for the given number of ranks and scale units. Every candidate is lowered, so its
  * memory is exact. */
 #pragma once

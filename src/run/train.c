@@ -301,10 +301,12 @@ static void print_start(const struct run *r)
     fputs(s.text, stdout);
     printf("ranks %d (%s), threads per rank %d, BLAS %s\n", comm_ranks(), comm_name(), pool_threads(),
            blas_name());
-    printf("plan %s: expert parallel %d, ZeRO-1 over %d, micro-batch %lld x accumulation %lld x ranks %d = "
+    printf("plan %s: expert parallel %d, tensor parallel %d, stages %d, ZeRO-%d over %d, micro-batch %lld x "
+           "accumulation %lld x ranks %d = "
            "%lld sequences of %lld\n",
-           r->plan_hash, p->expert_parallel, p->zero_ranks, (long long)p->micro_batch,
-           (long long)p->accumulation, plan_workers(p), (long long)p->global_batch, (long long)p->sequence);
+           r->plan_hash, p->expert_parallel, p->tensor_parallel, p->stages, p->zero, p->zero_ranks,
+           (long long)p->micro_batch, (long long)p->accumulation, plan_workers(p), (long long)p->global_batch,
+           (long long)p->sequence);
     str_clear(&s);
     report_numbers(&s, p);
     fputs(s.text, stdout);

@@ -363,6 +363,5 @@ void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan
     }
     l.which = LIST_EVAL;
     lower_eval(&l);
-    p->batch = plan->micro_batch;
     sched_assign(p, a);
 }

@@ -95,9 +95,7 @@ struct program {
     struct state *state;                                    /* by parameter */
     struct ref control, chunk_sums, nll_weight, aux_weight; /* control: of op_adamw */
     struct ref inputs, kept; /* whole buffers: inputs and loss weights; values that the host reads */
-    int64_t batch;           /* sequences of a micro-batch of this rank */
     int recompute_most;      /* stash.h */
-    int64_t rows_sent;       /* token copies of this rank in a micro-batch */
 };
 struct adamw {
     double beta1, beta2, eps, weight_decay;
