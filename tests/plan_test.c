@@ -374,8 +374,11 @@ TEST(search_splits_tensors_unless_bits_matter)
 {
     struct search_result free, exact;
     struct err e = { 0 };
-    EXPECT(!search(1, &free, &e) && free.smallest.stages == 2 && free.smallest.zero == 3);
-    EXPECT(!search_as(true, 1, &exact, &e) && exact.smallest.tensor_parallel == 1);
+    EXPECTF(search((int64_t)1 << 40, &free, &e), "%s", e.text);
+    EXPECTF(search_as(true, (int64_t)1 << 40, &exact, &e), "%s", e.text);
+    EXPECT_INT(free.n_candidates, 2 * exact.n_candidates); /* tensor parallel 1 and 2; 1 alone */
+    for (int i = 0; i < exact.n; i++)
+        EXPECT_INT(exact.best[i].tensor_parallel, 1);
 }
 
 TEST(search_keeps_the_limit_and_the_order)
@@ -393,6 +396,7 @@ TEST(search_keeps_the_limit_and_the_order)
     const int64_t least = none.smallest.memory.peak_bytes;
     EXPECT(least < all.smallest.memory.peak_bytes);
     EXPECT_INT(none.smallest.stages, 2);
+    EXPECT_INT(none.smallest.zero, 3);
     EXPECT_INT(all.best[0].stages, 1);
     e = (struct err){ 0 };
     EXPECTF(search(least + 1000, &tight, &e), "%s", e.text);

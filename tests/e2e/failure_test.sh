@@ -33,9 +33,6 @@ n=$(my_ranks | wc -l)
 if [ "$n" = 4 ]; then passed "4 ranks run"; else failed "dying: $n ranks" dying.err; fi
 start=$(date +%s%N)
 kill -KILL $(my_ranks | tail -n 1)
-no_ranks() {
-    [ -z "$(my_ranks)" ]
-}
 wait_for 20 no_ranks
 took=$((($(date +%s%N) - start) / 1000000))
 wait

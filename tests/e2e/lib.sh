@@ -73,6 +73,9 @@ my_ranks() {
         [ "$(readlink "$p/exe" 2>/dev/null)" = "$(readlink -f "$moec")" ] && [ "$(readlink "$p/cwd")" = "$work" ] && echo "${p#/proc/}"
     done | sort -n
 }
+no_ranks() {
+    [ -z "$(my_ranks)" ]
+}
 # wait_for SECONDS COMMAND... : until the command succeeds
 wait_for() {
     local until=$((SECONDS + $1))

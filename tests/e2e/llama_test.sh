@@ -14,9 +14,9 @@ layout() { # NAME REFERENCE RANKS OPTIONS...
 ok "one rank" train 1 one-rank $common --micro_batch_size 4
 layout ranks-2 one-rank 2 --micro_batch_size 2 --zero 0
 layout ranks-4-zero one-rank 4 --micro_batch_size 4 --zero 1
-layout zero-3 one-rank 4 --micro_batch_size 4 --zero 3 --save_every -1
-layout tensor-2 one-rank 2 --micro_batch_size 4 --tensor_parallel 2 --save_every -1
-layout tensor-2-zero one-rank 4 --micro_batch_size 4 --tensor_parallel 2 --zero 2 --recompute 1000 --save_every -1
+layout zero-3 one-rank 4 --micro_batch_size 4 --zero 3
+layout tensor-2 one-rank 2 --micro_batch_size 4 --tensor_parallel 2
+layout tensor-2-zero one-rank 4 --micro_batch_size 4 --tensor_parallel 2 --zero 2 --recompute 1000
 ok "ZeRO" train 2 zero $common --micro_batch_size 2 --zero 1
 same "ZeRO changes no bit" zero ranks-2
 ok "recomputation" train 1 recompute $common --micro_batch_size 4 --recompute 1000
