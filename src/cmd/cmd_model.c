@@ -42,18 +42,31 @@ static bool save_plan(const struct config *c, const struct str *text, struct err
     return true;
 }
 
+/* That of the option or of the dataset. */
+static bool sequence_length(struct arena *a, const struct config *c, int64_t *out, struct err *e)
+{
+    struct dataset d = { 0 };
+    *out = c->sequence_length;
+    if (!c->dataset_path)
+        return *out > 0 || err_code(e, EXIT_USAGE, "compile: expected --dataset_path or --sequence_length");
+    if (!dataset_open(a, c->dataset_path, true, &d, e))
+        return false;
+    *out = *out ? *out : d.sequence_length;
+    return true;
+}
+
 /* Makes the plan of a run without starting it: one process, no other ranks. */
 bool cmd_compile(struct arena *a, const struct config *c, struct err *e)
 {
     struct setup s;
-    struct dataset d;
+    int64_t sequence;
     struct plan p;
     struct search_result found;
     struct plan_limits l = { 0 };
     struct model_values v;
     char hash[17];
     const double start = exec_now();
-    if (!setup_describe(a, c, &s, e) || !dataset_open(a, c->dataset_path, true, &d, e))
+    if (!setup_describe(a, c, &s, e) || !sequence_length(a, c, &sequence, e))
         return false;
     struct config fresh = *c;
     fresh.plan = NULL; /* written below, not read */
@@ -62,7 +75,7 @@ bool cmd_compile(struct arena *a, const struct config *c, struct err *e)
     if (!setup_cluster(&s, c->cluster, l.n_ranks, pool_cores() > l.n_ranks ? pool_cores() / l.n_ranks : 1, e))
         return false;
     const int64_t limit = l.memory_bytes ? l.memory_bytes : s.cluster.memory_bytes;
-    if (!train_plan(&s, &fresh, c->sequence_length ? c->sequence_length : d.sequence_length, &p, &found, e))
+    if (!train_plan(&s, &fresh, sequence, &p, &found, e))
         return false;
     const struct model_options o = { .batch = plan_graph_batch(&p), .sequence = p.sequence };
     struct str text = str_new(a, 256u << 20), report = str_new(a, 1u << 20);

@@ -21,6 +21,17 @@ static void on_signal(int number)
     asked_to_stop = 1;
 }
 
+/* That of the options; where none of them is given, a multiple of the ranks. */
+static int64_t step_batch(const struct config *c, int ranks, int unit)
+{
+    const int64_t batch = c->micro_batch_size * c->grad_accumulation_steps * (ranks / unit);
+    if (c->global_batch_size)
+        return c->global_batch_size;
+    if (config_given(c, "micro_batch_size") || config_given(c, "grad_accumulation_steps"))
+        return batch;
+    return (batch + ranks - 1) / ranks * ranks;
+}
+
 bool train_limits(const struct config *c, struct plan_limits *l, struct err *e)
 {
     const int ranks = c->runtime_ngpus ? (int)c->runtime_ngpus : comm_ranks();
@@ -37,9 +48,7 @@ bool train_limits(const struct config *c, struct plan_limits *l, struct err *e)
         .stages = (int)c->pipeline_stages,
         .chunks = (int)c->pipeline_chunks,
         .zero = c->zero == ZERO_AUTO ? -1 : c->zero - ZERO_OFF,
-        .global_batch = c->global_batch_size
-                            ? c->global_batch_size
-                            : c->micro_batch_size * c->grad_accumulation_steps * (ranks / unit),
+        .global_batch = step_batch(c, ranks, unit),
         .micro_batch = micro,
         .row_capacity = c->row_capacity,
         .recompute = (int)c->recompute,

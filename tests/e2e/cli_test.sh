@@ -61,6 +61,9 @@ ok "prepare with dashes" "$moec" prepare --data-path-or-name=books/ --tokenizer-
 ok "the spellings give the same dataset" cmp books_2k/tokens.bin books_2/tokens.bin
 ok "compile as in the example" "$moec" compile --model_id model --dataset_path ./books_2k --plan_ngpus=4 --runtime_ngpus=8
 shows "its plan has the ranks" '^ranks: 8 in 2 scale units of 4'
+ok "compile without a dataset chooses the batch" "$moec" compile --model_id model --sequence_length 64 --runtime_ngpus 48
+shows "one sequence for each rank at least" '^step: 48 sequences of 64'
+refused "compile needs a length" 2 'sequence_length' "$moec" compile --model_id model --runtime_ngpus 8
 ok "train as in the example" timeout 120 $mpirun -np 8 "$moec" train --model_id model --dataset_path ./books_2k --plan_ngpus=4 --runtime_ngpus=8 --max_steps 1 --name example
 ok "merge as in the example" "$moec" merge --ckpt_dir runs/example/checkpoints/last --output_fname merged
 ok "export as in the example" "$moec" export --ckpt_dir runs/example/checkpoints/last --output exported
