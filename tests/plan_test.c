@@ -441,3 +441,33 @@ TEST(the_fullest_rank_needs_most_memory)
         check_fullest(p, zero);
     }
 }
+
+TEST(groups_have_the_links_they_span)
+{
+    struct cluster c;
+    EXPECT(cluster_builtin("h200", &c) && !cluster_builtin("h300", &c));
+    EXPECT(cluster_link(&c, 8, 64) == &c.inside && cluster_link(&c, 4, 64) == &c.inside);
+    EXPECT(cluster_link(&c, 16, 64) == &c.between && cluster_link(&c, 6, 12) == &c.between);
+    EXPECT(cluster_link(&c, 6, 6) == &c.inside);
+}
+
+/* A plan on one node is not slower for a slow network; one across nodes is. */
+TEST(slow_networks_cost_where_they_are_crossed)
+{
+    struct plan p = plan_of(4, 4, 2, 4, 1, false);
+    struct err e = { 0 };
+    struct cluster c;
+    cluster_builtin("h200", &c);
+    measure(&c, &p, &e);
+    const double inside = p.cost.step_us;
+    c.between.bytes_per_s[TRANSFER_REDUCE] /= 10;
+    measure(&c, &p, &e);
+    EXPECT(p.cost.step_us == inside);
+    c.ranks_per_node = 2;
+    measure(&c, &p, &e);
+    const double across = p.cost.reduce_us, exchange = p.cost.exchange_us;
+    EXPECT(p.cost.step_us > inside);
+    c.between.latency_us *= 10;
+    measure(&c, &p, &e);
+    EXPECT(p.cost.reduce_us > across && p.cost.exchange_us == exchange);
+}

@@ -4,20 +4,34 @@
 #include "base/arena.h"
 #include "base/err.h"
 #include <stdint.h>
+enum transfer {                    /* rates differ by how bytes move */
+                TRANSFER_EXCHANGE, /* each to each, other rows for everyone */
+                TRANSFER_GATHER,   /* everyone receives the ranges of all */
+                TRANSFER_REDUCE,   /* everyone receives its range from all, and adds */
+                TRANSFERS
+};
+struct link {
+    double bytes_per_s[TRANSFERS]; /* what one rank sends, and receives at the same time */
+    double latency_us;             /* of one message */
+};
 struct cluster {
     char name[64];
     int ranks_per_node;
-    int64_t memory_bytes;            /* of one rank */
-    double flops_per_s;              /* reached by large float32 products, one rank */
-    double memory_bytes_per_s;       /* streaming, one rank */
-    double link_bytes_per_s;         /* between two ranks */
-    double link_latency_us, call_us; /* of one message; of one operator call */
-    double peak_flops_per_s;         /* for MFU */
+    int64_t memory_bytes;        /* of one rank */
+    double flops_per_s;          /* reached by large products of the device's float, one rank */
+    double memory_bytes_per_s;   /* streaming, one rank */
+    struct link inside, between; /* between ranks of one node; of different nodes */
+    double call_us;              /* of one operator call */
+    double peak_flops_per_s;     /* for MFU */
 };
 /* This machine: memory divided by the ranks on it; rates are typical of a server core (about 100 GFLOP/s). */
 /* cores: of the machine; more threads than cores share them. */
 void cluster_cpu(struct cluster *c, int ranks_per_node, int threads, int cores);
 /* One CUDA device per rank, an H200 unless the memory says otherwise (0 = unknown); rates measured on one. */
 void cluster_cuda(struct cluster *c, int ranks_per_node, int64_t memory_bytes);
+/* A description that the program knows by name: h100, h200, a100. */
+bool cluster_builtin(const char *name, struct cluster *c);
+/* Links of the slowest level that a group spans: `extent` consecutive ranks of n_ranks, aligned to `extent`. */
+const struct link *cluster_link(const struct cluster *c, int64_t extent, int n_ranks);
 bool cluster_read(const char *path, struct cluster *c, struct err *e);
 void cluster_signature(const struct cluster *c, char out[17]);

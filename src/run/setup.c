@@ -63,10 +63,12 @@ bool setup_describe(struct arena *a, const struct config *c, struct setup *s, st
 
 bool setup_cluster(struct setup *s, const char *path, int ranks, int threads, struct err *e)
 {
+    enum { NODE = 8 }; /* devices of a machine that is only described */
     if (path)
-        return cluster_read(path, &s->cluster, e);
+        return cluster_builtin(path, &s->cluster) || cluster_read(path, &s->cluster, e);
     if (s->backend == CUDA)
-        cluster_cuda(&s->cluster, ranks, s->device ? s->device->memory() : 0);
+        cluster_cuda(&s->cluster, s->device || ranks < NODE ? ranks : NODE,
+                     s->device ? s->device->memory() : 0);
     else
         cluster_cpu(&s->cluster, ranks, threads, pool_cores());
     return true;

@@ -13,7 +13,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
         char signature[17];
         cluster_signature(&c, signature);
         fuzz_expect(strlen(signature) == 16, "signature");
-        fuzz_expect(c.flops_per_s > 0 && c.link_bytes_per_s > 0 && c.ranks_per_node > 0 && c.memory_bytes > 0,
+        fuzz_expect(c.flops_per_s > 0 && c.inside.bytes_per_s[0] > 0 && c.between.latency_us > 0 &&
+                        c.ranks_per_node > 0 && c.memory_bytes > 0,
                     "positive rates");
     }
     fuzz_path_end(&p);
