@@ -40,17 +40,25 @@ void layout_split(struct arena *a, const struct graph *g, struct node_split *out
     }
 }
 
-bool layout_is_expert(const struct graph *g, int param)
+/* Does the node split its argument j by expert: rows r(e), and e first in j? */
+static bool is_expert_arg(const struct node *n, int j)
 {
-    for (int i = 0; i < g->n_nodes; i++) {
-        const struct node *n = &g->nodes[i];
-        for (int j = 0; j < n->anno->n_inputs; j++)
-            if (g->values[n->arg[j]].param == param && first_letter(n, j) >= 0)
-                for (int k = 0; k < n->anno->n_inputs; k++)
-                    if (rows_of(n, k) >= 0 && rows_of(n, k) == first_letter(n, j))
-                        return true;
-    }
+    for (int k = 0; k < n->anno->n_inputs; k++)
+        if (first_letter(n, j) >= 0 && rows_of(n, k) == first_letter(n, j))
+            return true;
     return false;
+}
+
+bool *layout_experts(struct arena *a, const struct graph *g)
+{
+    bool *expert = ARENA_NEW(a, bool, g->params.n);
+    for (int i = 0; i < g->n_nodes; i++)
+        for (int j = 0; j < g->nodes[i].anno->n_inputs; j++) {
+            const int param = g->values[g->nodes[i].arg[j]].param;
+            if (param >= 0 && is_expert_arg(&g->nodes[i], j))
+                expert[param] = true;
+        }
+    return expert;
 }
 
 int layout_fine_of(const struct flat *f, int member)
@@ -119,13 +127,14 @@ int64_t layout_run(const struct place *p, int64_t held, int64_t *stored)
     return p->run - at;
 }
 
-/* The dimension of a parameter that the tensor group splits; -1 = none. */
-static int sliced_dim(const struct graph *g, const struct layout *l, int param)
+/* By parameter: the dimension that the tensor group splits; -1 = none. */
+static int *sliced_dims(struct arena *a, const struct graph *g, const struct layout *l)
 {
+    int *dim = ARENA_NEW(a, int, g->params.n);
     for (int v = 0; v < g->n_values; v++)
-        if (g->values[v].param == param)
-            return l->tensor.dim[v];
-    return -1;
+        if (g->values[v].param >= 0)
+            dim[g->values[v].param] = l->tensor.dim[v];
+    return dim;
 }
 
 static void place_sliced(const struct param *w, int dim, int tensor, int index, struct place *at)
@@ -166,15 +175,17 @@ static bool *params_of_stage(struct arena *a, const struct graph *g, const struc
 static void place_params(struct arena *a, const struct graph *g, const struct plan *p, struct layout *l)
 {
     const bool *held = params_of_stage(a, g, p, l->stage);
+    const int *dims = sliced_dims(a, g, l);
+    const bool *expert = layout_experts(a, g);
     l->place = ARENA_NEW(a, struct place, g->params.n);
     for (int i = 0; i < g->params.n; i++) {
         const struct param *w = &g->params.item[i];
         struct place *at = &l->place[i];
-        const int dim = sliced_dim(g, l, i);
+        const int dim = dims[i];
         *at = (struct place){ DENSE, 0, 0, w->n_elements, w->n_elements, 1, w->n_elements };
         if (dim >= 0)
             place_sliced(w, dim, p->tensor_parallel, l->tensor_index, at);
-        else if (layout_is_expert(g, i))
+        else if (expert[i])
             place_expert(w, p->expert_parallel, l->ep_index, at);
         at->at = l->flat[at->flat].n_elements;
         if (!held[i])

@@ -60,4 +60,5 @@ int layout_fine_of(const struct flat *f, int member); /* which fine range a memb
 /* The rank that owns most of a stage; its ranks differ in nothing else that takes memory. l: of any of them. */
 int layout_fullest_rank(const struct layout *l, const struct plan *p);
 void layout_coarse(const struct flat *f, int member, int64_t *begin, int64_t *end);
-bool layout_is_expert(const struct graph *g, int param); /* first dimension is split over experts */
+bool *layout_experts(struct arena *a,
+                     const struct graph *g); /* by parameter: is its first dimension that of experts? */

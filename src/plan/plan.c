@@ -167,15 +167,31 @@ static bool check_numbers(const struct numbers *n, struct err *e)
 /* A tensor group must have something to split. */
 static bool check_tensor(const struct plan *p, const struct graph *g, struct err *e)
 {
+    if (p->tensor_parallel == 1)
+        return true;
     struct arena *a = arena_new("plan check");
     struct layout l;
     layout_make(a, g, p, 0, &l);
-    const bool ok = p->tensor_parallel == 1 || l.flat[TENSOR].n_elements > 0;
+    const bool ok = l.flat[TENSOR].n_elements > 0;
     arena_free(a);
     return ok || err_set(e,
                          "plan: tensor_parallel = %d divides neither the heads nor the widths of this model: "
                          "nothing would be split",
                          p->tensor_parallel);
+}
+
+static bool check_experts(const struct plan *p, const struct graph *g, struct err *e)
+{
+    struct arena *a = arena_new("plan check");
+    const bool *expert = layout_experts(a, g);
+    int bad = -1;
+    for (int i = 0; i < g->params.n && bad < 0; i++)
+        if (expert[i] && g->params.item[i].shape[0] % p->expert_parallel)
+            bad = i;
+    arena_free(a);
+    return bad < 0 ||
+           err_set(e, "plan: expert_parallel = %d does not divide the %lld experts of %s", p->expert_parallel,
+                   (long long)g->params.item[bad].shape[0], g->params.item[bad].name);
 }
 
 bool plan_check(const struct plan *p, const struct graph *g, struct err *e)
@@ -184,11 +200,7 @@ bool plan_check(const struct plan *p, const struct graph *g, struct err *e)
         return false;
     if (!g)
         return true;
-    for (int i = 0; i < g->params.n; i++)
-        if (layout_is_expert(g, i) && g->params.item[i].shape[0] % p->expert_parallel)
-            return err_set(e, "plan: expert_parallel = %d does not divide the %lld experts of %s",
-                           p->expert_parallel, (long long)g->params.item[i].shape[0], g->params.item[i].name);
-    return cut_check(p, g, e) && check_tensor(p, g, e);
+    return check_experts(p, g, e) && cut_check(p, g, e) && check_tensor(p, g, e);
 }
 
 static void add_decisions(const struct plan *p, struct str *s)

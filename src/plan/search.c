@@ -1,4 +1,5 @@
-/* search.c - see search.h. The space is small (a few dozen candidates): every one is measured. */
+/* search.c - see search.h. What is excluded without being lowered cannot win: its states alone are larger than the
+ * memory, or what its like takes without any collective and without repeating anything is slower than the best found. */
 #include "plan/search.h"
 #include <stdio.h>
 #include <string.h>
@@ -14,32 +15,36 @@ static int64_t default_rows(const struct plan *p, const struct plan_limits *l, i
     return (rows + p->tile - 1) / p->tile * p->tile;
 }
 
-static void keep(struct search_result *out, const struct plan *p)
+/* Into a list of at most SEARCH_KEEP, fastest first. */
+static void keep(struct plan *list, int *n, const struct plan *p)
 {
-    int at = out->n;
-    while (at > 0 && p->cost.step_us < out->best[at - 1].cost.step_us)
+    int at = *n;
+    while (at > 0 && p->cost.step_us < list[at - 1].cost.step_us)
         at--;
     if (at >= SEARCH_KEEP)
         return;
-    if (out->n < SEARCH_KEEP)
-        out->n++;
-    for (int i = out->n - 1; i > at; i--)
-        out->best[i] = out->best[i - 1];
-    out->best[at] = *p;
+    if (*n < SEARCH_KEEP)
+        ++*n;
+    for (int i = *n - 1; i > at; i--)
+        list[i] = list[i - 1];
+    list[at] = *p;
 }
 
 struct space {
     const struct plan_limits *l;
     int64_t experts, token_copies;
-    plan_measure *measure;
-    void *context;
+    const struct plan_judge *judge;
     struct search_result *out;
+    double
+        floor_us; /* of candidates that differ in ZeRO only: compute and exchange when nothing is repeated */
+    bool for_smallest; /* nothing fits: find what needs least */
 };
 
 static bool measure_with(const struct space *s, int recompute, struct plan *p, struct err *e)
 {
     p->recompute = recompute;
-    return s->measure(s->context, p, e);
+    s->out->n_measured++;
+    return s->judge->measure(s->judge->context, p, e);
 }
 
 static bool fits(const struct space *s, const struct plan *p)
@@ -47,17 +52,18 @@ static bool fits(const struct space *s, const struct plan *p)
     return p->memory.peak_bytes <= s->l->memory_bytes;
 }
 
-/* The least recomputation that fits, by bisection: more of it is taken never to need more memory. */
-static bool measure_until_it_fits(const struct space *s, struct plan *p, struct err *e)
+/* Can nothing that takes so long at least be kept any more? */
+static bool too_slow(const struct space *s, double us)
 {
-    const bool fixed = s->l->recompute >= 0;
-    if (!measure_with(s, fixed ? s->l->recompute : 0, p, e))
-        return false;
-    if (fixed || fits(s, p) || p->recompute_most == 0)
-        return true;
-    if (!measure_with(s, p->recompute_most, p, e))
-        return false;
+    return s->out->n == SEARCH_KEEP && us >= s->out->best[SEARCH_KEEP - 1].cost.step_us;
+}
+
+/* The least recomputation that fits, by bisection: more of it is taken never to need more memory, nor less time. */
+static bool repeat_until_it_fits(const struct space *s, struct plan *p, struct err *e)
+{
     int too_large = 0, enough = p->recompute_most;
+    if (!measure_with(s, enough, p, e))
+        return false;
     while (fits(s, p) && enough - too_large > 1) {
         struct plan middle = *p;
         if (!measure_with(s, (too_large + enough) / 2, &middle, e))
@@ -67,29 +73,81 @@ static bool measure_until_it_fits(const struct space *s, struct plan *p, struct 
             enough = middle.recompute;
         } else {
             too_large = middle.recompute;
+            if (too_slow(s, middle.cost.step_us)) {
+                *p = middle;
+                return true;
+            }
         }
     }
     return true;
 }
 
-static bool try(const struct space *s, struct plan *p, struct err *e)
+static bool measure_until_it_fits(struct space *s, struct plan *p, struct err *e)
 {
-    p->row_capacity = default_rows(p, s->l, s->token_copies, s->experts);
-    if (!plan_check(p, NULL, e))
+    const bool fixed = s->l->recompute >= 0;
+    if (!measure_with(s, fixed ? s->l->recompute : 0, p, e))
         return false;
+    s->floor_us = p->cost.compute_us + p->cost.exchange_us;
+    if (fits(s, p))
+        return true;
+    keep(s->out->larger, &s->out->n_larger, p);
+    if (fixed || p->recompute_most == 0 || too_slow(s, p->cost.step_us))
+        return true;
+    return repeat_until_it_fits(s, p, e);
+}
+
+/* Only where nothing fits: the least memory of all. */
+static bool try_for_smallest(const struct space *s, struct plan *p, int64_t least, struct err *e)
+{
+    struct plan *smallest = &s->out->smallest;
+    if (smallest->n_ranks && least >= smallest->memory.peak_bytes)
+        return true;
+    const bool fixed = s->l->recompute >= 0;
+    if (!measure_with(s, fixed ? s->l->recompute : 0, p, e))
+        return false;
+    for (int i = 0; i < 2; i++) {
+        if (smallest->n_ranks == 0 || p->memory.peak_bytes < smallest->memory.peak_bytes)
+            *smallest = *p;
+        if (fixed || i > 0 || p->recompute_most == 0)
+            break;
+        if (!measure_with(s, p->recompute_most, p, e))
+            return false;
+    }
+    return true;
+}
+
+static bool try(struct space *s, struct plan *p, struct err *e)
+{
+    int64_t least = 0;
+    const struct plan_judge *j = s->judge;
+    p->row_capacity = default_rows(p, s->l, s->token_copies, s->experts);
+    if (!plan_check(p, NULL, e) || (j->least_bytes && !j->least_bytes(j->context, p, &least, e)))
+        return false;
+    if (s->for_smallest)
+        return try_for_smallest(s, p, least, e);
+    s->out->n_candidates++;
+    p->memory.peak_bytes = least;
+    if (!fits(s, p)) {
+        s->out->n_too_large++;
+        return true;
+    }
+    if (too_slow(s, s->floor_us)) {
+        s->out->n_too_slow++;
+        return true;
+    }
     if (!measure_until_it_fits(s, p, e))
         return false;
-    if (s->out->n_candidates++ == 0 || p->memory.peak_bytes < s->out->smallest.memory.peak_bytes)
-        s->out->smallest = *p;
-    if (!fits(s, p))
-        s->out->n_too_large++;
+    if (fits(s, p))
+        keep(s->out->best, &s->out->n, p);
+    else if (too_slow(s, p->cost.step_us))
+        s->out->n_too_slow++;
     else
-        keep(s->out, p);
+        s->out->n_too_large++;
     return true;
 }
 
 /* More is split only where less does not fit without repeating anything: it costs time, and gains nothing but memory. */
-static bool try_levels(const struct space *s, struct plan p, struct err *e)
+static bool try_levels(struct space *s, struct plan p, struct err *e)
 {
     const int fixed = p.zero_ranks == 1 ? 0 : s->l->zero, last = p.zero_ranks == 1 ? 0 : 3;
     for (int level = fixed >= 0 ? fixed : 1; level <= (fixed >= 0 ? fixed : last); level++) {
@@ -97,13 +155,14 @@ static bool try_levels(const struct space *s, struct plan p, struct err *e)
         tried.zero = level;
         if (!try(s, &tried, e))
             return false;
-        if (fits(s, &tried) && tried.recompute == 0)
+        const bool enough = tried.cost.step_us > 0 && fits(s, &tried) && tried.recompute == 0;
+        if (!s->for_smallest && (enough || too_slow(s, s->floor_us)))
             break;
     }
     return true;
 }
 
-static bool try_zero(const struct space *s, struct plan p, struct err *e)
+static bool try_zero(struct space *s, struct plan p, struct err *e)
 {
     const int choices[3] = { 1, plan_unit_workers(&p), plan_workers(&p) };
     for (int i = 0; i < 3; i++) {
@@ -118,7 +177,7 @@ static bool try_zero(const struct space *s, struct plan p, struct err *e)
     return true;
 }
 
-static bool try_tensor(const struct space *s, struct plan p, struct err *e)
+static bool try_tensor(struct space *s, struct plan p, struct err *e)
 {
     for (int t = 1; t <= plan_unit_workers(&p); t++) {
         struct err why = { 0 };
@@ -128,6 +187,7 @@ static bool try_tensor(const struct space *s, struct plan p, struct err *e)
         if (!fixed && t > 1 && p.reproducible)
             continue; /* sums have another order: only where it is asked for */
         p.tensor_parallel = t;
+        s->floor_us = 0;
         if (try_zero(s, p, fixed ? e : &why))
             continue;
         if (fixed)
@@ -140,7 +200,7 @@ static bool try_tensor(const struct space *s, struct plan p, struct err *e)
     return true;
 }
 
-static bool try_experts(const struct space *s, struct plan p, struct err *e)
+static bool try_experts(struct space *s, struct plan p, struct err *e)
 {
     for (int ep = 1; ep <= plan_unit_workers(&p); ep++) {
         const bool fixed = s->l->expert_parallel > 0;
@@ -158,7 +218,7 @@ static bool try_experts(const struct space *s, struct plan p, struct err *e)
 }
 
 /* Micro-batches: the user's, or every divisor of a worker's share of the step. */
-static bool try_micro(const struct space *s, struct plan p, struct err *e)
+static bool try_micro(struct space *s, struct plan p, struct err *e)
 {
     const int64_t share = s->l->global_batch / plan_workers(&p);
     for (int64_t b = 1; b <= share; b++) {
@@ -174,7 +234,7 @@ static bool try_micro(const struct space *s, struct plan p, struct err *e)
 }
 
 /* A pipeline where it is asked for; or the shortest with which anything fits, as far as the model can be cut. */
-static bool try_stages(const struct space *s, struct plan p, struct err *e)
+static bool try_stages(struct space *s, struct plan p, struct err *e)
 {
     const bool fixed = s->l->stages > 0;
     for (int n = fixed ? s->l->stages : 1; n <= p.unit_ranks; n++) {
@@ -260,11 +320,19 @@ static bool nothing_fits(const struct plan_limits *l, const struct search_result
         p->zero_ranks, (long long)p->micro_batch, (double)(p->memory.peak_bytes + 999999) / 1e9);
 }
 
+/* Those that are faster than the plan, though they do not fit. */
+static void forget_slower(struct search_result *out)
+{
+    while (out->n > 0 && out->n_larger > 0 &&
+           out->larger[out->n_larger - 1].cost.step_us >= out->best[0].cost.step_us)
+        out->n_larger--;
+}
+
 bool search_plan(const struct plan *base, const struct plan_limits *l, int64_t experts, int64_t token_copies,
-                 plan_measure *measure, void *context, struct search_result *out, struct err *e)
+                 const struct plan_judge *judge, struct search_result *out, struct err *e)
 {
     *out = (struct search_result){ 0 };
-    const struct space s = { l, experts, token_copies, measure, context, out };
+    struct space s = { l, experts, token_copies, judge, out, 0, false };
     struct plan p = *base;
     p.n_ranks = l->n_ranks;
     p.global_batch = l->global_batch;
@@ -277,7 +345,11 @@ bool search_plan(const struct plan *base, const struct plan_limits *l, int64_t e
                         l->chunks > 1 ? ": --pipeline_chunks needs an accumulation by a multiple of "
                                         "--pipeline_stages"
                                       : "");
-    return out->n > 0 || nothing_fits(l, out, e);
+    forget_slower(out);
+    if (out->n > 0)
+        return true;
+    s.for_smallest = true;
+    return try_stages(&s, p, e) && nothing_fits(l, out, e);
 }
 
 void search_reason(const struct plan *best, const struct plan *o, char *text, size_t bytes)

@@ -55,8 +55,11 @@ static void add_time(struct str *out, const struct setup *s, const struct plan *
 static void add_alternatives(struct str *out, const struct plan *best, const struct search_result *found)
 {
     char reason[256];
-    str_addf(out, "%d candidates, %d of them larger than the memory limit; the next best:\n",
-             found->n_candidates, found->n_too_large);
+    str_addf(
+        out,
+        "%d candidates: %d larger than the memory, %d that cannot be among the %d best; %d measurements. The "
+        "next best:\n",
+        found->n_candidates, found->n_too_large, found->n_too_slow, SEARCH_KEEP, found->n_measured);
     for (int i = 1; i < found->n; i++) {
         const struct plan *p = &found->best[i];
         search_reason(best, p, reason, sizeof reason);

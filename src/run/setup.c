@@ -84,49 +84,91 @@ static struct graph *build_graph(const struct setup *s, struct arena *a, const s
     return model_graph(a, &s->model, &o, v);
 }
 
+/* Candidates of the same batch share a graph. */
+struct measuring {
+    const struct setup *s;
+    struct arena *arena; /* of the graph; NULL = none yet */
+    struct graph *graph;
+    int64_t batch, sequence;
+};
+
+static bool graph_for(struct measuring *m, const struct plan *p, struct err *e)
+{
+    struct model_values v;
+    if (m->arena && m->batch == plan_graph_batch(p) && m->sequence == p->sequence)
+        return true;
+    arena_free(m->arena);
+    m->arena = arena_new("graph of candidates");
+    m->batch = plan_graph_batch(p);
+    m->sequence = p->sequence;
+    m->graph = build_graph(m->s, m->arena, p, false, &v);
+    return graph_check(m->graph, e);
+}
+
+/* The graph of a candidate, cut where its stages need it. */
+static bool make_ready(struct measuring *m, struct plan *p, struct err *e)
+{
+    if (!graph_for(m, p, e))
+        return false;
+    const bool chosen = plan_parts(p) == 1 || p->cut[plan_parts(p)] > 0;
+    return (chosen || cut_choose(m->graph, &m->s->cluster, p, e)) && plan_check(p, m->graph, e);
+}
+
+/* The rank of a stage that owns most stands for the others. */
+static int fullest_rank(struct arena *a, const struct graph *g, const struct plan *p, int stage)
+{
+    struct layout l;
+    layout_make(a, g, p, stage * plan_workers(p), &l);
+    return layout_fullest_rank(&l, p);
+}
+
 /* Memory and time of a rank, where they are the largest so far. */
-static void measure_rank(const struct setup *s, const struct graph *g, int rank, struct plan *p)
+static void measure_rank(const struct measuring *m, int stage, struct plan *p)
 {
     const struct adamw o = { .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8 };
     struct arena *a = arena_new("rank");
     struct program program;
     struct plan_cost cost;
-    sched_lower(a, g, p, rank, true, &o, &program);
-    sched_predict(&program, &s->cluster, &cost);
+    sched_lower(a, m->graph, p, fullest_rank(a, m->graph, p, stage), true, &o, &program);
+    sched_predict(&program, &m->s->cluster, &cost);
     p->recompute_most = program.recompute_most;
     p->memory = program.memory.peak_bytes > p->memory.peak_bytes ? program.memory : p->memory;
     p->cost = cost.step_us > p->cost.step_us ? cost : p->cost;
     arena_free(a);
 }
 
-/* Of every stage, the rank that owns most. */
-static void measure_ranks(const struct setup *s, struct arena *a, const struct graph *g, struct plan *p)
+static bool measure(void *context, struct plan *p, struct err *e)
 {
+    if (!make_ready(context, p, e))
+        return false;
     p->memory = (struct plan_memory){ 0 };
     p->cost = (struct plan_cost){ 0 };
+    for (int stage = 0; stage < p->stages; stage++)
+        measure_rank(context, stage, p);
+    return true;
+}
+
+static bool least_bytes(void *context, struct plan *p, int64_t *bytes, struct err *e)
+{
+    const struct measuring *m = context;
+    if (!make_ready(context, p, e))
+        return false;
+    *bytes = 0;
     for (int stage = 0; stage < p->stages; stage++) {
-        struct layout l;
-        layout_make(a, g, p, stage * plan_workers(p), &l);
-        measure_rank(s, g, layout_fullest_rank(&l, p), p);
+        struct arena *a = arena_new("rank");
+        const int64_t least = sched_least_bytes(a, m->graph, p, fullest_rank(a, m->graph, p, stage));
+        *bytes = least > *bytes ? least : *bytes;
+        arena_free(a);
     }
+    return true;
 }
 
 bool setup_measure(const struct setup *s, struct plan *p, struct err *e)
 {
-    struct arena *a = arena_new("candidate");
-    struct model_values v;
-    struct graph *g = build_graph(s, a, p, false, &v);
-    const bool chosen = plan_parts(p) == 1 || p->cut[plan_parts(p)] > 0;
-    const bool ok = graph_check(g, e) && (chosen || cut_choose(g, &s->cluster, p, e)) && plan_check(p, g, e);
-    if (ok)
-        measure_ranks(s, a, g, p);
-    arena_free(a);
+    struct measuring m = { .s = s };
+    const bool ok = measure(&m, p, e);
+    arena_free(m.arena);
     return ok;
-}
-
-static bool measure(void *context, struct plan *p, struct err *e)
-{
-    return setup_measure(context, p, e);
 }
 
 /* Rows of logits alive at once: 256 MB at most, so that a large vocabulary does not decide the memory; on CUDA
@@ -182,11 +224,31 @@ static void base_plan(const struct setup *s, int64_t sequence, bool reproducible
     cluster_signature(&s->cluster, p->cluster);
 }
 
+/* The numbers that are the most exact of those that fit. */
+static bool search_ways(const struct setup *s, const struct plan_limits *l, const struct plan_judge *judge,
+                        bool exact, struct plan *base, struct search_result *out, struct err *e)
+{
+    for (int way = 0;; way++) {
+        struct err why = { 0 };
+        base->numbers = numbers_of(s, way);
+        if (exact)
+            base->numbers.gradient = F32;
+        if (search_plan(base, l, s->model.experts, base->sequence * s->model.experts_per_token, judge, out,
+                        &why))
+            return true;
+        if (why.code == EXIT_MEMORY && s->backend == CUDA && way + 1 < WAYS)
+            continue; /* the next way needs less */
+        *e = why;
+        return false;
+    }
+}
+
 bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequence,
                 struct search_result *out, struct err *e)
 {
     struct plan base;
-    struct setup copy = *s;
+    struct measuring m = { .s = s };
+    const struct plan_judge judge = { measure, least_bytes, &m };
     if (sequence > s->model.max_positions)
         return err_code(e, EXIT_MISMATCH,
                         "sequences of %lld tokens, but max_position_embeddings of the model is %lld",
@@ -197,19 +259,9 @@ bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequ
         return err_code(
             e, EXIT_USAGE,
             "--gradient_dtype bf16: with --reproducible several ranks add their gradients in fp32");
-    for (int way = 0;; way++) {
-        struct err why = { 0 };
-        base.numbers = numbers_of(s, way);
-        if (exact)
-            base.numbers.gradient = F32;
-        if (search_plan(&base, l, s->model.experts, sequence * s->model.experts_per_token, measure, &copy,
-                        out, &why))
-            return true;
-        if (why.code == EXIT_MEMORY && s->backend == CUDA && way + 1 < WAYS)
-            continue; /* the next way needs less */
-        *e = why;
-        return false;
-    }
+    const bool ok = search_ways(s, l, &judge, exact, &base, out, e);
+    arena_free(m.arena);
+    return ok;
 }
 
 void setup_small_plan(const struct setup *s, int64_t batch, int64_t sequence, struct plan *p)

@@ -327,8 +327,9 @@ static struct ref *no_refs(struct arena *a, int n)
     return r;
 }
 
-void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan, int rank, bool training,
-                 const struct adamw *o, struct program *p)
+/* What all lists share; the layout of the rank. */
+static struct lower begin(struct arena *a, const struct graph *g, const struct plan *plan, int rank,
+                          struct program *p)
 {
     *p = (struct program){
         .graph = g, .plan = *plan, .value = no_refs(a, g->n_values), .grad = no_refs(a, g->n_values)
@@ -349,6 +350,24 @@ void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan
     for (int i = 0; i < g->n_nodes; i++)
         if (l.split[i].expert >= 0 && g->nodes[i].dim[l.split[i].expert] > l.most_experts)
             l.most_experts = g->nodes[i].dim[l.split[i].expert];
+    return l;
+}
+
+int64_t sched_least_bytes(struct arena *a, const struct graph *g, const struct plan *plan, int rank)
+{
+    struct program p;
+    struct lower l = begin(a, g, plan, rank, &p);
+    int64_t bytes = 0;
+    lower_make_persistent(&l, true);
+    for (int i = 0; i < p.n_buffers; i++)
+        bytes += p.buffers[i].bytes;
+    return bytes;
+}
+
+void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan, int rank, bool training,
+                 const struct adamw *o, struct program *p)
+{
+    struct lower l = begin(a, g, plan, rank, p);
     in_place_make(g, plan, l.split, l.in_place);
     stash_make(a, g, plan, l.split, l.in_place, &l.stash);
     p->recompute_most = l.stash.n_nodes;

@@ -105,6 +105,8 @@ void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan
                  const struct adamw *o, struct program *p);
 /* Does this section of a list make v? */
 bool sched_makes(const struct program *p, enum list_kind which, struct section s, value v);
+/* Bytes of what lives throughout: the slab has at least these. */
+int64_t sched_least_bytes(struct arena *a, const struct graph *g, const struct plan *plan, int rank);
 void sched_print(const struct program *p, struct str *out);
 /* Assigns offsets to all buffers from their lifetimes; fills .memory. */
 void sched_assign(struct program *p, struct arena *a);

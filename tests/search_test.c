@@ -1,0 +1,311 @@
+/* The search against exhaustive enumeration of small spaces; bounds exclude nothing that wins; speed for large ones. */
+#include "model/deepseek_v2.h"
+#include "plan/cut.h"
+#include "plan/layout.h"
+#include "plan/search.h"
+#include "sched/predict.h"
+#include "sched/sched.h"
+#include "tests/test.h"
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+static const struct adamw adam = { 0.9, 0.95, 1e-8, 0 };
+static const struct model_config lite = {
+    .vocab = 102400,
+    .width = 2048,
+    .layers = 27,
+    .heads = 16,
+    .kv_rank = 512,
+    .nope_width = 128,
+    .rope_width = 64,
+    .v_width = 128,
+    .dense_width = 10944,
+    .expert_width = 1408,
+    .experts = 64,
+    .experts_per_token = 6,
+    .shared_experts = 2,
+    .first_dense = 1,
+    .moe_every = 1,
+    .groups = 1,
+    .topk_groups = 1,
+    .sequence_aux = true,
+    .scaling = 1,
+    .aux_alpha = 0.001,
+    .norm_eps = 1e-6,
+    .rope_theta = 10000,
+    .initializer_range = 0.02,
+    .max_positions = 163840,
+};
+struct world { /* one space */
+    struct model_config model;
+    struct cluster cluster;
+    struct plan base;
+    struct plan_limits limits;
+    uint64_t state; /* of random choices */
+    struct arena *arena;
+    struct graph *graph;
+    int64_t batch;
+};
+
+static uint64_t draw(struct world *w, uint64_t below)
+{
+    w->state = w->state * 6364136223846793005u + 1442695040888963407u;
+    return (w->state >> 33) % below;
+}
+
+static double spread(struct world *w, double middle) /* 30 times more or less */
+{
+    return middle * pow(30, (double)draw(w, 2001) / 1000 - 1);
+}
+
+static const struct graph *graph_of(struct world *w, const struct plan *p)
+{
+    struct model_values v;
+    const struct model_options o = { .batch = plan_graph_batch(p), .sequence = p->sequence };
+    if (w->arena && w->batch == o.batch)
+        return w->graph;
+    arena_free(w->arena);
+    w->arena = arena_new("graph");
+    w->batch = o.batch;
+    w->graph = deepseek_v2_graph(w->arena, &w->model, &o, &v);
+    return w->graph;
+}
+
+/* The graph of a candidate, cut where it has stages. */
+static bool ready(struct world *w, struct plan *p, struct err *e)
+{
+    const struct graph *g = graph_of(w, p);
+    return (plan_parts(p) == 1 || cut_choose(g, &w->cluster, p, e)) && plan_check(p, g, e);
+}
+
+static int fullest(struct arena *a, const struct graph *g, const struct plan *p, int stage)
+{
+    struct layout l;
+    layout_make(a, g, p, stage * plan_workers(p), &l);
+    return layout_fullest_rank(&l, p);
+}
+
+static bool measure(void *context, struct plan *p, struct err *e)
+{
+    struct world *w = context;
+    if (!ready(w, p, e))
+        return false;
+    p->memory.peak_bytes = 0;
+    p->cost.step_us = 0;
+    for (int stage = 0; stage < p->stages; stage++) {
+        struct arena *a = arena_new("test");
+        struct program x;
+        struct plan_cost cost;
+        sched_lower(a, w->graph, p, fullest(a, w->graph, p, stage), true, &adam, &x);
+        sched_predict(&x, &w->cluster, &cost);
+        p->memory = x.memory.peak_bytes > p->memory.peak_bytes ? x.memory : p->memory;
+        p->recompute_most = x.recompute_most;
+        p->cost = cost.step_us > p->cost.step_us ? cost : p->cost;
+        arena_free(a);
+    }
+    return true;
+}
+
+static bool least_bytes(void *context, struct plan *p, int64_t *bytes, struct err *e)
+{
+    struct world *w = context;
+    if (!ready(w, p, e))
+        return false;
+    *bytes = 0;
+    for (int stage = 0; stage < p->stages; stage++) {
+        struct arena *a = arena_new("test");
+        const int64_t least = sched_least_bytes(a, w->graph, p, fullest(a, w->graph, p, stage));
+        *bytes = least > *bytes ? least : *bytes;
+        arena_free(a);
+    }
+    return true;
+}
+
+static void begin(struct world *w, uint64_t seed)
+{
+    static const int ranks[] = { 1, 2, 4, 6, 8 }, experts[] = { 0, 4, 6, 8 };
+    *w = (struct world){ .model = lite, .state = seed * 7919 + 17 };
+    struct model_config *m = &w->model;
+    m->vocab = 64;
+    m->width = 16 << draw(w, 2);
+    m->layers = 2;
+    m->heads = 2;
+    m->kv_rank = 16;
+    m->nope_width = m->rope_width = m->v_width = 8;
+    m->dense_width = 32;
+    m->expert_width = 16;
+    m->experts = experts[draw(w, 4)];
+    m->experts_per_token = m->experts ? 2 : 0;
+    m->shared_experts = m->experts ? 1 : 0;
+    m->first_dense = m->experts ? 1 : 2;
+    const int n = ranks[draw(w, 5)], unit = n % 2 == 0 && draw(w, 2) ? n / 2 : n;
+    w->base = (struct plan){ .sequence = 16, .head_chunk = 16, .tile = 1 };
+    w->limits = (struct plan_limits){ .n_ranks = n,
+                                      .unit_ranks = unit,
+                                      .zero = -1,
+                                      .recompute = -1,
+                                      .global_batch = n << draw(w, 3),
+                                      .stages = unit % 2 == 0 && draw(w, 4) == 0 ? 2 : 1,
+                                      .chunks = 1 };
+    cluster_cpu(&w->cluster, 1 + (int)draw(w, (uint64_t)n), 1, 8);
+    w->cluster.flops_per_s = spread(w, 1e9);
+    w->cluster.memory_bytes_per_s = spread(w, 1e9);
+    w->cluster.call_us = spread(w, 1);
+    for (int k = 0; k < TRANSFERS; k++) {
+        w->cluster.inside.bytes_per_s[k] = spread(w, 1e9);
+        w->cluster.between.bytes_per_s[k] = spread(w, 3e8);
+    }
+}
+
+struct brute { /* what every single plan says */
+    int n;
+    int64_t bytes[20000];
+    double us[20000];
+};
+
+/* The same plan with any amount of recomputation. */
+static void add_all(struct world *w, struct plan p, struct brute *b)
+{
+    struct err e = { 0 };
+    int64_t least = 0;
+    if (p.expert_parallel > 1) {
+        const int64_t mean = p.micro_batch * p.sequence * w->model.experts_per_token;
+        p.row_capacity = mean + mean / 2;
+    }
+    if (p.tensor_parallel > 1 && !ready(w, &p, &e))
+        return; /* it splits nothing of this model */
+    EXPECTF(least_bytes(w, &p, &least, &e), "%s", e.text);
+    for (p.recompute = 0; p.recompute == 0 || p.recompute <= p.recompute_most; p.recompute++) {
+        EXPECTF(measure(w, &p, &e), "%s", e.text);
+        EXPECTF(p.memory.peak_bytes >= least, "%lld < %lld", (long long)p.memory.peak_bytes,
+                (long long)least);
+        b->bytes[b->n] = p.memory.peak_bytes;
+        b->us[b->n++] = p.cost.step_us;
+    }
+}
+
+static void add_zero(struct world *w, struct plan p, struct brute *b)
+{
+    const int over[] = { 1, plan_unit_workers(&p), plan_workers(&p) };
+    for (int i = 0; i < 3; i++)
+        for (p.zero = over[i] > 1; p.zero <= (over[i] > 1 ? 3 : 0) && (i == 0 || over[i] != over[i - 1]);
+             p.zero++) {
+            p.zero_ranks = over[i];
+            add_all(w, p, b);
+        }
+}
+
+static void enumerate(struct world *w, struct brute *b)
+{
+    struct plan p = w->base;
+    b->n = 0;
+    p.n_ranks = w->limits.n_ranks;
+    p.unit_ranks = w->limits.unit_ranks;
+    p.global_batch = w->limits.global_batch;
+    p.stages = w->limits.stages;
+    p.chunks = 1;
+    const int unit = plan_unit_workers(&p);
+    const int64_t share = p.global_batch / plan_workers(&p);
+    for (p.micro_batch = 1; p.micro_batch <= share; p.micro_batch++)
+        for (p.expert_parallel = 1; p.expert_parallel <= unit; p.expert_parallel++)
+            for (p.tensor_parallel = 1; p.tensor_parallel <= unit; p.tensor_parallel++) {
+                p.accumulation = share / p.micro_batch;
+                if (share % p.micro_batch == 0 && unit % p.expert_parallel == 0 &&
+                    unit % p.tensor_parallel == 0 && (p.expert_parallel == 1 || w->model.experts) &&
+                    w->model.experts % p.expert_parallel == 0)
+                    add_zero(w, p, b);
+            }
+}
+
+/* Index of the fastest that fits, or -1; *least: the least memory of all. */
+static int optimum(const struct brute *b, int64_t limit, int64_t *least)
+{
+    int best = -1;
+    *least = INT64_MAX;
+    for (int i = 0; i < b->n; i++) {
+        *least = b->bytes[i] < *least ? b->bytes[i] : *least;
+        if (b->bytes[i] <= limit && (best < 0 || b->us[i] < b->us[best]))
+            best = i;
+    }
+    return best;
+}
+
+TEST(random_small_spaces_have_the_same_optimum)
+{
+    static struct brute b;
+    int refused = 0, repeating = 0;
+    for (uint64_t seed = 0; seed < 100; seed++) {
+        struct world w;
+        struct search_result found;
+        struct err e = { 0 };
+        int64_t least;
+        begin(&w, seed);
+        enumerate(&w, &b);
+        w.limits.memory_bytes = b.bytes[draw(&w, (uint64_t)b.n)] - (int64_t)draw(&w, 2);
+        const int best = optimum(&b, w.limits.memory_bytes, &least);
+        const struct plan_judge judge = { measure, least_bytes, &w };
+        const bool ok = search_plan(&w.base, &w.limits, w.model.experts,
+                                    w.base.sequence * w.model.experts_per_token, &judge, &found, &e);
+        EXPECTF(ok == (best >= 0), "seed %d: %s", (int)seed, e.text);
+        if (ok && best >= 0)
+            EXPECTF(found.best[0].cost.step_us == b.us[best], "seed %d: found %.17g us, the best is %.17g",
+                    (int)seed, found.best[0].cost.step_us, b.us[best]);
+        EXPECT(!ok || found.best[0].memory.peak_bytes <= w.limits.memory_bytes);
+        refused += !ok;
+        repeating += ok && found.best[0].recompute > 0;
+        arena_free(w.arena);
+    }
+    EXPECTF(refused < 40 && repeating > 10, "refused %d, repeating %d: the cases are too easy", refused,
+            repeating);
+}
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static void expect_quick(struct world *w, int ranks, int64_t batch, double seconds)
+{
+    struct search_result found;
+    struct err e = { 0 };
+    const double start = now();
+    cluster_builtin("h200", &w->cluster);
+    w->base = (struct plan){ .sequence = 2048, .head_chunk = 1024, .tile = 1 };
+    w->limits = (struct plan_limits){ .n_ranks = ranks,
+                                      .zero = -1,
+                                      .recompute = -1,
+                                      .global_batch = batch,
+                                      .memory_bytes = (int64_t)300 << 30 };
+    const struct plan_judge judge = { measure, least_bytes, w };
+    const bool ok = search_plan(&w->base, &w->limits, w->model.experts, 2048 * w->model.experts_per_token,
+                                &judge, &found, &e);
+    const double took = now() - start;
+    EXPECTF(ok, "%s", e.text);
+    EXPECTF(took < seconds, "%d ranks: %.2f s", ranks, took);
+    arena_free(w->arena);
+    w->arena = NULL;
+}
+
+/* The bars are 1, 30 and 30 seconds; the machine may be busy. */
+TEST(large_spaces_are_quick)
+{
+    struct world w = { .model = lite };
+    expect_quick(&w, 8, 64, 5);
+    expect_quick(&w, 4096, 16384, 30);
+    struct model_config *m = &w.model;
+    m->width = 5120;
+    m->layers = 60;
+    m->heads = 128;
+    m->q_rank = 1536;
+    m->dense_width = 12288;
+    m->expert_width = 1536;
+    m->experts = 160;
+    m->groups = 8;
+    m->topk_groups = 3;
+    expect_quick(&w, 1024, 4096, 60);
+}
+#endif
