@@ -41,6 +41,7 @@ struct
     int64_t row_capacity, memory_bytes;
     int recompute; /* -1 = as little as fits */
     bool reproducible;
+    double below_us; /* only plans that are faster; 0 = all */
 };
 /* How the states of training are stored. On the CPU: float32 all, master NONE (the weights are their own). On
  * CUDA weights and activations are bfloat16; the values are those of the attributes of adamw. */

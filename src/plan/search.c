@@ -55,6 +55,8 @@ static bool fits(const struct space *s, const struct plan *p)
 /* Can nothing that takes so long at least be kept any more? */
 static bool too_slow(const struct space *s, double us)
 {
+    if (s->l->below_us > 0 && us >= s->l->below_us)
+        return true;
     return s->out->n == SEARCH_KEEP && us >= s->out->best[SEARCH_KEEP - 1].cost.step_us;
 }
 
@@ -137,9 +139,9 @@ static bool try(struct space *s, struct plan *p, struct err *e)
     }
     if (!measure_until_it_fits(s, p, e))
         return false;
-    if (fits(s, p))
+    if (fits(s, p) && (s->l->below_us <= 0 || p->cost.step_us < s->l->below_us))
         keep(s->out->best, &s->out->n, p);
-    else if (too_slow(s, p->cost.step_us))
+    else if (fits(s, p) || too_slow(s, p->cost.step_us))
         s->out->n_too_slow++;
     else
         s->out->n_too_large++;
@@ -348,6 +350,8 @@ bool search_plan(const struct plan *base, const struct plan_limits *l, int64_t e
     forget_slower(out);
     if (out->n > 0)
         return true;
+    if (l->below_us > 0)
+        return err_set(e, "no plan is faster");
     s.for_smallest = true;
     return try_stages(&s, p, e) && nothing_fits(l, out, e);
 }
@@ -364,7 +368,11 @@ void search_reason(const struct plan *best, const struct plan *o, char *text, si
     for (int i = 1; i < 5; i++)
         if (parts[i] > parts[most])
             most = i;
-    snprintf(text, bytes, "slower by %.1f ms a step, %.1f ms of it in %s; %+.1f MB of memory",
-             (b->step_us - a->step_us) / 1e3, parts[most] / 1e3, names[most],
-             (double)(o->memory.peak_bytes - best->memory.peak_bytes) / 1e6);
+    const double ms = (b->step_us - a->step_us) / 1e3,
+                 mb = (double)(o->memory.peak_bytes - best->memory.peak_bytes) / 1e6;
+    if (ms < 0)
+        snprintf(text, bytes, "faster by %.1f ms a step; %+.1f MB of memory, which do not fit", -ms, mb);
+    else
+        snprintf(text, bytes, "slower by %.1f ms a step, %.1f ms of it in %s; %+.1f MB of memory", ms,
+                 parts[most] / 1e3, names[most], mb);
 }

@@ -50,25 +50,17 @@ static void add_time(struct str *out, const struct setup *s, const struct plan *
              "%.1f ms\n",
              p->cost.compute_us / 1e3, p->cost.exchange_us / 1e3, p->cost.reduce_us / 1e3,
              p->cost.optimizer_us / 1e3);
+    str_addf(out,
+             "  exposed communication %.1f ms (no overlap with products), bubble of the pipeline %.1f ms\n",
+             (p->cost.exchange_us + p->cost.reduce_us) / 1e3, p->cost.bubble_us / 1e3);
 }
 
-static void add_alternatives(struct str *out, const struct plan *best, const struct search_result *found)
+static void add_search(struct str *out, const struct search_result *found)
 {
-    char reason[256];
-    str_addf(
-        out,
-        "%d candidates: %d larger than the memory, %d that cannot be among the %d best; %d measurements. The "
-        "next best:\n",
-        found->n_candidates, found->n_too_large, found->n_too_slow, SEARCH_KEEP, found->n_measured);
-    for (int i = 1; i < found->n; i++) {
-        const struct plan *p = &found->best[i];
-        search_reason(best, p, reason, sizeof reason);
-        str_addf(out, "  expert parallel %d, tensor parallel %d, ZeRO %s, micro-batch %lld x %lld: %s\n",
-                 p->expert_parallel, p->tensor_parallel, zero_text(p), (long long)p->micro_batch,
-                 (long long)p->accumulation, reason);
-    }
-    if (found->n < 2)
-        str_add(out, "  none that fits\n");
+    str_addf(out,
+             "search: %d candidates; %d larger than the memory, %d that cannot be among the %d best; %d "
+             "measurements\n",
+             found->n_candidates, found->n_too_large, found->n_too_slow, SEARCH_KEEP, found->n_measured);
 }
 
 void report_plan(struct str *out, const struct setup *s, const struct plan *p,
@@ -79,10 +71,10 @@ void report_plan(struct str *out, const struct setup *s, const struct plan *p,
     str_addf(out, "plan %s for model %s\n", hash, s->model.fingerprint);
     str_addf(
         out,
-        "ranks: %d in %d scale unit%s of %d; data parallel over all, experts over %d, tensors over %d, ZeRO "
+        "ranks: %d in %d scale unit%s of %d; data parallel over %d, experts over %d, tensors over %d, ZeRO "
         "%s\n",
         p->n_ranks, p->n_ranks / p->unit_ranks, p->n_ranks > p->unit_ranks ? "s" : "", p->unit_ranks,
-        p->expert_parallel, p->tensor_parallel, zero_text(p));
+        plan_workers(p), p->expert_parallel, p->tensor_parallel, zero_text(p));
     str_addf(out,
              "step: %lld sequences of %lld = micro-batch %lld per rank x %lld accumulated x %d ranks = %lld "
              "tokens\n",
@@ -109,5 +101,5 @@ void report_plan(struct str *out, const struct setup *s, const struct plan *p,
     add_memory(out, p, limit);
     add_time(out, s, p);
     if (found->n)
-        add_alternatives(out, p, found);
+        add_search(out, found);
 }

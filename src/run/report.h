@@ -3,7 +3,7 @@
 #include "base/str.h"
 #include "plan/search.h"
 #include "run/setup.h"
-/* found.n = 0: the plan was read from a file, there are no alternatives. */
+/* found.n = 0: the plan was read from a file, nothing was searched. */
 void report_plan(struct str *out, const struct setup *s, const struct plan *p,
                  const struct search_result *found, int64_t limit);
 /* One line: how weights, master, moments and gradients are stored, and what is computed again. */

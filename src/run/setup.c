@@ -122,18 +122,27 @@ static int fullest_rank(struct arena *a, const struct graph *g, const struct pla
     return layout_fullest_rank(&l, p);
 }
 
-/* Memory and time of a rank, where they are the largest so far. */
-static void measure_rank(const struct measuring *m, int stage, struct plan *p)
+static void lower_stage(const struct setup *s, struct arena *a, const struct graph *g, const struct plan *p,
+                        int stage, struct program *out, struct plan_cost *cost)
 {
     const struct adamw o = { .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8 };
-    struct arena *a = arena_new("rank");
+    sched_lower(a, g, p, fullest_rank(a, g, p, stage), true, &o, out);
+    sched_predict(out, &s->cluster, cost);
+}
+
+/* Memory and time of a stage, where they are the largest so far. */
+static void measure_stage(const struct measuring *m, int stage, struct plan *p)
+{
+    struct arena *a = arena_new("stage");
     struct program program;
     struct plan_cost cost;
-    sched_lower(a, m->graph, p, fullest_rank(a, m->graph, p, stage), true, &o, &program);
-    sched_predict(&program, &m->s->cluster, &cost);
-    p->recompute_most = program.recompute_most;
-    p->memory = program.memory.peak_bytes > p->memory.peak_bytes ? program.memory : p->memory;
-    p->cost = cost.step_us > p->cost.step_us ? cost : p->cost;
+    lower_stage(m->s, a, m->graph, p, stage, &program, &cost);
+    if (program.recompute_most > p->recompute_most)
+        p->recompute_most = program.recompute_most;
+    if (program.memory.peak_bytes > p->memory.peak_bytes)
+        p->memory = program.memory;
+    if (cost.step_us > p->cost.step_us)
+        p->cost = cost;
     arena_free(a);
 }
 
@@ -143,9 +152,40 @@ static bool measure(void *context, struct plan *p, struct err *e)
         return false;
     p->memory = (struct plan_memory){ 0 };
     p->cost = (struct plan_cost){ 0 };
+    p->recompute_most = 0;
     for (int stage = 0; stage < p->stages; stage++)
-        measure_rank(context, stage, p);
+        measure_stage(context, stage, p);
     return true;
+}
+
+void setup_lower(const struct setup *s, struct arena *a, const struct plan *p, struct program *out)
+{
+    struct model_values v;
+    const struct graph *g = build_graph(s, a, p, false, &v);
+    double slowest = 0;
+    for (int stage = 0; stage < p->stages; stage++) {
+        struct program x;
+        struct plan_cost cost;
+        lower_stage(s, a, g, p, stage, &x, &cost);
+        if (stage == 0 || cost.step_us > slowest) {
+            slowest = cost.step_us;
+            *out = x;
+        }
+    }
+}
+
+bool setup_faster(const struct setup *s, const struct plan_limits *l, const struct plan *than,
+                  struct search_result *out)
+{
+    struct setup same = *s;
+    struct plan_limits limits = *l;
+    struct err why = { 0 };
+    const struct numbers *n = &than->numbers;
+    same.master = (int)n->master + 1;
+    same.moments = (int)n->moments + 1;
+    same.gradient = n->gradient == F32 ? GRADIENT_FP32 : GRADIENT_BF16;
+    limits.below_us = than->cost.step_us;
+    return setup_plan(&same, &limits, than->sequence, out, &why);
 }
 
 static bool least_bytes(void *context, struct plan *p, int64_t *bytes, struct err *e)
@@ -155,7 +195,7 @@ static bool least_bytes(void *context, struct plan *p, int64_t *bytes, struct er
         return false;
     *bytes = 0;
     for (int stage = 0; stage < p->stages; stage++) {
-        struct arena *a = arena_new("rank");
+        struct arena *a = arena_new("stage");
         const int64_t least = sched_least_bytes(a, m->graph, p, fullest_rank(a, m->graph, p, stage));
         *bytes = least > *bytes ? least : *bytes;
         arena_free(a);

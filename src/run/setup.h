@@ -34,6 +34,11 @@ bool setup_cluster(struct setup *s, const char *path, int ranks, int threads, st
 /* The plan for given limits (search.h); `fixed`: a plan to check and measure instead of searching. */
 bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequence,
                 struct search_result *out, struct err *e);
+/* The best plans for these limits that are faster than one: that stores states as that does. false: there is none. */
+bool setup_faster(const struct setup *s, const struct plan_limits *l, const struct plan *than,
+                  struct search_result *out);
+/* The program of the rank that owns most, of the slowest stage: to predict with other rates. */
+void setup_lower(const struct setup *s, struct arena *a, const struct plan *p, struct program *out);
 bool setup_measure(const struct setup *s, struct plan *p, struct err *e); /* fills memory and cost */
 /* One rank, forward only, for [batch, sequence] tokens; logits: head gives logits. */
 void setup_small_plan(const struct setup *s, int64_t batch, int64_t sequence, struct plan *p);

@@ -61,6 +61,12 @@ ok "prepare with dashes" "$moec" prepare --data-path-or-name=books/ --tokenizer-
 ok "the spellings give the same dataset" cmp books_2k/tokens.bin books_2/tokens.bin
 ok "compile as in the example" "$moec" compile --model_id model --dataset_path ./books_2k --plan_ngpus=4 --runtime_ngpus=8
 shows "its plan has the ranks" '^ranks: 8 in 2 scale units of 4'
+ok "compile explains" "$moec" compile --model_id model --sequence_length 64 --runtime_ngpus 8 --html plan.html
+shows "the split of every kind of operator" '^  tokens over .* ranks: .*embed_tokens x1'
+shows "what would make the alternatives win" '^alternatives, and the one change'
+shows "what memory and links would buy" '^  links twice as fast: '
+ok "the page draws, and loads nothing" grep -q '</svg>' plan.html
+not "the page has no script and no address" grep -qE '<script|https?:|src=' plan.html
 ok "compile without a dataset chooses the batch" "$moec" compile --model_id model --sequence_length 64 --runtime_ngpus 48
 shows "one sequence for each rank at least" '^step: 48 sequences of 64'
 refused "compile needs a length" 2 'sequence_length' "$moec" compile --model_id model --runtime_ngpus 8
@@ -96,6 +102,7 @@ ok "train runs it" train 2 planned --plan plan.json --global_batch_size 8 --max_
 ok "the run keeps the plan" cmp plan.json runs/planned/plan.json
 ok "compile --json" "$moec" compile --model_id model --dataset_path data --json
 shows "it is JSON" '^{'
+shows "with the explanation" '"explanation": {"operators": \['
 ok "inspect of a checkpoint" "$moec" inspect runs/example/checkpoints/last
 ok "inspect of a model" "$moec" inspect exported
 ok "train --json" train 1 as-json --max_steps 2 --global_batch_size 8 --json

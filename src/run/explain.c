@@ -1,0 +1,184 @@
+/* explain.c - see explain.h. A plan is lowered once (its slowest stage) and predicted with many clusters. */
+#include "run/explain.h"
+#include "sched/predict.h"
+#include <math.h>
+#include <stdio.h>
+
+struct rate { /* of a cluster, that may change alone */
+    const char *name;
+    void (*scale)(struct cluster *c, double factor); /* factor > 1: faster */
+};
+
+static void scale_link(struct link *l, double factor)
+{
+    for (int k = 0; k < TRANSFERS; k++)
+        l->bytes_per_s[k] *= factor;
+}
+
+static void scale_inside(struct cluster *c, double factor)
+{
+    scale_link(&c->inside, factor);
+}
+
+static void scale_between(struct cluster *c, double factor)
+{
+    scale_link(&c->between, factor);
+}
+
+static void scale_latency(struct cluster *c, double factor)
+{
+    c->inside.latency_us /= factor;
+    c->between.latency_us /= factor;
+}
+
+static void scale_products(struct cluster *c, double factor)
+{
+    c->flops_per_s *= factor;
+}
+
+static void scale_memory(struct cluster *c, double factor)
+{
+    c->memory_bytes_per_s *= factor;
+}
+
+static const struct rate rates[] = { { "links inside a node", scale_inside },
+                                     { "links between nodes", scale_between },
+                                     { "messages", scale_latency },
+                                     { "matrix products", scale_products },
+                                     { "memory", scale_memory } };
+enum { RATES = sizeof rates / sizeof *rates };
+
+static double step_us(const struct program *p, const struct cluster *base, const struct rate *r,
+                      double factor)
+{
+    struct cluster c = *base;
+    struct plan_cost cost;
+    r->scale(&c, factor);
+    sched_predict(p, &c, &cost);
+    return cost.step_us;
+}
+
+struct pair { /* of programs: that of the plan, and another */
+    const struct program *best, *other;
+    const struct cluster *cluster;
+};
+
+static bool wins(const struct pair *x, const struct rate *r, double factor)
+{
+    return step_us(x->other, x->cluster, r, factor) < step_us(x->best, x->cluster, r, factor);
+}
+
+/* The factor nearest to 1, up to `most` (or 1 / most), with which the other one wins; 0 = none. */
+static double crossing(const struct pair *x, const struct rate *r, double most)
+{
+    double loses = 0, wins_at = log(most);
+    if (!wins(x, r, most))
+        return 0;
+    while (fabs(wins_at - loses) > 0.002) {
+        const double middle = (wins_at + loses) / 2;
+        *(wins(x, r, exp(middle)) ? &wins_at : &loses) = middle;
+    }
+    return exp(wins_at);
+}
+
+/* The smallest change of one rate. */
+static bool change_of_rate(const struct pair *x, char *text)
+{
+    double least = 0;
+    const struct rate *what = NULL;
+    for (int i = 0; i < RATES; i++)
+        for (int slower = 0; slower < 2; slower++) {
+            const double factor = crossing(x, &rates[i], slower ? 1e-3 : 1e3);
+            if (factor > 0 && (!what || fabs(log(factor)) < fabs(log(least)))) {
+                least = factor;
+                what = &rates[i];
+            }
+        }
+    if (what)
+        snprintf(text, EXPLAIN_TEXT, "faster than the plan if %s were %.2f times as %s", what->name,
+                 least > 1 ? least : 1 / least, least > 1 ? "fast" : "slow");
+    return what != NULL;
+}
+
+static void change(const struct pair *x, const struct plan_limits *l, char *text)
+{
+    const struct plan *best = &x->best->plan, *other = &x->other->plan;
+    const int64_t more = other->memory.peak_bytes - l->memory_bytes,
+                  less = l->memory_bytes - best->memory.peak_bytes;
+    if (more > 0)
+        snprintf(text, EXPLAIN_TEXT, "fits with %.3f GB more memory per rank", (double)more / 1e9);
+    else if (!change_of_rate(x, text)) {
+        if (other->memory.peak_bytes < best->memory.peak_bytes)
+            snprintf(text, EXPLAIN_TEXT,
+                     "no rate alone; it needs less: with %.3f GB less the plan does not fit",
+                     (double)(less + 1) / 1e9);
+        else
+            snprintf(text, EXPLAIN_TEXT, "nothing: no rate alone, up to a thousandfold, and it needs %s",
+                     other->memory.peak_bytes > best->memory.peak_bytes ? "more memory" : "the same memory");
+    }
+}
+
+static void compare(const struct setup *s, const struct plan_limits *l, const struct program *best,
+                    const struct plan *other, struct alternative *out)
+{
+    struct arena *a = arena_new("alternative");
+    struct program program;
+    setup_lower(s, a, other, &program);
+    const struct pair x = { best, &program, &s->cluster };
+    out->plan = *other;
+    search_reason(&best->plan, other, out->why, sizeof out->why);
+    change(&x, l, out->wins);
+    arena_free(a);
+}
+
+/* Twice the links: what the plan takes then, and whether another is faster. */
+static void buy_links(const struct setup *s, const struct plan_limits *l, const struct program *best,
+                      struct purchase *out)
+{
+    struct setup doubled = *s;
+    struct search_result found;
+    struct plan p = best->plan;
+    scale_inside(&doubled.cluster, 2);
+    scale_between(&doubled.cluster, 2);
+    sched_predict(best, &doubled.cluster, &p.cost);
+    *out = (struct purchase){ .what = "links twice as fast", .step_us = p.cost.step_us };
+    if (setup_faster(&doubled, l, &p, &found)) {
+        out->plan = found.best[0];
+        out->step_us = out->plan.cost.step_us;
+    }
+}
+
+static void buy_memory(const struct setup *s, const struct plan_limits *l, const struct plan *p,
+                       struct purchase *out)
+{
+    struct plan_limits more = *l;
+    struct search_result found;
+    more.memory_bytes += 1000000000;
+    *out = (struct purchase){ .what = "1 GB more per rank", .step_us = p->cost.step_us };
+    if (setup_faster(s, &more, p, &found)) {
+        out->plan = found.best[0];
+        out->step_us = out->plan.cost.step_us;
+    }
+}
+
+/* Those that do not fit first: they are faster. At most half of all, so that both kinds are seen. */
+void explain_plan(const struct setup *s, const struct plan_limits *l, const struct plan *p,
+                  const struct search_result *found, struct explanation *out)
+{
+    struct arena *a = arena_new("explanation");
+    struct program best;
+    const double start = exec_now();
+    const int slower = found->n > 0 ? found->n - 1 : 0, room = ALTERNATIVES - slower;
+    const int larger = found->n_larger < (room > 2 ? room : 2) ? found->n_larger : room > 2 ? room : 2;
+    *out = (struct explanation){ 0 };
+    setup_lower(s, a, p, &best);
+    best.plan = *p;
+    for (int i = 0; i < larger; i++)
+        compare(s, l, &best, &found->larger[i], &out->alternative[out->n++]);
+    for (int i = 1; i < found->n && out->n < ALTERNATIVES; i++)
+        compare(s, l, &best, &found->best[i], &out->alternative[out->n++]);
+    buy_memory(s, l, p, &out->purchase[0]);
+    buy_links(s, l, &best, &out->purchase[1]);
+    arena_free(a);
+    out->seconds = exec_now() - start;
+}
