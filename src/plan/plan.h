@@ -41,6 +41,7 @@ struct
     int64_t row_capacity, memory_bytes;
     int recompute; /* -1 = as little as fits */
     bool reproducible;
+    int max_degree;  /* of expert and tensor parallelism; 0 = any */
     double below_us; /* only plans that are faster; 0 = all */
 };
 /* How the states of training are stored. On the CPU: float32 all, master NONE (the weights are their own). On
@@ -65,10 +66,10 @@ struct plan {
         accumulation; /* sequences per step; per rank and micro-batch; micro-batches */
     int64_t sequence;
     int64_t row_capacity; /* rows that a rank receives in one round (expert_parallel > 1) */
-    int64_t tile;       /* segments of rows begin at its multiples: 1; 8 in reproducible mode; 128 on CUDA */
-    int recompute;      /* nodes that backward repeats (sched/stash.h) */
-    int recompute_most; /* how many could be; found by measuring, not a decision */
-    int64_t head_chunk; /* rows of logits alive at a time */
+    int64_t tile;  /* segments of rows begin at its multiples: 1; 8 in reproducible mode; 128 on CUDA */
+    int recompute; /* nodes that backward repeats (sched/stash.h) */
+    int recompute_least, recompute_most; /* how few, how many may be; found by measuring, not decisions */
+    int64_t head_chunk;                  /* rows of logits alive at a time */
     bool reproducible;
     char model[17], cluster[17]; /* signatures */
     struct plan_memory memory;

@@ -44,7 +44,11 @@ static bool measure_with(const struct space *s, int recompute, struct plan *p, s
 {
     p->recompute = recompute;
     s->out->n_measured++;
-    return s->judge->measure(s->judge->context, p, e);
+    if (!s->judge->measure(s->judge->context, p, e))
+        return false;
+    if (s->l->recompute < 0 && recompute < p->recompute_least)
+        return measure_with(s, p->recompute_least, p, e);
+    return true;
 }
 
 static bool fits(const struct space *s, const struct plan *p)
@@ -63,7 +67,7 @@ static bool too_slow(const struct space *s, double us)
 /* The least recomputation that fits, by bisection: more of it is taken never to need more memory, nor less time. */
 static bool repeat_until_it_fits(const struct space *s, struct plan *p, struct err *e)
 {
-    int too_large = 0, enough = p->recompute_most;
+    int too_large = p->recompute, enough = p->recompute_most;
     if (!measure_with(s, enough, p, e))
         return false;
     while (fits(s, p) && enough - too_large > 1) {
@@ -93,7 +97,7 @@ static bool measure_until_it_fits(struct space *s, struct plan *p, struct err *e
     if (fits(s, p))
         return true;
     keep(s->out->larger, &s->out->n_larger, p);
-    if (fixed || p->recompute_most == 0 || too_slow(s, p->cost.step_us))
+    if (fixed || p->recompute_most <= p->recompute || too_slow(s, p->cost.step_us))
         return true;
     return repeat_until_it_fits(s, p, e);
 }
@@ -110,7 +114,7 @@ static bool try_for_smallest(const struct space *s, struct plan *p, int64_t leas
     for (int i = 0; i < 2; i++) {
         if (smallest->n_ranks == 0 || p->memory.peak_bytes < smallest->memory.peak_bytes)
             *smallest = *p;
-        if (fixed || i > 0 || p->recompute_most == 0)
+        if (fixed || i > 0 || p->recompute_most <= p->recompute)
             break;
         if (!measure_with(s, p->recompute_most, p, e))
             return false;
@@ -157,7 +161,8 @@ static bool try_levels(struct space *s, struct plan p, struct err *e)
         tried.zero = level;
         if (!try(s, &tried, e))
             return false;
-        const bool enough = tried.cost.step_us > 0 && fits(s, &tried) && tried.recompute == 0;
+        const bool enough =
+            tried.cost.step_us > 0 && fits(s, &tried) && tried.recompute <= tried.recompute_least;
         if (!s->for_smallest && (enough || too_slow(s, s->floor_us)))
             break;
     }
@@ -186,6 +191,8 @@ static bool try_tensor(struct space *s, struct plan p, struct err *e)
         const bool fixed = s->l->tensor_parallel > 0;
         if (fixed ? t != s->l->tensor_parallel : plan_unit_workers(&p) % t)
             continue;
+        if (s->l->max_degree && t > s->l->max_degree)
+            continue;
         if (!fixed && t > 1 && p.reproducible)
             continue; /* sums have another order: only where it is asked for */
         p.tensor_parallel = t;
@@ -209,6 +216,8 @@ static bool try_experts(struct space *s, struct plan p, struct err *e)
         if (fixed ? ep != s->l->expert_parallel
                   : plan_unit_workers(&p) % ep || (ep > 1 && s->experts == 0) ||
                         (s->experts && s->experts % ep))
+            continue;
+        if (s->l->max_degree && ep > s->l->max_degree)
             continue;
         if (!fixed && p.reproducible && (ep & (ep - 1)))
             continue;
@@ -285,6 +294,9 @@ static bool check_limits(const struct plan_limits *l, int64_t experts, struct er
                         "a step of %lld sequences cannot be shared by %d ranks: choose --global_batch_size a "
                         "multiple of %d",
                         (long long)l->global_batch, workers, workers);
+    if (l->max_degree && (l->expert_parallel > l->max_degree || l->tensor_parallel > l->max_degree))
+        return err_code(e, EXIT_USAGE, "--max_degree %d: experts over %d and tensors over %d are asked for",
+                        l->max_degree, l->expert_parallel, l->tensor_parallel);
     if (l->expert_parallel > 1 && experts == 0)
         return err_code(e, EXIT_USAGE, "--expert_parallel %d: the model has no experts", l->expert_parallel);
     if (l->expert_parallel > 1 && experts % l->expert_parallel)

@@ -42,7 +42,7 @@ static bool begin(struct arena *a, const struct config *c, bool open, struct set
                          .master = c->master,
                          .moments = c->moments,
                          .gradient = c->gradient_dtype };
-    if (!choose_device(c, open, s, e))
+    if (!choose_device(c, open, s, e) || !rules_parse(c->constraint, &s->rules, e))
         return false;
     if (s->graphs == GRAPHS_ON && s->backend == CPU)
         return err_code(e, EXIT_USAGE, "--graphs on: the CPU device has no graphs, expected auto or off");
@@ -130,20 +130,22 @@ static void lower_stage(const struct setup *s, struct arena *a, const struct gra
     sched_predict(out, &s->cluster, cost);
 }
 
-/* Memory and time of a stage, where they are the largest so far. */
-static void measure_stage(const struct measuring *m, int stage, struct plan *p)
+/* Memory and time of a stage, where they are the largest so far. Every stage repeats the same kinds of nodes. */
+static bool measure_stage(const struct measuring *m, int stage, struct plan *p, struct err *e)
 {
     struct arena *a = arena_new("stage");
     struct program program;
     struct plan_cost cost;
     lower_stage(m->s, a, m->graph, p, stage, &program, &cost);
-    if (program.recompute_most > p->recompute_most)
-        p->recompute_most = program.recompute_most;
+    p->recompute_most = program.recompute_most;
     if (program.memory.peak_bytes > p->memory.peak_bytes)
         p->memory = program.memory;
     if (cost.step_us > p->cost.step_us)
         p->cost = cost;
+    const bool ok = rules_recompute(&m->s->rules, m->graph, program.recompute_place, &p->recompute_least,
+                                    &p->recompute_most, e);
     arena_free(a);
+    return ok;
 }
 
 static bool measure(void *context, struct plan *p, struct err *e)
@@ -152,10 +154,10 @@ static bool measure(void *context, struct plan *p, struct err *e)
         return false;
     p->memory = (struct plan_memory){ 0 };
     p->cost = (struct plan_cost){ 0 };
-    p->recompute_most = 0;
-    for (int stage = 0; stage < p->stages; stage++)
-        measure_stage(context, stage, p);
-    return true;
+    bool ok = true;
+    for (int stage = 0; stage < p->stages && ok; stage++)
+        ok = measure_stage(context, stage, p, e);
+    return ok;
 }
 
 void setup_lower(const struct setup *s, struct arena *a, const struct plan *p, struct program *out)
@@ -283,10 +285,25 @@ static bool search_ways(const struct setup *s, const struct plan_limits *l, cons
     }
 }
 
+/* Names of nodes are those of any batch. */
+static bool apply_rules(const struct setup *s, int64_t sequence, struct plan_limits *l, struct err *e)
+{
+    struct plan p;
+    struct model_values v;
+    if (s->rules.n == 0)
+        return true;
+    struct arena *a = arena_new("rules");
+    setup_small_plan(s, 1, sequence, &p);
+    const bool ok = rules_apply(&s->rules, build_graph(s, a, &p, false, &v), l, e);
+    arena_free(a);
+    return ok;
+}
+
 bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequence,
                 struct search_result *out, struct err *e)
 {
     struct plan base;
+    struct plan_limits limits = *l;
     struct measuring m = { .s = s };
     const struct plan_judge judge = { measure, least_bytes, &m };
     if (sequence > s->model.max_positions)
@@ -299,7 +316,8 @@ bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequ
         return err_code(
             e, EXIT_USAGE,
             "--gradient_dtype bf16: with --reproducible several ranks add their gradients in fp32");
-    const bool ok = search_ways(s, l, &judge, exact, &base, out, e);
+    const bool ok =
+        apply_rules(s, sequence, &limits, e) && search_ways(s, &limits, &judge, exact, &base, out, e);
     arena_free(m.arena);
     return ok;
 }

@@ -3,6 +3,7 @@
 #include "ckpt/ckpt.h"
 #include "config/config.h"
 #include "model/model.h"
+#include "plan/rules.h"
 #include "plan/search.h"
 #include "run/exec.h"
 struct setup {
@@ -14,6 +15,7 @@ struct setup {
     const struct device *device; /* NULL: only described, not opened */
     enum backend backend;
     int graphs;                    /* GRAPHS_* of config.h */
+    struct rules rules;            /* of --constraint */
     int master, moments, gradient; /* as the options say: those of config.h */
 };
 /* A model, lowered and with memory, on this rank. */

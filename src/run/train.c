@@ -52,6 +52,7 @@ bool train_limits(const struct config *c, struct plan_limits *l, struct err *e)
         .micro_batch = micro,
         .row_capacity = c->row_capacity,
         .recompute = (int)c->recompute,
+        .max_degree = (int)c->max_degree,
         .memory_bytes = (int64_t)(c->mem_constraint * 1e9),
         .reproducible = c->reproducible,
     };

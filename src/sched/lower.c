@@ -371,6 +371,7 @@ void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan
     in_place_make(g, plan, l.split, l.in_place);
     stash_make(a, g, plan, l.split, l.in_place, &l.stash);
     p->recompute_most = l.stash.n_nodes;
+    p->recompute_place = l.stash.place;
     lower_shards_begin(&l);
     lower_make_persistent(&l, training);
     use_kept(&l);

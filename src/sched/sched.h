@@ -96,6 +96,7 @@ struct program {
     struct ref control, chunk_sums, nll_weight, aux_weight; /* control: of op_adamw */
     struct ref inputs, kept; /* whole buffers: inputs and loss weights; values that the host reads */
     int recompute_most;      /* stash.h */
+    int *recompute_place;    /* by node: stash.h */
 };
 struct adamw {
     double beta1, beta2, eps, weight_decay;

@@ -181,6 +181,7 @@ void stash_make(struct arena *a, const struct graph *g, const struct plan *p, co
                        .fixed = ARENA_NEW(a, bool, g->n_values),
                        .kind_of = ARENA_NEW(a, int, g->n_nodes),
                        .kind = ARENA_NEW(a, struct kind, g->n_nodes) };
+    out->place = ARENA_NEW(a, int, g->n_nodes);
     mark_saved(&s, p->numbers.backend);
     fix_values(a, p, &s);
     for (int i = 0; i < g->n_nodes; i++) {
@@ -195,7 +196,8 @@ void stash_make(struct arena *a, const struct graph *g, const struct plan *p, co
             if (s.kind_of[i] != k)
                 continue;
             drop(&s, i);
-            if (++out->n_nodes == p->recompute)
+            out->place[i] = ++out->n_nodes;
+            if (out->n_nodes == p->recompute)
                 memcpy(wanted, s.dropped, (size_t)g->n_values * sizeof *wanted);
         }
     }

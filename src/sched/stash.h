@@ -7,6 +7,7 @@
 #include "plan/plan.h"
 struct stash {
     bool *dropped; /* by value: not kept after its last use in forward */
+    int *place;    /* by node: its place in the order, from 1 on; 0 = is never dropped */
     int n_nodes;   /* largest `recompute` that makes a difference */
 };
 /* split: by node (layout_split); nodes of exchange regions recompute by themselves and are left alone. in_place: by

@@ -67,6 +67,12 @@ shows "what would make the alternatives win" '^alternatives, and the one change'
 shows "what memory and links would buy" '^  links twice as fast: '
 ok "the page draws, and loads nothing" grep -q '</svg>' plan.html
 not "the page has no script and no address" grep -qE '<script|https?:|src=' plan.html
+ok "rules for operators" "$moec" compile --model_id model --sequence_length 64 --runtime_ngpus 8 --constraint "experts: ep=2; attention: recompute=on"
+shows "fix the degree" 'experts over 2,'
+shows "and what is repeated" 'backward repeats [1-9]'
+ok "--max_degree" "$moec" compile --model_id model --sequence_length 64 --runtime_ngpus 8 --max_degree 1
+shows "bounds it" 'experts over 1,'
+refused "a degree above the largest" 2 'max_degree' "$moec" compile --model_id model --sequence_length 64 --runtime_ngpus 8 --max_degree 2 --constraint "experts: ep=4"
 ok "compile without a dataset chooses the batch" "$moec" compile --model_id model --sequence_length 64 --runtime_ngpus 48
 shows "one sequence for each rank at least" '^step: 48 sequences of 64'
 refused "compile needs a length" 2 'sequence_length' "$moec" compile --model_id model --runtime_ngpus 8
