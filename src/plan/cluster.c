@@ -39,7 +39,8 @@ static const struct cluster builtin[] = {
       { { 300e9, 300e9, 300e9 }, 10 },
       { { 40e9, 40e9, 40e9 }, 20 },
       3,
-      989e12 },
+      989e12,
+      NULL },
     { "h100",
       8,
       (int64_t)78 << 30,
@@ -48,7 +49,8 @@ static const struct cluster builtin[] = {
       { { 300e9, 300e9, 300e9 }, 10 },
       { { 40e9, 40e9, 40e9 }, 20 },
       3,
-      989e12 },
+      989e12,
+      NULL },
     { "a100",
       8,
       (int64_t)78 << 30,
@@ -57,7 +59,8 @@ static const struct cluster builtin[] = {
       { { 200e9, 200e9, 200e9 }, 10 },
       { { 20e9, 20e9, 20e9 }, 20 },
       3,
-      312e12 },
+      312e12,
+      NULL },
 };
 
 bool cluster_builtin(const char *name, struct cluster *c)
@@ -65,6 +68,7 @@ bool cluster_builtin(const char *name, struct cluster *c)
     for (size_t i = 0; i < sizeof builtin / sizeof *builtin; i++)
         if (strcmp(name, builtin[i].name) == 0) {
             *c = builtin[i];
+            c->rates = rates_builtin(name);
             return true;
         }
     return false;
@@ -72,7 +76,7 @@ bool cluster_builtin(const char *name, struct cluster *c)
 
 void cluster_cuda(struct cluster *c, int ranks_per_node, int64_t memory_bytes)
 {
-    *c = builtin[0];
+    cluster_builtin("h200", c);
     snprintf(c->name, sizeof c->name, "cuda");
     c->ranks_per_node = ranks_per_node;
     if (memory_bytes)
@@ -138,13 +142,31 @@ static bool read_cluster(const struct json *j, struct cluster *c, struct err *e)
     return true;
 }
 
-bool cluster_read(const char *path, struct cluster *c, struct err *e)
+/* "table": a built-in one by its name, or a file beside the description. */
+static bool read_rates(struct arena *a, const struct json *j, const char *path, struct cluster *c,
+                       struct err *e)
+{
+    const char *name, *slash = strrchr(path, '/');
+    if (!json_get(json_root(j), "table"))
+        return true;
+    if (!json_want_string(j, json_root(j), "table", &name, e))
+        return false;
+    c->rates = rates_builtin(name);
+    if (c->rates)
+        return true;
+    struct rates *table = ARENA_NEW(a, struct rates, 1);
+    const int folder = *name == '/' || !slash ? 0 : (int)(slash + 1 - path);
+    c->rates = table;
+    return rates_read(a, arena_printf(a, "%.*s%s", folder, path, name), table, e);
+}
+
+bool cluster_read(struct arena *a, const char *path, struct cluster *c, struct err *e)
 {
     struct json *j = json_read(path, 1u << 20, e);
     if (!j)
         return false;
     *c = (struct cluster){ 0 };
-    const bool ok = read_cluster(j, c, e);
+    const bool ok = read_cluster(j, c, e) && read_rates(a, j, path, c, e);
     json_free(j);
     return ok;
 }

@@ -3,6 +3,7 @@
 #pragma once
 #include "base/arena.h"
 #include "base/err.h"
+#include "plan/rates.h"
 #include <stdint.h>
 enum transfer {                    /* rates differ by how bytes move */
                 TRANSFER_EXCHANGE, /* each to each, other rows for everyone */
@@ -23,6 +24,7 @@ struct cluster {
     struct link inside, between; /* between ranks of one node; of different nodes */
     double call_us;              /* of one operator call */
     double peak_flops_per_s;     /* for MFU */
+    const struct rates *rates;   /* of operators; NULL = the rates above for all */
 };
 /* This machine: memory divided by the ranks on it; rates are typical of a server core (about 100 GFLOP/s). */
 /* cores: of the machine; more threads than cores share them. */
@@ -33,5 +35,6 @@ void cluster_cuda(struct cluster *c, int ranks_per_node, int64_t memory_bytes);
 bool cluster_builtin(const char *name, struct cluster *c);
 /* Links of the slowest level that a group spans: `extent` consecutive ranks of n_ranks, aligned to `extent`. */
 const struct link *cluster_link(const struct cluster *c, int64_t extent, int n_ranks);
-bool cluster_read(const char *path, struct cluster *c, struct err *e);
+/* The table that the file names is read into the arena. */
+bool cluster_read(struct arena *a, const char *path, struct cluster *c, struct err *e);
 void cluster_signature(const struct cluster *c, char out[17]);

@@ -264,10 +264,20 @@ static void cut_flat(struct arena *a, const struct layout *l, int which, struct 
         f->cut[next++] = f->n_elements;
 }
 
+struct flat layout_flat(const struct plan *p, int rank, int which)
+{
+    const int apart[FLATS] = { 1, p->expert_parallel, p->tensor_parallel }, stride = apart[which];
+    const int worker = plan_worker(p, rank);
+    return (struct flat){ .n_ranks = plan_workers(p) / stride,
+                          .index = worker / stride,
+                          .first_rank = rank - worker + worker % stride,
+                          .stride = stride,
+                          .n_shards = p->zero_ranks > stride ? p->zero_ranks / stride : 1 };
+}
+
 void layout_make(struct arena *a, const struct graph *g, const struct plan *p, int rank, struct layout *l)
 {
     struct node_split *split = ARENA_NEW(a, struct node_split, g->n_nodes);
-    const int apart[FLATS] = { 1, p->expert_parallel, p->tensor_parallel };
     const int worker = plan_worker(p, rank);
     *l = (struct layout){ .rank = rank,
                           .stage = plan_stage(p, rank),
@@ -276,11 +286,7 @@ void layout_make(struct arena *a, const struct graph *g, const struct plan *p, i
     layout_split(a, g, split);
     components_find(a, g, split, p->tensor_parallel, plan_width(p), &l->tensor);
     for (int i = 0; i < FLATS; i++)
-        l->flat[i] = (struct flat){ .n_ranks = plan_workers(p) / apart[i],
-                                    .index = worker / apart[i],
-                                    .first_rank = rank - worker + worker % apart[i],
-                                    .stride = apart[i],
-                                    .n_shards = p->zero_ranks > apart[i] ? p->zero_ranks / apart[i] : 1 };
+        l->flat[i] = layout_flat(p, rank, i);
     place_params(a, g, p, l);
     list_buckets(a, g, l);
     list_chunks(a, g, l);

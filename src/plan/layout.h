@@ -50,6 +50,8 @@ struct layout {
 /* Elements from `held` on (in held order, up to the end of what the rank holds) that are neighbours in the parameter
  * too; *stored is the place of the first one there. */
 int64_t layout_run(const struct place *p, int64_t held, int64_t *stored);
+/* The replica group of a rank in a flat space: all but its elements and cuts. */
+struct flat layout_flat(const struct plan *p, int rank, int which);
 void layout_make(struct arena *a, const struct graph *g, const struct plan *p, int rank, struct layout *l);
 /* Does a rank keep only its own coarse range of the gradients, of the weights? Gradients under --reproducible are summed
  * over the micro-batches first, so they are whole. */

@@ -4,6 +4,7 @@
 #include "run/rows.h"
 #include "run/stretch.h"
 #include "run/tensor.h"
+#include "sched/predict.h"
 #include <string.h>
 #include <time.h>
 
@@ -72,7 +73,7 @@ void exec_reach(struct exec *x, int turn)
 {
     const double before = exec_now();
     x->device->reach(turn);
-    x->seconds[TIME_COMPUTE] += exec_now() - before;
+    x->seconds[COST_COMPUTE] += exec_now() - before;
 }
 
 enum { PIECE = 1 << 20 }; /* elements that are converted at once */
@@ -169,24 +170,27 @@ static void make_outboxes(struct arena *a, struct exec *x)
         }
 }
 
+static struct comm_group *group_of(struct arena *a, const struct program *p, const char *name,
+                                   enum group_kind kind, int flat)
+{
+    return comm_split(a, name, sched_members(&p->plan, p->layout.rank, kind, flat).first);
+}
+
 /* Communicators exist and have been used before the slab is taken. */
 static void make_groups(struct arena *a, struct exec *x)
 {
     const struct program *p = x->program;
-    const int rank = p->layout.rank, ep = p->plan.expert_parallel;
-    x->expert = comm_split(a, "experts", rank / ep);
-    x->tensor = comm_split(a, "tensors", rank / p->plan.tensor_parallel);
+    x->expert = group_of(a, p, "experts", GROUP_EXPERT, 0);
+    x->tensor = group_of(a, p, "tensors", GROUP_TENSOR, 0);
     for (int i = 0; i < FLATS; i++) {
         static const char *const names[FLATS][3] = {
             { "replicas, dense", "mirror, dense", "shards, dense" },
             { "replicas, experts", "mirror, experts", "shards, experts" },
             { "replicas, slices", "mirror, slices", "shards, slices" }
         };
-        const struct flat *f = &p->layout.flat[i];
-        const int apart = f->first_rank;
-        x->replica[i] = comm_split(a, names[i][0], apart);
-        x->mirror[i] = comm_split(a, names[i][1], apart * f->n_shards + f->index % f->n_shards);
-        x->shard[i] = comm_split(a, names[i][2], apart * (f->n_ranks / f->n_shards) + f->index / f->n_shards);
+        x->replica[i] = group_of(a, p, names[i][0], GROUP_REPLICA, i);
+        x->mirror[i] = group_of(a, p, names[i][1], GROUP_MIRROR, i);
+        x->shard[i] = group_of(a, p, names[i][2], GROUP_SHARD, i);
     }
 }
 
@@ -241,27 +245,6 @@ void exec_free(struct exec *x)
 int64_t exec_outside(const struct exec *x)
 {
     return x->device->used ? x->device->used() - x->program->memory.peak_bytes : -1;
-}
-
-static enum time_class class_of(const struct instr *in, enum list_kind which)
-{
-    switch (in->kind) {
-    case RUN_ROUTE:
-    case RUN_SEND:
-    case RUN_RETURN:
-    case RUN_TENSOR_GATHER:
-    case RUN_TENSOR_SCATTER:
-    case RUN_PASS_OUT:
-    case RUN_PASS_IN:
-        return TIME_EXCHANGE;
-    case RUN_REDUCE:
-    case RUN_MIRROR:
-    case RUN_GATHER:
-    case RUN_NORM_SUM:
-        return TIME_REDUCE;
-    default:
-        return which == LIST_UPDATE ? TIME_OPTIMIZER : TIME_COMPUTE;
-    }
 }
 
 void exec_launch(struct exec *x, enum list_kind which, int index)
@@ -350,7 +333,7 @@ static bool run_section(struct exec *x, enum list_kind which, struct section s)
         const double now = exec_now();
         if (x->spent[which])
             x->spent[which][at] += now - before;
-        x->seconds[class_of(in, which)] += now - before;
+        x->seconds[sched_cost_class(in, which)] += now - before;
         before = now;
     }
     return true;

@@ -5,7 +5,6 @@
 #include "device/comm.h"
 #include "device/device.h"
 #include "sched/sched.h"
-enum time_class { TIME_COMPUTE, TIME_EXCHANGE, TIME_REDUCE, TIME_OPTIMIZER, TIME_CLASSES };
 struct step_control {              /* set by the host before LIST_UPDATE */
     double lr, beta1, beta2, clip; /* clip 0 = off */
     int64_t step;                  /* 1-based */
@@ -34,7 +33,7 @@ struct exec {
     bool replays, must_replay;
     int64_t record_bytes;         /* device memory that the records took */
     int64_t *scratch;             /* 8 arrays of n_ranks for exchanges */
-    double seconds[TIME_CLASSES]; /* since cleared */
+    double seconds[COST_CLASSES]; /* since cleared */
     double *spent[LISTS]; /* seconds by instruction, since cleared; NULL = not asked for (it makes every
                                    * instruction wait for the device) */
 };

@@ -4,9 +4,13 @@
 #include <math.h>
 #include <stdio.h>
 
-struct rate { /* of a cluster, that may change alone */
+struct machines { /* a cluster whose rates may change */
+    struct cluster cluster;
+    struct rates table;
+};
+struct lever { /* what may change alone */
     const char *name;
-    void (*scale)(struct cluster *c, double factor); /* factor > 1: faster */
+    void (*scale)(struct machines *m, double factor); /* factor > 1: faster */
 };
 
 static void scale_link(struct link *l, double factor)
@@ -15,46 +19,52 @@ static void scale_link(struct link *l, double factor)
         l->bytes_per_s[k] *= factor;
 }
 
-static void scale_inside(struct cluster *c, double factor)
+static void scale_inside(struct machines *m, double factor)
 {
-    scale_link(&c->inside, factor);
+    scale_link(&m->cluster.inside, factor);
 }
 
-static void scale_between(struct cluster *c, double factor)
+static void scale_between(struct machines *m, double factor)
 {
-    scale_link(&c->between, factor);
+    scale_link(&m->cluster.between, factor);
 }
 
-static void scale_latency(struct cluster *c, double factor)
+static void scale_latency(struct machines *m, double factor)
 {
-    c->inside.latency_us /= factor;
-    c->between.latency_us /= factor;
+    m->cluster.inside.latency_us /= factor;
+    m->cluster.between.latency_us /= factor;
 }
 
-static void scale_products(struct cluster *c, double factor)
+static void scale_products(struct machines *m, double factor)
 {
-    c->flops_per_s *= factor;
+    m->cluster.flops_per_s *= factor;
+    m->table.flops_part *= factor;
 }
 
-static void scale_memory(struct cluster *c, double factor)
+static void scale_memory(struct machines *m, double factor)
 {
-    c->memory_bytes_per_s *= factor;
+    m->cluster.memory_bytes_per_s *= factor;
+    m->table.bytes_part *= factor;
 }
 
-static const struct rate rates[] = { { "links inside a node", scale_inside },
-                                     { "links between nodes", scale_between },
-                                     { "messages", scale_latency },
-                                     { "matrix products", scale_products },
-                                     { "memory", scale_memory } };
-enum { RATES = sizeof rates / sizeof *rates };
+static const struct lever levers[] = { { "links inside a node", scale_inside },
+                                       { "links between nodes", scale_between },
+                                       { "messages", scale_latency },
+                                       { "matrix products", scale_products },
+                                       { "memory", scale_memory } };
+enum { LEVERS = sizeof levers / sizeof *levers };
 
-static double step_us(const struct program *p, const struct cluster *base, const struct rate *r,
+static double step_us(const struct program *p, const struct cluster *base, const struct lever *l,
                       double factor)
 {
-    struct cluster c = *base;
+    struct machines m = { .cluster = *base };
     struct plan_cost cost;
-    r->scale(&c, factor);
-    sched_predict(p, &c, &cost);
+    if (base->rates) {
+        m.table = *base->rates;
+        m.cluster.rates = &m.table;
+    }
+    l->scale(&m, factor);
+    sched_predict(p, &m.cluster, &cost);
     return cost.step_us;
 }
 
@@ -63,20 +73,20 @@ struct pair { /* of programs: that of the plan, and another */
     const struct cluster *cluster;
 };
 
-static bool wins(const struct pair *x, const struct rate *r, double factor)
+static bool wins(const struct pair *x, const struct lever *l, double factor)
 {
-    return step_us(x->other, x->cluster, r, factor) < step_us(x->best, x->cluster, r, factor);
+    return step_us(x->other, x->cluster, l, factor) < step_us(x->best, x->cluster, l, factor);
 }
 
 /* The factor nearest to 1, up to `most` (or 1 / most), with which the other one wins; 0 = none. */
-static double crossing(const struct pair *x, const struct rate *r, double most)
+static double crossing(const struct pair *x, const struct lever *l, double most)
 {
     double loses = 0, wins_at = log(most);
-    if (!wins(x, r, most))
+    if (!wins(x, l, most))
         return 0;
     while (fabs(wins_at - loses) > 0.002) {
         const double middle = (wins_at + loses) / 2;
-        *(wins(x, r, exp(middle)) ? &wins_at : &loses) = middle;
+        *(wins(x, l, exp(middle)) ? &wins_at : &loses) = middle;
     }
     return exp(wins_at);
 }
@@ -85,13 +95,13 @@ static double crossing(const struct pair *x, const struct rate *r, double most)
 static bool change_of_rate(const struct pair *x, char *text)
 {
     double least = 0;
-    const struct rate *what = NULL;
-    for (int i = 0; i < RATES; i++)
+    const struct lever *what = NULL;
+    for (int i = 0; i < LEVERS; i++)
         for (int slower = 0; slower < 2; slower++) {
-            const double factor = crossing(x, &rates[i], slower ? 1e-3 : 1e3);
+            const double factor = crossing(x, &levers[i], slower ? 1e-3 : 1e3);
             if (factor > 0 && (!what || fabs(log(factor)) < fabs(log(least)))) {
                 least = factor;
-                what = &rates[i];
+                what = &levers[i];
             }
         }
     if (what)
@@ -138,8 +148,8 @@ static void buy_links(const struct setup *s, const struct plan_limits *l, const 
     struct setup doubled = *s;
     struct search_result found;
     struct plan p = best->plan;
-    scale_inside(&doubled.cluster, 2);
-    scale_between(&doubled.cluster, 2);
+    scale_link(&doubled.cluster.inside, 2);
+    scale_link(&doubled.cluster.between, 2);
     sched_predict(best, &doubled.cluster, &p.cost);
     *out = (struct purchase){ .what = "links twice as fast", .step_us = p.cost.step_us };
     if (setup_faster(&doubled, l, &p, &found)) {

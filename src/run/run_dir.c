@@ -171,7 +171,7 @@ bool run_resume(struct run *r, struct err *e)
 static void write_metrics(FILE *f, const struct run *r, const struct step_report *s, double tokens_per_s,
                           double mfu)
 {
-    static const char *const names[TIME_CLASSES] = { "compute", "exchange", "reduce", "optimizer" };
+    static const char *const names[COST_CLASSES] = { "compute", "exchange", "reduce", "optimizer" };
     fprintf(f,
             "{\"step\": %lld, \"loss\": %.17g, \"bits_per_token\": %.9g, \"aux_loss\": %.17g, \"grad_norm\": "
             "%.17g, \"lr\": %.9g, ",
@@ -189,7 +189,7 @@ static void write_metrics(FILE *f, const struct run *r, const struct step_report
         fprintf(f, "%s\"%d\": %.4g", k ? ", " : "", r->engine.values.moe_layer[k],
                 step_load_ratio(&r->stepper, k));
     fprintf(f, "}, \"seconds\": {\"step\": %.6g", s->seconds);
-    for (int i = 0; i < TIME_CLASSES; i++)
+    for (int i = 0; i < COST_CLASSES; i++)
         fprintf(f, ", \"%s\": %.6g", names[i], s->times[i]);
     fprintf(f, ", \"save_wait\": %.6g, \"save_write\": %.6g}", s->save_wait, s->save_write);
     if (s->eval_loss >= 0)

@@ -65,7 +65,7 @@ bool setup_cluster(struct setup *s, const char *path, int ranks, int threads, st
 {
     enum { NODE = 8 }; /* devices of a machine that is only described */
     if (path)
-        return cluster_builtin(path, &s->cluster) || cluster_read(path, &s->cluster, e);
+        return cluster_builtin(path, &s->cluster) || cluster_read(s->arena, path, &s->cluster, e);
     if (s->backend == CUDA)
         cluster_cuda(&s->cluster, s->device || ranks < NODE ? ranks : NODE,
                      s->device ? s->device->memory() : 0);

@@ -47,7 +47,7 @@ struct step_report {
     double lr, seconds, eval_loss; /* eval_loss < 0: none at this step */
     double save_wait,
         save_write; /* seconds, since the last report: waiting for checkpoints; writing those published */
-    double times[TIME_CLASSES];
+    double times[COST_CLASSES];
     int64_t rounds;
 };
 void run_log(struct run *r, const struct step_report *s); /* rank 0: terminal line and metrics.jsonl */

@@ -15,6 +15,28 @@ void sched_cost(const struct instr *in, double *flops, double *bytes)
     *bytes = part * b[in->backward] + (in->both ? b[0] : 0);
 }
 
+/* Attributes that say nothing about the time: where the elements of a call stand among all. */
+static bool is_position(const char *attrs, int index)
+{
+    const char *at = attrs ? attrs : "";
+    for (int i = 0; i < index && at; i++)
+        at = (at = strchr(at, ' ')) ? at + 1 : NULL;
+    return at && strcmp(at, "first") == 0;
+}
+
+void sched_call(const struct instr *in, struct rates_call *out)
+{
+    const enum way way = in->both ? WAY_BOTH : in->backward ? WAY_BWD : in->again ? WAY_AGAIN : WAY_FWD;
+    *out = (struct rates_call){ .op = in->op->name, .way = way, .wide = in->wide };
+    memcpy(out->dim, in->dim, sizeof out->dim);
+    for (int i = 0; i < OP_ATTRS; i++)
+        out->attr[i] = is_position(in->op->attrs, i) ? 0 : in->attr[i];
+    for (int i = 0; i < OP_ARGS; i++) {
+        out->args |= (uint32_t)(in->arg[i].buffer >= 0) << i;
+        out->grads |= (uint32_t)(in->grad[i].buffer >= 0) << i;
+    }
+}
+
 static int64_t dim_named(const struct node *n, int letter)
 {
     return letter >= 0 ? n->dim[letter] : 0;
@@ -37,6 +59,18 @@ static int real_rows(const struct program *p, const struct instr *in, int64_t *r
     return -1;
 }
 
+/* By the table of the device; part: of the rows of the call, that it has. Negative: there is none, or it knows nothing. */
+static double table_us(const struct program *p, const struct instr *in, double part, double flops,
+                       double bytes, const struct cluster *c)
+{
+    struct rates_call call;
+    if (!c->rates || c->rates->backend != p->plan.numbers.backend)
+        return -1;
+    sched_call(in, &call);
+    const double measured = rates_measured(c->rates, &call);
+    return 1e6 * (measured >= 0 ? measured * part : rates_seconds(c->rates, &call, flops, bytes));
+}
+
 /* Of all rounds together. */
 static double op_us(const struct program *p, const struct instr *in, const struct cluster *c)
 {
@@ -44,13 +78,14 @@ static double op_us(const struct program *p, const struct instr *in, const struc
     int64_t rows;
     struct instr real = *in;
     const int letter = real_rows(p, in, &rows);
-    const double capacity = letter >= 0 ? (double)in->dim[letter] : 0;
+    const double part = letter >= 0 && in->dim[letter] > 0 ? (double)rows / (double)in->dim[letter] : 1,
+                 calls = (p->plan.expert_parallel > 1 && part > 1 ? ceil(part) : 1) * c->call_us;
     if (letter >= 0)
         real.dim[letter] = rows;
-    const double rounds = p->plan.expert_parallel > 1 && letter >= 0 ? ceil((double)rows / capacity) : 1;
     sched_cost(&real, &flops, &bytes);
-    const double compute = flops / c->flops_per_s, memory = bytes / c->memory_bytes_per_s;
-    return 1e6 * (compute > memory ? compute : memory) + rounds * c->call_us;
+    const double us = table_us(p, in, part, flops, bytes, c);
+    return us >= 0 ? fmax(us, calls)
+                   : 1e6 * fmax(flops / c->flops_per_s, bytes / c->memory_bytes_per_s) + calls;
 }
 
 static double link_us(double bytes, int messages, const struct link *l, enum transfer kind)
@@ -102,61 +137,79 @@ static double tensor_us(const struct program *p, const struct instr *in, const s
                    gather ? TRANSFER_GATHER : TRANSFER_REDUCE);
 }
 
+enum cost_class sched_cost_class(const struct instr *in, enum list_kind which)
+{
+    switch (in->kind) {
+    case RUN_ROUTE:
+    case RUN_SEND:
+    case RUN_RETURN:
+    case RUN_TENSOR_GATHER:
+    case RUN_TENSOR_SCATTER:
+    case RUN_PASS_OUT:
+    case RUN_PASS_IN:
+        return COST_EXCHANGE;
+    case RUN_REDUCE:
+    case RUN_MIRROR:
+    case RUN_GATHER:
+    case RUN_NORM_SUM:
+        return COST_REDUCE;
+    default:
+        return which == LIST_UPDATE ? COST_OPTIMIZER : COST_COMPUTE;
+    }
+}
+
+double sched_instr_us(const struct program *p, const struct instr *in, const struct cluster *c)
+{
+    const int n = p->plan.n_ranks, ep = p->plan.expert_parallel;
+    switch (in->kind) {
+    case RUN_OP:
+        return op_us(p, in, c);
+    case RUN_ZERO:
+        return 1e6 * (double)in->n / c->memory_bytes_per_s;
+    case RUN_SEND:
+    case RUN_RETURN:
+        return exchange_us(p, in, c);
+    case RUN_ROUTE:
+        return link_us((double)in->n * 4, ep - 1, links_of(p, c, ep, 1), TRANSFER_EXCHANGE);
+    case RUN_REDUCE:
+    case RUN_MIRROR:
+    case RUN_GATHER:
+        return collective_us(p, in, c);
+    case RUN_NORM_SUM:
+        return n > 1 ? link_us((double)in->n * 8, n - 1, links_of(p, c, n, 1), TRANSFER_GATHER) : 0;
+    case RUN_TENSOR_GATHER:
+    case RUN_TENSOR_SCATTER:
+        return tensor_us(p, in, c);
+    case RUN_PARTS:
+        return 1e6 * (double)in->n * 4 * in->n_parts / c->memory_bytes_per_s;
+    case RUN_PASS_IN:
+        return link_us((double)in->n, 1, links_of(p, c, 2, plan_workers(&p->plan)), TRANSFER_EXCHANGE);
+    case RUN_PASS_OUT:
+    case RUN_ROUND:
+    case RUN_ROUND_END:
+        break;
+    }
+    return 0;
+}
+
 static void add(const struct program *p, const struct cluster *c, enum list_kind which, double times,
-                struct plan_cost *out)
+                double us[COST_CLASSES])
 {
     for (int i = 0; i < p->list[which].n; i++) {
         const struct instr *in = &p->list[which].item[i];
-        switch (in->kind) {
-        case RUN_OP:
-            *(which == LIST_UPDATE ? &out->optimizer_us : &out->compute_us) += times * op_us(p, in, c);
-            break;
-        case RUN_ZERO:
-            out->optimizer_us += times * 1e6 * (double)in->n / c->memory_bytes_per_s;
-            break;
-        case RUN_SEND:
-        case RUN_RETURN:
-            out->exchange_us += times * exchange_us(p, in, c);
-            break;
-        case RUN_ROUTE:
-            out->exchange_us +=
-                times * link_us((double)in->n * 4, p->plan.expert_parallel - 1,
-                                links_of(p, c, p->plan.expert_parallel, 1), TRANSFER_EXCHANGE);
-            break;
-        case RUN_REDUCE:
-        case RUN_MIRROR:
-        case RUN_GATHER:
-            out->reduce_us += times * collective_us(p, in, c);
-            break;
-        case RUN_NORM_SUM:
-            if (p->plan.n_ranks > 1)
-                out->reduce_us += times * link_us((double)in->n * 8, p->plan.n_ranks - 1,
-                                                  links_of(p, c, p->plan.n_ranks, 1), TRANSFER_GATHER);
-            break;
-        case RUN_TENSOR_GATHER:
-        case RUN_TENSOR_SCATTER:
-            out->exchange_us += times * tensor_us(p, in, c);
-            break;
-        case RUN_PARTS:
-            out->optimizer_us += times * 1e6 * (double)in->n * 4 * in->n_parts / c->memory_bytes_per_s;
-            break;
-        case RUN_PASS_IN:
-            out->exchange_us += times * link_us((double)in->n, 1, links_of(p, c, 2, plan_workers(&p->plan)),
-                                                TRANSFER_EXCHANGE);
-            break;
-        case RUN_PASS_OUT:
-        case RUN_ROUND:
-        case RUN_ROUND_END:
-            break;
-        }
+        us[sched_cost_class(in, which)] += times * sched_instr_us(p, in, c);
     }
 }
 
 void sched_predict(const struct program *p, const struct cluster *c, struct plan_cost *out)
 {
-    *out = (struct plan_cost){ 0 };
-    add(p, c, LIST_MICRO, (double)p->plan.accumulation, out);
-    add(p, c, LIST_UPDATE, 1, out);
+    double us[COST_CLASSES] = { 0 };
+    add(p, c, LIST_MICRO, (double)p->plan.accumulation, us);
+    add(p, c, LIST_UPDATE, 1, us);
+    *out = (struct plan_cost){ .compute_us = us[COST_COMPUTE],
+                               .exchange_us = us[COST_EXCHANGE],
+                               .reduce_us = us[COST_REDUCE],
+                               .optimizer_us = us[COST_OPTIMIZER] };
     /* The first micro-batch reaches the last stage, and the last one comes back, while others wait. */
     out->bubble_us = (out->compute_us + out->exchange_us) * (p->plan.stages - 1) /
                      (double)(p->plan.accumulation * p->plan.chunks);

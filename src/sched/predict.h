@@ -1,8 +1,13 @@
 /* predict.h - time of a step from the instruction lists and the rates of a cluster: operators by their cost
- * (the slower of FLOPs and bytes, plus one call), transfers by bytes and messages. */
+ * (a table of operators, else the slower of FLOPs and bytes, plus one call), transfers by bytes and messages. */
 #pragma once
 #include "plan/cluster.h"
 #include "sched/sched.h"
 void sched_predict(const struct program *p, const struct cluster *c, struct plan_cost *out);
 /* What one call of an operator costs (op.h: cost); both: forward and backward. */
 void sched_cost(const struct instr *in, double *flops, double *bytes);
+/* The call of an operator as tables of rates know it (plan/rates.h). */
+void sched_call(const struct instr *in, struct rates_call *out);
+/* Microseconds of an instruction, on this rank. */
+double sched_instr_us(const struct program *p, const struct instr *in, const struct cluster *c);
+enum cost_class sched_cost_class(const struct instr *in, enum list_kind which);

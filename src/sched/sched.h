@@ -65,7 +65,27 @@ static inline kernel *instr_kernel(const struct instr *in, enum backend b)
         return op->fwd[b];
     return op->saved_again[b] ? op->saved_again[b] : op->again[b];
 }
+/* The ranks that an instruction needs together: it begins when all of them have come to it. */
+enum group_kind {
+    GROUP_SELF,    /* this rank alone */
+    GROUP_REPLICA, /* hold the same elements of a flat space */
+    GROUP_MIRROR,  /* of those: own the same shard of it */
+    GROUP_SHARD,   /* of those: own one copy's shards together */
+    GROUP_EXPERT,
+    GROUP_TENSOR,
+    GROUP_ALL,
+    GROUP_KINDS
+};
+enum group_kind sched_group(enum instr_kind kind);
+struct
+    members { /* ranks first, first + stride, ...; no two groups of a kind and flat space have the same first */
+    int first, stride, n;
+};
+/* Those of a rank's group; flat: of replicas, mirrors and shards. */
+struct members sched_members(const struct plan *p, int rank, enum group_kind kind, int flat);
 enum list_kind { LIST_MICRO, LIST_UPDATE, LIST_EVAL, LISTS };
+/* The part of a step that an instruction belongs to (predict.h). */
+enum cost_class { COST_COMPUTE, COST_EXCHANGE, COST_REDUCE, COST_OPTIMIZER, COST_CLASSES };
 struct list {
     int n, capacity;
     struct instr *item;

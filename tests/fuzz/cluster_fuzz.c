@@ -7,7 +7,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     struct err e = { 0 };
     struct cluster c;
     const struct fuzz_path p = fuzz_path(data, bytes);
-    const bool taken = cluster_read(p.path, &c, &e);
+    struct arena *a = arena_new("cluster");
+    const bool taken = cluster_read(a, p.path, &c, &e);
     fuzz_outcome(taken, &e);
     if (taken) {
         char signature[17];
@@ -17,6 +18,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
                         c.ranks_per_node > 0 && c.memory_bytes > 0,
                     "positive rates");
     }
+    arena_free(a);
     fuzz_path_end(&p);
     return 0;
 }
