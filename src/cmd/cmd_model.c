@@ -1,4 +1,4 @@
-/* cmd_model.c - init, compile, train, eval, generate, check. */
+/* cmd_model.c - init, compile, simulate, train, eval, generate, check. */
 #include "base/file.h"
 #include "base/pool.h"
 #include "base/str.h"
@@ -9,6 +9,7 @@
 #include "run/generate.h"
 #include "run/init.h"
 #include "run/report.h"
+#include "run/simulation.h"
 #include "run/train.h"
 #include <stdio.h>
 
@@ -18,7 +19,7 @@ static void start_threads(const struct config *c)
     pool_start(c->threads ? (int)c->threads : share > 1 ? share : 1);
 }
 
-static bool start_ranks(const struct config *c, struct err *e)
+bool cmd_start_ranks(const struct config *c, struct err *e)
 {
     if (!comm_start(e))
         return false;
@@ -49,10 +50,34 @@ static bool sequence_length(struct arena *a, const struct config *c, int64_t *ou
     struct dataset d = { 0 };
     *out = c->sequence_length;
     if (!c->dataset_path)
-        return *out > 0 || err_code(e, EXIT_USAGE, "compile: expected --dataset_path or --sequence_length");
+        return *out > 0 ||
+               err_code(e, EXIT_USAGE, "expected --sequence_length, or --dataset_path, which tells it");
     if (!dataset_open(a, c->dataset_path, true, &d, e))
         return false;
     *out = *out ? *out : d.sequence_length;
+    return true;
+}
+
+/* A plan that is made without starting the run: one process, no other ranks. */
+struct made {
+    struct setup setup;
+    struct plan_limits limits; /* with the bytes of a rank */
+    struct plan plan;
+    struct search_result found;
+};
+
+static bool make_plan(struct arena *a, const struct config *c, struct made *m, struct err *e)
+{
+    int64_t sequence;
+    if (!setup_describe(a, c, &m->setup, e) || !sequence_length(a, c, &sequence, e) ||
+        !train_limits(c, &m->limits, e))
+        return false;
+    const int ranks = m->limits.n_ranks, threads = pool_cores() > ranks ? pool_cores() / ranks : 1;
+    if (!setup_cluster(&m->setup, c->cluster, ranks, threads, e) ||
+        !train_plan(&m->setup, c, sequence, &m->plan, &m->found, e))
+        return false;
+    if (m->limits.memory_bytes == 0)
+        m->limits.memory_bytes = m->setup.cluster.memory_bytes;
     return true;
 }
 
@@ -82,9 +107,11 @@ static void print_json(const struct setup *s, const struct graph *g, const struc
     fputs(out.text, stdout);
 }
 
-static bool tell(const struct config *c, const struct setup *s, const struct plan_limits *l,
-                 const struct plan *p, const struct search_result *found, double seconds, struct err *e)
+static bool tell(const struct config *c, const struct made *m, double seconds, struct err *e)
 {
+    const struct setup *s = &m->setup;
+    const struct plan *p = &m->plan;
+    const int64_t limit = m->limits.memory_bytes;
     char hash[17];
     struct model_values v;
     struct explanation x;
@@ -92,51 +119,56 @@ static bool tell(const struct config *c, const struct setup *s, const struct pla
     const struct graph *g = model_graph(s->arena, &s->model, &o, &v);
     struct str text = str_new(s->arena, 256u << 20), report = str_new(s->arena, 1u << 20);
     plan_write(p, g, &text, hash);
-    explain_plan(s, l, p, found, &x);
-    report_plan(&report, s, p, found, l->memory_bytes);
+    explain_plan(s, &m->limits, p, &m->found, &x);
+    report_plan(&report, s, p, &m->found, limit);
     explain_text(&report, g, p, &x);
     if (c->json)
         print_json(s, g, p, &x, text.text, text.bytes);
     else
         printf("%splanned in %.3f s, explained in %.3f s\n", report.text, seconds, x.seconds);
-    return save_page(c, s, g, p, &x, l->memory_bytes, e) && save_plan(c, &text, e);
+    return save_page(c, s, g, p, &x, limit, e) && save_plan(c, &text, e);
 }
 
-/* Makes the plan of a run without starting it: one process, no other ranks. */
 bool cmd_compile(struct arena *a, const struct config *c, struct err *e)
 {
-    struct setup s;
-    int64_t sequence;
-    struct plan p;
-    struct search_result found;
-    struct plan_limits l = { 0 };
+    struct made *m = ARENA_NEW(a, struct made, 1);
     const double start = exec_now();
-    if (!setup_describe(a, c, &s, e) || !sequence_length(a, c, &sequence, e))
-        return false;
     struct config fresh = *c;
     fresh.plan = NULL; /* written below, not read */
-    if (!train_limits(c, &l, e))
+    return make_plan(a, &fresh, m, e) && tell(c, m, exec_now() - start, e);
+}
+
+bool cmd_simulate(struct arena *a, const struct config *c, struct err *e)
+{
+    struct made *m = ARENA_NEW(a, struct made, 1);
+    if (c->plan && !file_exists(c->plan))
+        return err_set(e, "%s: not found; compile writes plans", c->plan);
+    if (!make_plan(a, c, m, e))
         return false;
-    if (!setup_cluster(&s, c->cluster, l.n_ranks, pool_cores() > l.n_ranks ? pool_cores() / l.n_ranks : 1, e))
+    struct str plan = str_new(a, 1u << 20), steps = str_new(a, 64u << 20);
+    if (!simulation_run(a, &m->setup, &m->plan, c->trace, (int)c->trace_ranks, c->json, &steps, e))
         return false;
-    if (!train_plan(&s, &fresh, sequence, &p, &found, e))
-        return false;
-    l.memory_bytes = l.memory_bytes ? l.memory_bytes : s.cluster.memory_bytes;
-    return tell(c, &s, &l, &p, &found, exec_now() - start, e);
+    report_plan(&plan, &m->setup, &m->plan, &m->found, m->limits.memory_bytes);
+    if (!c->json)
+        fputs(plan.text, stdout);
+    fputs(steps.text, stdout);
+    if (!c->json && c->trace)
+        printf("written to %s\n", c->trace);
+    return true;
 }
 
 bool cmd_train(struct arena *a, const struct config *c, struct err *e)
 {
     if (c->run_mode == RUN_MODE_COMPILE)
         return cmd_compile(a, c, e);
-    if (!start_ranks(c, e))
+    if (!cmd_start_ranks(c, e))
         return false;
     return train_run(a, c, e);
 }
 
 bool cmd_eval(struct arena *a, const struct config *c, struct err *e)
 {
-    if (!start_ranks(c, e))
+    if (!cmd_start_ranks(c, e))
         return false;
     return eval_run(a, c, e);
 }

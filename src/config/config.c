@@ -23,9 +23,12 @@ enum { /* one bit per row of `commands`, in its order */
        BENCH_STEP = 1 << 15,
        BENCH_OPS = 1 << 16,
        BENCH_GROUPED = 1 << 17,
-       EVERY = (1 << 18) - 1,
+       SIMULATE = 1 << 18,
+       PROFILE = 1 << 19,
+       EVERY = (1 << 20) - 1,
+       PLAN = COMPILE | TRAIN | SIMULATE,
        BENCH = BENCH_STEP | BENCH_OPS | BENCH_GROUPED,
-       MODEL = COMPILE | TRAIN | EVAL | GENERATE | CHECK | BENCH_STEP | BENCH_OPS
+       MODEL = PLAN | EVAL | GENERATE | CHECK | BENCH_STEP | BENCH_OPS | PROFILE
 };
 static const struct command commands[] = {
     { "prepare", "Tokenize text into a dataset of sequences.", NULL },
@@ -46,6 +49,9 @@ static const struct command commands[] = {
     { "bench step", "Time a training step of a model, by operator.", NULL },
     { "bench ops", "Time each operator of a model's training step by itself, beside its floor.", NULL },
     { "bench grouped-gemm", "Time the experts' products at the sizes of the nnScaler example.", NULL },
+    { "simulate", "Run a step of a plan on a clock, for any number of ranks: time, memory, waiting, a trace.",
+      NULL },
+    { "profile", "Measure the operator calls of a model here, as a table for predictions.", NULL },
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 const char option_required[] = "required";

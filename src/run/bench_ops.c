@@ -2,6 +2,7 @@
  * FLOPs and bytes set at the rates that this device reaches, and the error against the CPU's kernels. Calls are those
  * of the instruction lists, timed where they stand in them, so that their inputs are those of training. */
 #include "base/blas.h"
+#include "base/file.h"
 #include "base/rng.h"
 #include "graph/registry.h"
 #include "ops/adamw.h"
@@ -23,6 +24,7 @@ struct row { /* a distinct call */
     const struct instr *first;
     int64_t calls; /* of it in the lists */
     double seconds, flops, bytes;
+    double cost_bytes; /* of the record */
     struct bench_error error;
 };
 
@@ -39,12 +41,10 @@ struct ops {
 
 static bool same_call(const struct instr *x, const struct instr *y)
 {
-    bool same = x->op == y->op && x->backward == y->backward && x->again == y->again && x->both == y->both &&
-                x->wide == y->wide && memcmp(x->dim, y->dim, sizeof x->dim) == 0;
-    for (int i = 0; i < OP_ARGS; i++)
-        same &= (x->arg[i].buffer < 0) == (y->arg[i].buffer < 0) &&
-                (x->grad[i].buffer < 0) == (y->grad[i].buffer < 0);
-    return same;
+    struct rates_call a, b;
+    sched_call(x, &a);
+    sched_call(y, &b);
+    return rates_same_call(&a, &b);
 }
 
 static struct row *row_of(struct ops *o, enum list_kind list, const struct instr *in)
@@ -164,6 +164,7 @@ static void time_list(struct ops *o, enum list_kind list)
         struct row *r = row_of(o, list, in);
         if (r->calls++ == 0) {
             sched_cost(in, &r->flops, &r->bytes);
+            r->cost_bytes = r->bytes;
             r->bytes = least_bytes(o, in, r->bytes);
             r->seconds = time_calls(o->setup.device, launch, &at);
         } else {
@@ -353,6 +354,36 @@ static bool start(struct ops *o, struct arena *a, const struct config *c, struct
     make_batch(o, a, c);
     o->engine.exec.control = (struct step_control){ 1e-5, 0.9, 0.95, 1.0, 1, 0 };
     step_train(&o->stepper, 0, 0, o->plan.global_batch); /* libraries choose their kernels */
+    return true;
+}
+
+static bool write_table(const struct ops *o, struct arena *a, const char *path, struct err *e)
+{
+    struct rates_entry *all = ARENA_NEW(a, struct rates_entry, o->n);
+    struct str s = str_new(a, 64u << 20);
+    for (int i = 0; i < o->n; i++) {
+        const struct row *r = &o->rows[i];
+        all[i] = (struct rates_entry){ .seconds = r->seconds, .flops = r->flops, .bytes = r->cost_bytes };
+        sched_call(r->first, &all[i].call);
+    }
+    rates_write(&(struct rates){ .backend = o->setup.backend, .n_entries = o->n, .entry = all }, &s);
+    return file_write(path, s.text, s.bytes, e);
+}
+
+bool bench_profile(struct arena *a, const struct config *c, struct err *e)
+{
+    struct ops *o = ARENA_NEW(a, struct ops, 1);
+    blas_warm_up();
+    if (comm_ranks() > 1)
+        return err_code(e, EXIT_USAGE, "profile runs on one rank, %d were started", comm_ranks());
+    if (!start(o, a, c, e))
+        return false;
+    time_list(o, LIST_MICRO);
+    time_list(o, LIST_UPDATE);
+    exec_free(&o->engine.exec);
+    if (!write_table(o, a, c->output, e))
+        return false;
+    printf("%d calls measured, written to %s\n", o->n, c->output);
     return true;
 }
 

@@ -183,10 +183,10 @@ void sched_assign(struct program *p, struct arena *a)
     classes_at_peak(p, a, n_times);
 }
 
-static const char *const kind_name[] = { "op",     "zero",   "route",         "round",          "round end",
-                                         "send",   "return", "tensor gather", "tensor scatter", "parts",
-                                         "reduce", "mirror", "pass out",      "pass in",        "norm",
-                                         "gather" };
+const char *const sched_kind_name[] = { "op",     "zero",   "route",         "round",          "round end",
+                                        "send",   "return", "tensor gather", "tensor scatter", "parts",
+                                        "reduce", "mirror", "pass out",      "pass in",        "norm",
+                                        "gather" };
 
 static void print_ref(const struct program *p, struct str *out, const char *label, struct ref r)
 {
@@ -200,7 +200,7 @@ void sched_print(const struct program *p, struct str *out)
     for (int k = 0; k < LISTS; k++)
         for (int i = 0; i < p->list[k].n; i++) {
             const struct instr *x = &p->list[k].item[i];
-            str_addf(out, "%s %d %s%s %s", list_name[k], i, x->op ? x->op->name : kind_name[x->kind],
+            str_addf(out, "%s %d %s%s %s", list_name[k], i, x->op ? x->op->name : sched_kind_name[x->kind],
                      x->op && x->op->bwd[CPU] ? (x->both       ? ".both"
                                                  : x->backward ? ".bwd"
                                                                : ".fwd")

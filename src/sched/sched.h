@@ -38,6 +38,7 @@ enum instr_kind {
     RUN_NORM_SUM, /* all-reduce of n doubles ref[0] of which one rank holds each, then the clip factor into ref[1] */
     RUN_GATHER, /* weights ref[0] of flat `flat`, elements [first, first + n_elements): owners send their coarse ranges to ref[1] of the members of their shard group */
 };
+extern const char *const sched_kind_name[]; /* by instr_kind */
 struct instr {
     const char *name;
     const struct op *op;
