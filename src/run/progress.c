@@ -112,3 +112,27 @@ void progress_print(struct run *r, const struct step_report *s, double tokens_pe
     }
     fflush(stdout);
 }
+
+static void compare(const char *name, double predicted_us, double measured_s)
+{
+    printf("  %-9s %10.1f ms %10.1f ms", name, predicted_us / 1e3, 1e3 * measured_s);
+    if (measured_s > 1e-4)
+        printf(" %+7.1f %%", 100 * (predicted_us / 1e6 / measured_s - 1));
+    printf("\n");
+}
+
+void progress_compare(struct run *r)
+{
+    const struct plan_cost *p = &r->plan.cost;
+    const struct measured *m = &r->measured;
+    const double n = (double)m->n_steps, *each = m->class_seconds;
+    if (comm_rank() != 0 || r->config->json || m->n_steps == 0)
+        return;
+    printf("predicted and measured time of a step (mean of %lld after the first)%s:\n", (long long)m->n_steps,
+           r->setup.backend == CUDA ? "; parts are those of the host, which waits in compute" : "");
+    compare("step", p->step_us, m->seconds / n);
+    compare("compute", p->compute_us, each[COST_COMPUTE] / n);
+    compare("exchange", p->exchange_us, each[COST_EXCHANGE] / n);
+    compare("reduce", p->reduce_us, each[COST_REDUCE] / n);
+    compare("optimizer", p->optimizer_us, each[COST_OPTIMIZER] / n);
+}

@@ -192,6 +192,11 @@ static void write_metrics(FILE *f, const struct run *r, const struct step_report
     for (int i = 0; i < COST_CLASSES; i++)
         fprintf(f, ", \"%s\": %.6g", names[i], s->times[i]);
     fprintf(f, ", \"save_wait\": %.6g, \"save_write\": %.6g}", s->save_wait, s->save_write);
+    fprintf(f,
+            ", \"predicted_seconds\": {\"step\": %.6g, \"compute\": %.6g, \"exchange\": %.6g, \"reduce\": "
+            "%.6g, \"optimizer\": %.6g}",
+            r->plan.cost.step_us / 1e6, r->plan.cost.compute_us / 1e6, r->plan.cost.exchange_us / 1e6,
+            r->plan.cost.reduce_us / 1e6, r->plan.cost.optimizer_us / 1e6);
     if (s->eval_loss >= 0)
         fprintf(f, ", \"eval_loss\": %.17g, \"eval_bits_per_byte\": %.9g", s->eval_loss,
                 s->eval_loss / log(2.0) / r->bytes_per_token);

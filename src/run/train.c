@@ -285,16 +285,26 @@ static bool after_step(struct run *r, struct step_report *report)
     return done;
 }
 
+static void measure(struct measured *m, const struct step_report *s)
+{
+    m->n_steps++;
+    m->seconds += s->seconds;
+    for (int i = 0; i < COST_CLASSES; i++)
+        m->class_seconds[i] += s->times[i];
+}
+
 static bool loop(struct run *r, struct err *e)
 {
     bool done = r->position->step >= r->total_steps;
     if (done && comm_rank() == 0 && !r->config->json)
         printf("nothing to do: %lld of %lld steps are done\n", (long long)r->position->step,
                (long long)r->total_steps);
-    while (!done) {
+    for (bool first = true; !done; first = false) {
         struct step_report report;
         if (!one_step(r, &report, e))
             return false;
+        if (!first)
+            measure(&r->measured, &report);
         done = after_step(r, &report);
     }
     return true;
@@ -403,6 +413,7 @@ bool train_run(struct arena *a, const struct config *c, struct err *e)
     const bool ok = loop(r, e);
     save_close(r);
     progress_end_line(r);
+    progress_compare(r);
     if (r->metrics)
         fclose(r->metrics);
     exec_free(&r->engine.exec);

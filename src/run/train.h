@@ -5,6 +5,10 @@
 #include "run/setup.h"
 #include "run/step.h"
 #include <stdio.h>
+struct measured { /* steps after the first one of this start */
+    int64_t n_steps;
+    double seconds, class_seconds[COST_CLASSES]; /* sums */
+};
 struct run {
     struct arena *arena;
     const struct config *config;
@@ -26,6 +30,7 @@ struct run {
     FILE *metrics;
     bool bar, in_bar; /* progress bar instead of one line per step; its line has no end yet */
     double eta_seconds;
+    struct measured measured;
     int64_t outside_bytes[2]; /* exec_outside() at the start, after the first step (0 = not yet) */
 };
 /* Limits for the planner from the options; ranks: those of the run (0: --runtime_ngpus or this MPI run's). */
@@ -55,4 +60,5 @@ void run_log(struct run *r, const struct step_report *s); /* rank 0: terminal li
 /* progress.c: what rank 0 prints for a step; nothing on other ranks, which are never in a bar. */
 void progress_open(struct run *r); /* chooses bar or lines */
 void progress_print(struct run *r, const struct step_report *s, double tokens_per_s, double mfu);
+void progress_compare(struct run *r);  /* at the end: predicted and measured times of a step */
 void progress_end_line(struct run *r); /* before anything else is printed */

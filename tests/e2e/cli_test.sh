@@ -1,7 +1,7 @@
 #!/bin/bash
 # The command line: help, names, spellings, exit codes of usage errors.
 . "$(dirname "$0")/lib.sh"
-commands="prepare tokenize inspect init compile train eval generate check merge export verify help version"
+commands="prepare tokenize inspect init compile simulate profile train eval generate check merge export verify help version"
 for c in $commands "tokenizer train" "bench step" "bench ops" "bench grouped-gemm"; do
     if "$moec" $c --help >help.txt 2>&1 && grep -q "^usage: moec $c\|moec $c" help.txt; then passed "moec $c --help"; else failed "moec $c --help" help.txt; fi
     "$moec" help $c >help2.txt 2>&1

@@ -14,8 +14,8 @@ END
 ms() { # of "predicted step: X s" or "simulated step ...: X s"
     sed -n "s/^$1[^:]*: \([0-9.]*\) s.*/\1/p" "$2" | awk '{ print 1000 * $1 }'
 }
-measured() { # RUN: median step of its metrics, ms
-    sed -n 's/.*"seconds": {"step": \([0-9.e-]*\),.*/\1/p' "runs/$1/metrics.jsonl" | tail -n +3 | sort -g | awk '{ x[NR] = $1 } END { print 1000 * x[int((NR + 1) / 2)] }'
+measured() { # RUN: quickest step of its metrics after the first, ms: others may use the machine
+    sed -n 's/.*"seconds": {"step": \([0-9.e-]*\),.*/\1/p' "runs/$1/metrics.jsonl" | tail -n +2 | sort -g | awk 'NR == 1 { print 1000 * $1 }'
 }
 within() { # NAME GOT WANTED FACTOR
     if awk "BEGIN { exit !($2 > 0 && $2 < $3 * $4 && $2 > $3 / $4) }"; then passed "$1 (predicted $2 ms, measured $3 ms)"; else failed "$1: predicted $2 ms, measured $3 ms"; fi
@@ -29,18 +29,48 @@ for file in bare here; do
     ok "compile with $file.json" "$moec" compile $options --cluster $file.json --runtime_ngpus 1
     cp log $file.plan
 done
-ok "train" train 1 one --global_batch_size 32 --micro_batch_size 8 --threads 1 --max_steps 8 --save_every -1
+ok "train" train 1 one --global_batch_size 32 --micro_batch_size 8 --threads 1 --max_steps 12 --cluster here.json --save_every -1
 echo "     without a table: $(ms 'predicted step' bare.plan) ms; per class, at the end of training:"
-grep -A5 '^predicted and measured' one.out | sed 's/^/     /'
-within "one rank" "$(ms 'predicted step' here.plan)" "$(measured one)" 2
+grep -A5 '^predicted and measured' one.out || failed "no comparison" one.out
+within "one rank" "$(ms 'predicted step' here.plan)" "$(measured one)" 3
+ok "metrics have the prediction" grep -q '"predicted_seconds": {"step": [0-9]' runs/one/metrics.jsonl
 not "a table that is not there" "$moec" compile $options --cluster <(sed 's/table.json/none.json/' here.json)
 refused "a table of another format" 3 'version' env bash -c 'echo "{}" >table2.json; sed s/table.json/table2.json/ here.json >c2.json; exec "$0" compile --model_id model --dataset_path data --cluster c2.json' "$moec"
 
-# Two ranks that each hold all experts, or exchange rows over one expert group in many rounds' worth of messages.
-for ep in 1 2; do
-    ok "simulate, experts over $ep" "$moec" simulate $options --cluster here.json --runtime_ngpus 2 --expert_parallel $ep --zero 0 --trace ep$ep.json --trace_ranks 1
-    cp log ep$ep.sim
-    ok "train, experts over $ep" train 2 ep$ep --global_batch_size 32 --micro_batch_size 8 --threads 1 --max_steps 8 --expert_parallel $ep --zero 0 --save_every -1
-    echo "     simulated $(ms 'simulated step' ep$ep.sim) ms, measured $(measured ep$ep) ms"
+# The trace is JSON, of one rank, ordered, and as long as the step.
+traced() {
+    python3 - "$1" "$2" <<'END'
+import json, sys
+events = json.load(open(sys.argv[1]))["traceEvents"]
+bars = [e for e in events if e["ph"] == "X"]
+assert {e["pid"] for e in events} == {0}, "ranks"
+assert any(e["ph"] == "C" and e["args"]["bytes"] > 0 for e in events), "memory"
+end = max(e["ts"] + e["dur"] for e in bars)
+assert abs(end / 1e3 - float(sys.argv[2])) < 1, (end, sys.argv[2])
+for a, b in zip(bars, bars[1:]):
+    assert a["ts"] <= b["ts"] + 1e-3, (a, b)
+assert any("experts" in e["name"] for e in bars)
+END
+}
+for layout in 1 2; do
+    ok "simulate, experts over $layout" "$moec" simulate $options --cluster here.json --runtime_ngpus 2 --expert_parallel $layout --zero 0 --trace ep$layout.json --trace_ranks 1
+    cp log ep$layout.sim
+    shows "no deadlock, experts over $layout" 'no deadlock'
+    command -v python3 >/dev/null && ok "the trace, experts over $layout" traced ep$layout.json "$(ms 'simulated step' ep$layout.sim)"
+    ok "train, experts over $layout" train 2 ep$layout --global_batch_size 32 --micro_batch_size 8 --threads 1 --max_steps 8 --expert_parallel $layout --zero 0 --save_every -1
+    echo "     experts over $layout: simulated $(ms 'simulated step' ep$layout.sim) ms, measured $(measured ep$layout) ms"
 done
+# The order of layouts is asked only where their steps differ clearly: others may use the cores.
+order() { # SIMULATED-A SIMULATED-B MEASURED-A MEASURED-B
+    awk "BEGIN { a = $1 < $2; b = $3 < $4; r = $3 / $4; if (r < 1) r = 1 / r; exit !(a == b || r < 2) }"
+}
+ok "the order of the two" order "$(ms 'simulated step' ep1.sim)" "$(ms 'simulated step' ep2.sim)" "$(measured ep1)" "$(measured ep2)"
+ok "simulate 4096 ranks" timeout 60 "$moec" simulate --model_id model --sequence_length 64 --cluster here.json --runtime_ngpus 4096 --plan_ngpus 8 --expert_parallel 8 --zero 1 --global_batch_size 16384 --micro_batch_size 8
+shows "they share lists" 'all ranks run the lists'
+ok "simulate writes JSON" "$moec" simulate $options --cluster here.json --runtime_ngpus 2 --json
+refused "simulate without a length" 2 'sequence_length' "$moec" simulate --model_id model --runtime_ngpus 2
+refused "a plan that is not there" 3 'none.plan' "$moec" simulate $options --runtime_ngpus 2 --plan none.plan
+ok "a plan that compile wrote" "$moec" compile $options --runtime_ngpus 2 --cluster here.json --plan two.plan
+ok "is simulated" "$moec" simulate $options --runtime_ngpus 2 --cluster here.json --plan two.plan
+refused "a trace that cannot be written" '1|3' 'nowhere' "$moec" simulate $options --runtime_ngpus 2 --trace nowhere/t.json
 finish
