@@ -66,7 +66,7 @@ order() { # SIMULATED-A SIMULATED-B MEASURED-A MEASURED-B
 }
 ok "the order of the two" order "$(ms 'simulated step' ep1.sim)" "$(ms 'simulated step' ep2.sim)" "$(measured ep1)" "$(measured ep2)"
 ok "simulate 4096 ranks" timeout 60 "$moec" simulate --model_id model --sequence_length 64 --cluster here.json --runtime_ngpus 4096 --plan_ngpus 8 --expert_parallel 8 --zero 1 --global_batch_size 16384 --micro_batch_size 8
-shows "they share lists" 'all ranks run the lists'
+shows "they share lists" 'all ranks of a stage run the lists'
 ok "simulate writes JSON" "$moec" simulate $options --cluster here.json --runtime_ngpus 2 --json
 refused "simulate without a length" 2 'sequence_length' "$moec" simulate --model_id model --runtime_ngpus 2
 refused "a plan that is not there" 3 'none.plan' "$moec" simulate $options --runtime_ngpus 2 --plan none.plan
