@@ -154,8 +154,12 @@ void components_find(struct arena *a, const struct graph *g, const struct node_s
                      int width, struct components *out)
 {
     const int n = g->n_values * DIMS;
-    struct state s = { g, split, ARENA_NEW(a, int, n), ARENA_NEW(a, bool, n), ARENA_NEW(a, bool, n) };
     *out = (struct components){ ARENA_NEW(a, int, g->n_nodes), ARENA_NEW(a, int, g->n_values) };
+    memset(out->letter, -1, (size_t)g->n_nodes * sizeof *out->letter);
+    memset(out->dim, -1, (size_t)g->n_values * sizeof *out->dim);
+    if (tensor == 1)
+        return;
+    struct state s = { g, split, ARENA_NEW(a, int, n), ARENA_NEW(a, bool, n), ARENA_NEW(a, bool, n) };
     for (int i = 0; i < n; i++)
         s.parent[i] = i;
     for (int i = 0; i < g->n_nodes; i++)
@@ -164,19 +168,15 @@ void components_find(struct arena *a, const struct graph *g, const struct node_s
     judge(&s, tensor, width);
     while (strike_rivals(&s))
         ;
-    for (int v = 0; v < g->n_values; v++) {
-        out->dim[v] = -1;
-        for (int k = 0; k < DIMS && tensor > 1; k++)
+    for (int v = 0; v < g->n_values; v++)
+        for (int k = 0; k < DIMS; k++)
             if (wanted(&s, find(&s, v * DIMS + k)))
                 out->dim[v] = k;
-    }
-    for (int i = 0; i < g->n_nodes; i++) {
-        out->letter[i] = -1;
-        for (int l = 0; l < g->nodes[i].anno->n_letters && tensor > 1; l++)
+    for (int i = 0; i < g->n_nodes; i++)
+        for (int l = 0; l < g->nodes[i].anno->n_letters; l++)
             for (int j = 0; j < g->nodes[i].anno->n_args; j++) {
                 const int m = member(&g->nodes[i], j, l);
                 if (m >= 0 && wanted(&s, find(&s, m)))
                     out->letter[i] = l;
             }
-    }
 }

@@ -84,12 +84,13 @@ static struct graph *build_graph(const struct setup *s, struct arena *a, const s
     return model_graph(a, &s->model, &o, v);
 }
 
-/* Candidates of the same batch share a graph. */
+/* Candidates of the same batch share a graph; of those, candidates with as many stages and chunks the cuts. */
 struct measuring {
     const struct setup *s;
     struct arena *arena; /* of the graph; NULL = none yet */
     struct graph *graph;
     int64_t batch, sequence;
+    struct plan cut; /* stages 0: none yet */
 };
 
 static bool graph_for(struct measuring *m, const struct plan *p, struct err *e)
@@ -102,7 +103,18 @@ static bool graph_for(struct measuring *m, const struct plan *p, struct err *e)
     m->batch = plan_graph_batch(p);
     m->sequence = p->sequence;
     m->graph = build_graph(m->s, m->arena, p, false, &v);
+    m->cut.stages = 0;
     return graph_check(m->graph, e);
+}
+
+static bool choose_cuts(struct measuring *m, struct plan *p, struct err *e)
+{
+    if (m->cut.stages == p->stages && m->cut.chunks == p->chunks)
+        memcpy(p->cut, m->cut.cut, sizeof p->cut);
+    else if (!cut_choose(m->graph, &m->s->cluster, p, e))
+        return false;
+    m->cut = *p;
+    return true;
 }
 
 /* The graph of a candidate, cut where its stages need it. */
@@ -111,7 +123,7 @@ static bool make_ready(struct measuring *m, struct plan *p, struct err *e)
     if (!graph_for(m, p, e))
         return false;
     const bool chosen = plan_parts(p) == 1 || p->cut[plan_parts(p)] > 0;
-    return (chosen || cut_choose(m->graph, &m->s->cluster, p, e)) && plan_check(p, m->graph, e);
+    return (chosen || choose_cuts(m, p, e)) && plan_check(p, m->graph, e);
 }
 
 /* The rank of a stage that owns most stands for the others. */

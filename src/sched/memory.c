@@ -1,6 +1,7 @@
 /* memory.c - lifetimes of buffers -> offsets in one slab. Buffers that live throughout come first; the others
  * are placed largest first at the lowest offset that is free during their whole life. */
 #include "base/str.h"
+#include "sched/place.h"
 #include "sched/sched.h"
 #include <limits.h>
 #include <stdlib.h>
@@ -96,34 +97,6 @@ static int larger_first(const void *x, const void *y)
     return i < j ? -1 : i > j;
 }
 
-struct placed { /* a buffer that has its place; in the order of offsets */
-    int64_t at, end;
-    int first, last;
-};
-
-/* Lowest offset >= base that no placed buffer with a common lifetime covers; *index: where it belongs in the order. */
-static int64_t lowest_free(const struct buffer *b, const struct placed *placed, int n_placed, int64_t base,
-                           int *index)
-{
-    const int64_t bytes = room_of(b);
-    int64_t at = base;
-    int i = 0;
-    for (; i < n_placed; i++) {
-        const struct placed *c = &placed[i];
-        if (b->first > c->last || c->first > b->last)
-            continue;
-        if (at + bytes <= c->at)
-            break;
-        at = c->end > at ? c->end : at;
-    }
-    while (i > 0 && placed[i - 1].at > at)
-        i--;
-    while (i < n_placed && placed[i].at <= at)
-        i++;
-    *index = i;
-    return at;
-}
-
 struct by_class {
     int64_t bytes[MEM_CLASSES];
 };
@@ -156,8 +129,7 @@ static void classes_at_peak(struct program *p, struct arena *a, int n_times)
 void sched_assign(struct program *p, struct arena *a)
 {
     const int n_times = lifetimes(p);
-    struct placed *placed = ARENA_NEW(a, struct placed, p->n_buffers);
-    int *order = ARENA_NEW(a, int, p->n_buffers), n = 0, index;
+    int *order = ARENA_NEW(a, int, p->n_buffers), n = 0;
     int64_t base = 0, top;
     for (int i = 0; i < p->n_buffers; i++) {
         struct buffer *b = &p->buffers[i];
@@ -171,13 +143,11 @@ void sched_assign(struct program *p, struct arena *a)
     sorting = p->buffers;
     qsort(order, (size_t)n, sizeof *order, larger_first);
     top = base;
+    struct places *places = places_new(a, n_times, base);
     for (int i = 0; i < n; i++) {
         struct buffer *b = &p->buffers[order[i]];
-        b->at = lowest_free(b, placed, i, base, &index);
-        memmove(placed + index + 1, placed + index, (size_t)(i - index) * sizeof *placed);
-        placed[index] = (struct placed){ b->at, b->at + room_of(b), b->first, b->last };
-        if (b->at + room_of(b) > top)
-            top = b->at + room_of(b);
+        b->at = places_put(places, room_of(b), b->first, b->last);
+        top = b->at + room_of(b) > top ? b->at + room_of(b) : top;
     }
     p->memory.peak_bytes = top;
     classes_at_peak(p, a, n_times);
