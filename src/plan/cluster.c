@@ -2,6 +2,7 @@
 #include "plan/cluster.h"
 #include "base/hash.h"
 #include "base/json.h"
+#include "base/str.h"
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -169,6 +170,34 @@ bool cluster_read(struct arena *a, const char *path, struct cluster *c, struct e
     const bool ok = read_cluster(j, c, e) && read_rates(a, j, path, c, e);
     json_free(j);
     return ok;
+}
+
+static void write_link(struct str *out, const char *key, const struct link *l)
+{
+    str_addf(out,
+             "  \"%s\": {\"exchange_bytes_per_s\": %.17g, \"gather_bytes_per_s\": %.17g, "
+             "\"reduce_bytes_per_s\": %.17g, \"latency_us\": %.17g},\n",
+             key, l->bytes_per_s[TRANSFER_EXCHANGE], l->bytes_per_s[TRANSFER_GATHER],
+             l->bytes_per_s[TRANSFER_REDUCE], l->latency_us);
+}
+
+void cluster_write(const struct cluster *c, const char *table, struct str *out)
+{
+    str_add(out, "{\n  \"version\": 2,\n  \"name\": ");
+    str_add_json(out, c->name, strlen(c->name));
+    str_addf(out,
+             ",\n  \"ranks_per_node\": %d,\n  \"memory_bytes\": %lld,\n  \"flops_per_s\": %.17g,\n  "
+             "\"peak_flops_per_s\": %.17g,\n  \"memory_bytes_per_s\": %.17g,\n",
+             c->ranks_per_node, (long long)c->memory_bytes, c->flops_per_s, c->peak_flops_per_s,
+             c->memory_bytes_per_s);
+    write_link(out, "inside_node", &c->inside);
+    write_link(out, "between_nodes", &c->between);
+    if (table) {
+        str_add(out, "  \"table\": ");
+        str_add_json(out, table, strlen(table));
+        str_add(out, ",\n");
+    }
+    str_addf(out, "  \"call_us\": %.17g\n}\n", c->call_us);
 }
 
 static int add_link(char *text, size_t bytes, const struct link *l)

@@ -15,6 +15,7 @@ struct link {
     double bytes_per_s[TRANSFERS]; /* what one rank sends, and receives at the same time */
     double latency_us;             /* of one message */
 };
+struct str;
 struct cluster {
     char name[64];
     int ranks_per_node;
@@ -37,4 +38,6 @@ bool cluster_builtin(const char *name, struct cluster *c);
 const struct link *cluster_link(const struct cluster *c, int64_t extent, int n_ranks);
 /* The table that the file names is read into the arena. */
 bool cluster_read(struct arena *a, const char *path, struct cluster *c, struct err *e);
+/* As cluster_read() takes it, format 2; table: the name of the table of rates, or NULL. */
+void cluster_write(const struct cluster *c, const char *table, struct str *out);
 void cluster_signature(const struct cluster *c, char out[17]);

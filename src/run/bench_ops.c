@@ -8,6 +8,7 @@
 #include "ops/adamw.h"
 #include "run/bench.h"
 #include "run/bench_error.h"
+#include "run/links.h"
 #include "run/step.h"
 #include "run/weights.h"
 #include "sched/predict.h"
@@ -381,21 +382,76 @@ static bool write_table(const struct ops *o, struct arena *a, const char *path, 
     return file_write(path, s.text, s.bytes, e);
 }
 
+static const char *base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+static bool write_cluster(const struct cluster *c, struct arena *a, const char *table, const char *path,
+                          struct err *e)
+{
+    struct str s = str_new(a, 1u << 20);
+    cluster_write(c, table, &s);
+    return file_write(path, s.text, s.bytes, e);
+}
+
+/* What one rank reaches, and its operators; the links are those of the cluster, until several ranks measure them. */
+static bool profile_operators(struct ops *o, struct arena *a, const struct config *c, struct err *e)
+{
+    const size_t n = strlen(c->output), ending = n > 5 && strcmp(c->output + n - 5, ".json") == 0 ? 5 : 0;
+    const char *table = arena_printf(a, "%.*s.rates.json", (int)(n - ending), c->output);
+    if (!start(o, a, c, e))
+        return false;
+    measure_ceilings(o);
+    time_list(o, LIST_MICRO);
+    time_list(o, LIST_UPDATE);
+    exec_free(&o->engine.exec);
+    struct cluster here = o->setup.cluster;
+    here.flops_per_s = o->flops_per_s;
+    here.memory_bytes_per_s = o->bytes_per_s;
+    if (!write_table(o, a, table, e) || !write_cluster(&here, a, base_name(table), c->output, e))
+        return false;
+    printf("%d calls measured, written to %s and %s\n", o->n, c->output, table);
+    return true;
+}
+
+/* Into the description that one rank wrote before. */
+static bool profile_links(struct ops *o, struct arena *a, const struct config *c, struct err *e)
+{
+    struct cluster here;
+    if (!setup_open(a, c, &o->setup, e) || !setup_connect(&o->setup, c, NULL, e))
+        return false;
+    if (!file_exists(c->output))
+        return err_code(e, EXIT_USAGE,
+                        "%s: not found; several ranks measure links, into the description that "
+                        "'moec profile' on one rank writes first",
+                        c->output);
+    if (!cluster_read(a, c->output, &here, e))
+        return false;
+    links_measure(a, o->setup.device, &here);
+    here.memory_bytes = o->setup.cluster.memory_bytes; /* the machine's, shared by its ranks */
+    if (comm_rank() != 0)
+        return true;
+    const char *table = !here.rates                       ? NULL
+                        : rates_builtin(here.rates->name) ? here.rates->name
+                                                          : base_name(here.rates->name);
+    if (!write_cluster(&here, a, table, c->output, e))
+        return false;
+    printf("links between %d ranks, %d to a machine: inside %.2f GB/s, %.1f us a message; written to %s\n",
+           comm_ranks(), here.ranks_per_node, here.inside.bytes_per_s[TRANSFER_EXCHANGE] / 1e9,
+           here.inside.latency_us, c->output);
+    if (comm_ranks() > here.ranks_per_node)
+        printf("between machines %.2f GB/s, %.1f us a message\n",
+               here.between.bytes_per_s[TRANSFER_EXCHANGE] / 1e9, here.between.latency_us);
+    return true;
+}
+
 bool bench_profile(struct arena *a, const struct config *c, struct err *e)
 {
     struct ops *o = ARENA_NEW(a, struct ops, 1);
     blas_warm_up();
-    if (comm_ranks() > 1)
-        return err_code(e, EXIT_USAGE, "profile runs on one rank, %d were started", comm_ranks());
-    if (!start(o, a, c, e))
-        return false;
-    time_list(o, LIST_MICRO);
-    time_list(o, LIST_UPDATE);
-    exec_free(&o->engine.exec);
-    if (!write_table(o, a, c->output, e))
-        return false;
-    printf("%d calls measured, written to %s\n", o->n, c->output);
-    return true;
+    return comm_ranks() > 1 ? profile_links(o, a, c, e) : profile_operators(o, a, c, e);
 }
 
 bool bench_ops(struct arena *a, const struct config *c, struct err *e)

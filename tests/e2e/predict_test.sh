@@ -22,10 +22,14 @@ measured() { # RUN: quickest step of its metrics after the first, ms: others may
 within() { # NAME GOT WANTED FACTOR
     if awk "BEGIN { exit !($2 > 0 && $2 < $3 * $4 && $2 > $3 / $4) }"; then passed "$1 (predicted $2 ms, measured $3 ms)"; else failed "$1: predicted $2 ms, measured $3 ms"; fi
 }
-ok "profile" "$moec" profile --model_id model --sequence_length 64 --micro_batch_size 8 --threads 1 --output table.json
-shows "it counts the calls" '^[0-9]+ calls measured'
+profile="profile --model_id model --sequence_length 64 --micro_batch_size 8 --threads 1"
+not "links before operators" $mpirun -np 2 "$moec" $profile --output here.json
+ok "profile" "$moec" $profile --output here.json
+shows "it counts the calls" '^[0-9]+ calls measured, written to here.json and here.rates.json'
+ok "profile of links" $mpirun -np 2 "$moec" $profile --output here.json
+shows "it tells their rates" '^links between 2 ranks, 2 to a machine: inside [0-9]+\.[0-9]+ GB/s'
+ok "it keeps the operators" grep -q '"table": "here.rates.json"' here.json
 cluster bare.json ""
-cluster here.json ', "table": "table.json"'
 options="--model_id model --dataset_path data --global_batch_size 32 --micro_batch_size 8"
 for file in bare here; do
     ok "compile with $file.json" "$moec" compile $options --cluster $file.json --runtime_ngpus 1
@@ -36,8 +40,8 @@ echo "     without a table: $(ms 'predicted step' bare.plan) ms; per class, at t
 grep -A5 '^predicted and measured' one.out || failed "no comparison" one.out
 within "one rank" "$(ms 'predicted step' here.plan)" "$(measured one)" "$factor"
 ok "metrics have the prediction" grep -q '"predicted_seconds": {"step": [0-9]' runs/one/metrics.jsonl
-not "a table that is not there" "$moec" compile $options --cluster <(sed 's/table.json/none.json/' here.json)
-refused "a table of another format" 3 'version' env bash -c 'echo "{}" >table2.json; sed s/table.json/table2.json/ here.json >c2.json; exec "$0" compile --model_id model --dataset_path data --cluster c2.json' "$moec"
+not "a table that is not there" "$moec" compile $options --cluster <(sed 's/here.rates.json/none.json/' here.json)
+refused "a table of another format" 3 'version' env bash -c 'echo "{}" >table2.json; sed s/here.rates.json/table2.json/ here.json >c2.json; exec "$0" compile --model_id model --dataset_path data --cluster c2.json' "$moec"
 
 # The trace is JSON, of one rank, ordered, and as long as the step, or up to so many ms shorter.
 traced() { # FILE MS SHORTER
