@@ -52,6 +52,7 @@ static const struct lever levers[] = { { "links inside a node", scale_inside },
                                        { "messages", scale_latency },
                                        { "matrix products", scale_products },
                                        { "memory", scale_memory } };
+enum { MOST_STAGES = 16 }; /* of a pipeline that is tried */
 enum { LEVERS = sizeof levers / sizeof *levers };
 
 static double step_us(const struct program *p, const struct cluster *base, const struct lever *l,
@@ -141,34 +142,56 @@ static void compare(const struct setup *s, const struct plan_limits *l, const st
     arena_free(a);
 }
 
+/* Fills the plan and its time where one is faster than `than`. */
+static bool buy(const struct setup *s, const struct plan_limits *l, const struct plan *than,
+                struct purchase *out)
+{
+    struct search_result found;
+    if (!setup_faster(s, l, than, &found))
+        return false;
+    out->plan = found.best[0];
+    out->step_us = out->plan.cost.step_us;
+    return true;
+}
+
 /* Twice the links: what the plan takes then, and whether another is faster. */
 static void buy_links(const struct setup *s, const struct plan_limits *l, const struct program *best,
                       struct purchase *out)
 {
     struct setup doubled = *s;
-    struct search_result found;
     struct plan p = best->plan;
     scale_link(&doubled.cluster.inside, 2);
     scale_link(&doubled.cluster.between, 2);
     sched_predict(best, &doubled.cluster, &p.cost);
     *out = (struct purchase){ .what = "links twice as fast", .step_us = p.cost.step_us };
-    if (setup_faster(&doubled, l, &p, &found)) {
-        out->plan = found.best[0];
-        out->step_us = out->plan.cost.step_us;
-    }
+    buy(&doubled, l, &p, out);
 }
 
 static void buy_memory(const struct setup *s, const struct plan_limits *l, const struct plan *p,
                        struct purchase *out)
 {
     struct plan_limits more = *l;
-    struct search_result found;
     more.memory_bytes += 1000000000;
     *out = (struct purchase){ .what = "1 GB more per rank", .step_us = p->cost.step_us };
-    if (setup_faster(s, &more, p, &found)) {
-        out->plan = found.best[0];
-        out->step_us = out->plan.cost.step_us;
+    buy(s, &more, p, out);
+}
+
+/* The search takes a pipeline where nothing else fits; here the best one for its time. false: none is faster. */
+static bool buy_stages(const struct setup *s, const struct plan_limits *l, const struct plan *p,
+                       struct purchase *out)
+{
+    struct plan_limits staged = *l;
+    struct plan best = *p;
+    *out = (struct purchase){ .step_us = p->cost.step_us };
+    for (int n = 2; n <= MOST_STAGES && l->stages == 0 && p->stages == 1; n++) {
+        staged.stages = n;
+        staged.chunks = 1;
+        if (p->unit_ranks % n == 0 && buy(s, &staged, &best, out)) {
+            best = out->plan;
+            snprintf(out->what, sizeof out->what, "--pipeline_stages %d", n);
+        }
     }
+    return out->plan.n_ranks > 0;
 }
 
 /* Those that do not fit first: they are faster. At most half of all, so that both kinds are seen. */
@@ -189,6 +212,7 @@ void explain_plan(const struct setup *s, const struct plan_limits *l, const stru
         compare(s, l, &best, &found->best[i], &out->alternative[out->n++]);
     buy_memory(s, l, p, &out->purchase[0]);
     buy_links(s, l, &best, &out->purchase[1]);
+    out->n_purchases = 2 + buy_stages(s, l, p, &out->purchase[2]);
     arena_free(a);
     out->seconds = exec_now() - start;
 }

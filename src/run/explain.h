@@ -4,20 +4,21 @@
 #include "base/str.h"
 #include "plan/search.h"
 #include "run/setup.h"
-enum { ALTERNATIVES = 5, PURCHASES = 2, EXPLAIN_TEXT = 320 };
+enum { ALTERNATIVES = 5, PURCHASES = 3, EXPLAIN_TEXT = 320 };
 struct alternative {
     struct plan plan;
     char why[EXPLAIN_TEXT];  /* how it differs in time and memory */
     char wins[EXPLAIN_TEXT]; /* the change that would make it the faster one, or that fits */
 };
 struct purchase {
-    const char *what;
+    char what[64];
     double step_us;   /* of the best plan then */
     struct plan plan; /* it; n_ranks 0: the plan stays */
 };
 struct explanation {
     int n;
     struct alternative alternative[ALTERNATIVES];
+    int n_purchases;
     struct purchase purchase[PURCHASES];
     double seconds; /* that this took */
 };

@@ -194,7 +194,7 @@ static void add_alternatives(struct str *out, const struct plan *p, const struct
     for (int i = 0; i < x->n; i++)
         add_row(out, &x->alternative[i].plan, x->alternative[i].why, x->alternative[i].wins);
     str_add(out, "</table>\n<h2>What would save time</h2><ul>\n");
-    for (int i = 0; i < PURCHASES; i++)
+    for (int i = 0; i < x->n_purchases; i++)
         str_addf(out, "<li>%s: %.1f ms a step less%s</li>\n", x->purchase[i].what,
                  (p->cost.step_us - x->purchase[i].step_us) / 1e3,
                  x->purchase[i].plan.n_ranks ? ", with another plan" : ", with the same plan");

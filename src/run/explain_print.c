@@ -115,7 +115,7 @@ void explain_text(struct str *out, const struct graph *g, const struct plan *p, 
     if (x->n == 0)
         str_add(out, "  none was measured\n");
     str_add(out, "what would save time:\n");
-    for (int i = 0; i < PURCHASES; i++)
+    for (int i = 0; i < x->n_purchases; i++)
         add_purchase(out, p, &x->purchase[i]);
 }
 
@@ -161,7 +161,7 @@ void explain_json(struct str *out, const struct graph *g, const struct plan *p, 
         str_add(out, "}");
     }
     str_add(out, "], \"buys\": [");
-    for (int i = 0; i < PURCHASES; i++) {
+    for (int i = 0; i < x->n_purchases; i++) {
         str_add(out, i ? ", {" : "{");
         add_string(out, "what", x->purchase[i].what);
         str_addf(out, ", \"step_us\": %.0f, \"plan\": ", x->purchase[i].step_us);

@@ -90,7 +90,9 @@ struct measuring {
     struct arena *arena; /* of the graph; NULL = none yet */
     struct graph *graph;
     int64_t batch, sequence;
-    struct plan cut; /* stages 0: none yet */
+    struct plan cut;   /* stages 0: none yet */
+    struct plan ready; /* the last that was checked, but for recomputation; n_ranks 0: none yet */
+    int *fullest;      /* its rank of every stage that owns most, in the graph's arena */
 };
 
 static bool graph_for(struct measuring *m, const struct plan *p, struct err *e)
@@ -103,7 +105,7 @@ static bool graph_for(struct measuring *m, const struct plan *p, struct err *e)
     m->batch = plan_graph_batch(p);
     m->sequence = p->sequence;
     m->graph = build_graph(m->s, m->arena, p, false, &v);
-    m->cut.stages = 0;
+    m->cut.stages = m->ready.n_ranks = 0;
     return graph_check(m->graph, e);
 }
 
@@ -117,28 +119,45 @@ static bool choose_cuts(struct measuring *m, struct plan *p, struct err *e)
     return true;
 }
 
-/* The graph of a candidate, cut where its stages need it. */
+/* The rank of a stage that owns most stands for the others. */
+static int fullest_rank(const struct graph *g, const struct plan *p, int stage)
+{
+    struct arena *a = arena_new("fullest rank");
+    struct layout l;
+    layout_make(a, g, p, stage * plan_workers(p), &l);
+    const int rank = layout_fullest_rank(&l, p);
+    arena_free(a);
+    return rank;
+}
+
+/* The graph of a candidate, cut where its stages need it, and the ranks that stand for all. */
 static bool make_ready(struct measuring *m, struct plan *p, struct err *e)
 {
     if (!graph_for(m, p, e))
         return false;
     const bool chosen = plan_parts(p) == 1 || p->cut[plan_parts(p)] > 0;
-    return (chosen || choose_cuts(m, p, e)) && plan_check(p, m->graph, e);
+    if (!chosen && !choose_cuts(m, p, e))
+        return false;
+    struct plan same = *p;
+    same.recompute = same.recompute_least = same.recompute_most = 0;
+    same.memory = (struct plan_memory){ 0 };
+    same.cost = (struct plan_cost){ 0 };
+    if (m->ready.n_ranks && memcmp(&same, &m->ready, sizeof same) == 0)
+        return true;
+    if (!plan_check(p, m->graph, e))
+        return false;
+    m->fullest = ARENA_NEW(m->arena, int, p->stages);
+    for (int stage = 0; stage < p->stages; stage++)
+        m->fullest[stage] = fullest_rank(m->graph, p, stage);
+    m->ready = same;
+    return true;
 }
 
-/* The rank of a stage that owns most stands for the others. */
-static int fullest_rank(struct arena *a, const struct graph *g, const struct plan *p, int stage)
-{
-    struct layout l;
-    layout_make(a, g, p, stage * plan_workers(p), &l);
-    return layout_fullest_rank(&l, p);
-}
-
-static void lower_stage(const struct setup *s, struct arena *a, const struct graph *g, const struct plan *p,
-                        int stage, struct program *out, struct plan_cost *cost)
+static void lower_rank(const struct setup *s, struct arena *a, const struct graph *g, const struct plan *p,
+                       int rank, struct program *out, struct plan_cost *cost)
 {
     const struct adamw o = { .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8 };
-    sched_lower(a, g, p, fullest_rank(a, g, p, stage), true, &o, out);
+    sched_lower(a, g, p, rank, true, &o, out);
     sched_predict(out, &s->cluster, cost);
 }
 
@@ -148,7 +167,7 @@ static bool measure_stage(const struct measuring *m, int stage, struct plan *p, 
     struct arena *a = arena_new("stage");
     struct program program;
     struct plan_cost cost;
-    lower_stage(m->s, a, m->graph, p, stage, &program, &cost);
+    lower_rank(m->s, a, m->graph, p, m->fullest[stage], &program, &cost);
     p->recompute_most = program.recompute_most;
     if (program.memory.peak_bytes > p->memory.peak_bytes)
         p->memory = program.memory;
@@ -180,7 +199,7 @@ void setup_lower(const struct setup *s, struct arena *a, const struct plan *p, s
     for (int stage = 0; stage < p->stages; stage++) {
         struct program x;
         struct plan_cost cost;
-        lower_stage(s, a, g, p, stage, &x, &cost);
+        lower_rank(s, a, g, p, fullest_rank(g, p, stage), &x, &cost);
         if (stage == 0 || cost.step_us > slowest) {
             slowest = cost.step_us;
             *out = x;
@@ -199,6 +218,10 @@ bool setup_faster(const struct setup *s, const struct plan_limits *l, const stru
     same.moments = (int)n->moments + 1;
     same.gradient = n->gradient == F32 ? GRADIENT_FP32 : GRADIENT_BF16;
     limits.below_us = than->cost.step_us;
+    if (limits.stages == 0) { /* none is tried but where nothing else fits */
+        limits.stages = than->stages;
+        limits.chunks = than->chunks;
+    }
     return setup_plan(&same, &limits, than->sequence, out, &why);
 }
 
@@ -210,7 +233,7 @@ static bool least_bytes(void *context, struct plan *p, int64_t *bytes, struct er
     *bytes = 0;
     for (int stage = 0; stage < p->stages; stage++) {
         struct arena *a = arena_new("stage");
-        const int64_t least = sched_least_bytes(a, m->graph, p, fullest_rank(a, m->graph, p, stage));
+        const int64_t least = sched_least_bytes(a, m->graph, p, m->fullest[stage]);
         *bytes = least > *bytes ? least : *bytes;
         arena_free(a);
     }
