@@ -66,6 +66,11 @@ int layout_fine_of(const struct flat *f, int member)
     return member % f->n_shards * (f->n_ranks / f->n_shards) + member / f->n_shards;
 }
 
+int layout_tree_place(const struct flat *f, int member)
+{
+    return member % f->together * (f->n_ranks / f->together) + member / f->together;
+}
+
 void layout_coarse(const struct flat *f, int member, int64_t *begin, int64_t *end)
 {
     const int per_shard = f->n_ranks / f->n_shards, shard = member % f->n_shards;
@@ -272,6 +277,7 @@ struct flat layout_flat(const struct plan *p, int rank, int which)
                           .index = worker / stride,
                           .first_rank = rank - worker + worker % stride,
                           .stride = stride,
+                          .together = p->shards && stride == 1 ? p->tensor_parallel : 1,
                           .n_shards = p->zero_ranks > stride ? p->zero_ranks / stride : 1 };
 }
 

@@ -27,6 +27,7 @@ struct flat {
     int64_t n_elements;     /* padded */
     int n_ranks, index;     /* replica group: its size and our position */
     int first_rank, stride; /* members: first_rank + i * stride */
+    int together;           /* neighbours whose sums the tree adds last; 1: it adds neighbours first */
     int n_shards;           /* optimizer state is cut in n_shards; member i owns coarse i % n_shards */
     int64_t *cut;           /* n_ranks + 1 boundaries of fine ranges */
 };
@@ -57,7 +58,8 @@ void layout_make(struct arena *a, const struct graph *g, const struct plan *p, i
  * over the micro-batches first, so they are whole. */
 bool layout_shards_gradients(const struct plan *p, const struct flat *f);
 bool layout_shards_weights(const struct plan *p, const struct flat *f);
-int layout_fine_of(const struct flat *f, int member); /* which fine range a member reduces */
+int layout_fine_of(const struct flat *f, int member);    /* which fine range a member reduces */
+int layout_tree_place(const struct flat *f, int member); /* of its gradients in the tree */
 /* Coarse range [*begin, *end) whose optimizer state a member owns. */
 /* The rank that owns most of a stage; its ranks differ in nothing else that takes memory. l: of any of them. */
 int layout_fullest_rank(const struct layout *l, const struct plan *p);

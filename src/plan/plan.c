@@ -5,6 +5,7 @@
 #include "base/str.h"
 #include "plan/cut.h"
 #include "plan/layout.h"
+#include "plan/tree.h"
 #include <string.h>
 
 const char *const plan_class_name[MEM_CLASSES] = { "weights",   "gradients", "optimizer", "activations",
@@ -146,7 +147,7 @@ static bool check_amounts(const struct plan *p, struct err *e)
             "plan: row_capacity = %lld, expected with --reproducible on CUDA at least %lld: the rows "
             "of one expert from one rank",
             (long long)p->row_capacity, (long long)segment);
-    if (p->n_ranks > 1 && plan_whole_segments(p) && p->numbers.gradient != F32)
+    if ((p->n_ranks > 1 || p->shards) && plan_whole_segments(p) && p->numbers.gradient != F32)
         return err_set(e, "plan: gradients in %s, expected F32 with --reproducible on several ranks",
                        num_dtype_name(p->numbers.gradient));
     if (p->head_chunk < 1)
@@ -196,7 +197,8 @@ static bool check_experts(const struct plan *p, const struct graph *g, struct er
 
 bool plan_check(const struct plan *p, const struct graph *g, struct err *e)
 {
-    if (!check_numbers(&p->numbers, e) || !check_ranks(p, e) || !check_amounts(p, e))
+    if (!check_numbers(&p->numbers, e) || !check_ranks(p, e) || !check_amounts(p, e) ||
+        !plan_tree_check(p, e))
         return false;
     if (!g)
         return true;
@@ -226,9 +228,9 @@ static void add_decisions(const struct plan *p, struct str *s)
              (long long)p->accumulation);
     str_addf(s,
              "  \"row_capacity\": %lld,\n  \"tile\": %lld,\n  \"head_chunk\": %lld,\n  \"recompute\": %d,\n  "
-             "\"reproducible\": %s,\n",
+             "\"reproducible\": %s,\n  \"reproducible_shards\": %d,\n",
              (long long)p->row_capacity, (long long)p->tile, (long long)p->head_chunk, p->recompute,
-             p->reproducible ? "true" : "false");
+             p->reproducible ? "true" : "false", p->shards);
 }
 
 void plan_hash(const struct plan *p, char hash[17])
@@ -278,9 +280,10 @@ void plan_write(const struct plan *p, const struct graph *g, struct str *out, ch
                  (long long)p->memory.class_bytes[i]);
     str_addf(out,
              "},\n  \"predicted_us\": {\"step\": %.0f, \"compute\": %.0f, \"exchange\": %.0f, \"reduce\": "
-             "%.0f, \"optimizer\": %.0f, \"bubble\": %.0f},\n",
+             "%.0f, \"optimizer\": %.0f, \"bubble\": %.0f},\n"
+             "  \"reproducible_price\": {\"bytes\": %lld, \"step_us\": %.0f},\n",
              p->cost.step_us, p->cost.compute_us, p->cost.exchange_us, p->cost.reduce_us,
-             p->cost.optimizer_us, p->cost.bubble_us);
+             p->cost.optimizer_us, p->cost.bubble_us, (long long)p->price.bytes, p->price.step_us);
     add_nodes(p, g, out);
     str_add(out, "}\n");
 }
@@ -354,6 +357,14 @@ static bool read_memory(const struct json *j, struct plan *p, struct err *e)
            json_want_number(j, c, "bubble", &p->cost.bubble_us, e);
 }
 
+static bool read_price(const struct json *j, struct plan_price *price, struct err *e)
+{
+    jval v;
+    return json_want_object(j, json_root(j), "reproducible_price", &v, e) &&
+           json_want_int(j, v, "bytes", INT64_MIN, INT64_MAX, &price->bytes, e) &&
+           json_want_number(j, v, "step_us", &price->step_us, e);
+}
+
 static bool read_cuts(const struct json *j, struct plan *p, struct err *e)
 {
     const jval r = json_root(j);
@@ -379,7 +390,7 @@ static bool read_plan(const struct json *j, struct plan *p, struct err *e)
 {
     const jval r = json_root(j);
     const int64_t top = 1 << 24;
-    int64_t version, recompute, zero;
+    int64_t version, recompute, zero, shards;
     char hash[17], stored[17];
     if (json_type(r) != JSON_OBJECT)
         return json_err(j, r, "", e, "expected an object");
@@ -402,10 +413,13 @@ static bool read_plan(const struct json *j, struct plan *p, struct err *e)
         !json_want_int(j, r, "tile", 1, 1024, &p->tile, e) ||
         !json_want_int(j, r, "head_chunk", 1, INT32_MAX, &p->head_chunk, e) ||
         !json_want_int(j, r, "recompute", 0, 1 << 20, &recompute, e) ||
-        !json_want_bool(j, r, "reproducible", &p->reproducible, e) || !read_memory(j, p, e))
+        !json_want_bool(j, r, "reproducible", &p->reproducible, e) ||
+        !json_want_int(j, r, "reproducible_shards", 0, PLAN_SHARDS, &shards, e) || !read_memory(j, p, e) ||
+        !read_price(j, &p->price, e))
         return false;
     p->recompute = (int)recompute;
     p->zero = (int)zero;
+    p->shards = (int)shards;
     plan_hash(p, hash);
     return strcmp(hash, stored) == 0 ||
            json_err(j, r, "hash", e, "the plan was changed by hand: it is %s, the text says %s", hash,

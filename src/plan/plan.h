@@ -15,7 +15,8 @@
 #include "base/err.h"
 #include "graph/graph.h"
 #include "plan/cluster.h"
-enum { PLAN_VERSION = 5, PLAN_CHUNKS = 16, PLAN_PARTS = 256 };
+enum { PLAN_VERSION = 6, PLAN_CHUNKS = 16, PLAN_PARTS = 256 };
+enum { PLAN_TREE_LEVELS = 12, PLAN_SHARDS = 1 << PLAN_TREE_LEVELS };
 enum memory_class {
     MEM_WEIGHTS,
     MEM_GRADIENTS,
@@ -33,6 +34,10 @@ struct plan_memory {                  /* bytes of one rank; the largest rank's i
 struct plan_cost { /* of one step, predicted */
     double compute_us, exchange_us, reduce_us, optimizer_us, bubble_us, step_us;
 };
+struct plan_price { /* of reproducible and shards, against the same split without; per rank, predicted */
+    int64_t bytes;
+    double step_us;
+};
 struct
     plan_limits { /* what the user fixed; 0 = free (micro_batch, expert_parallel, tensor_parallel: 0 = choose) */
     int n_ranks, unit_ranks, expert_parallel, tensor_parallel, stages, chunks;
@@ -41,6 +46,7 @@ struct
     int64_t row_capacity, memory_bytes;
     int recompute; /* -1 = as little as fits */
     bool reproducible;
+    int shards;      /* plan.shards */
     int max_degree;  /* of expert and tensor parallelism; 0 = any */
     double below_us; /* only plans that are faster; 0 = all */
 };
@@ -71,6 +77,8 @@ struct plan {
     int recompute_least, recompute_most; /* how few, how many may be; found by measuring, not decisions */
     int64_t head_chunk;                  /* rows of logits alive at a time */
     bool reproducible;
+    int shards; /* of a step, whose gradients are added in one tree whatever the number of workers (plan/tree.h); 0 = off */
+    struct plan_price price;
     char model[17], cluster[17]; /* signatures */
     struct plan_memory memory;
     struct plan_cost cost;

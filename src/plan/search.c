@@ -1,6 +1,7 @@
 /* search.c - see search.h. What is excluded without being lowered cannot win: its states alone are larger than the
  * memory, or what its like takes without any collective and without repeating anything is slower than the best found. */
 #include "plan/search.h"
+#include "plan/tree.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -196,6 +197,8 @@ static bool try_tensor(struct space *s, struct plan p, struct err *e)
         if (!fixed && t > 1 && p.reproducible)
             continue; /* sums have another order: only where it is asked for */
         p.tensor_parallel = t;
+        if (!plan_tree_fits(&p))
+            continue;
         s->floor_us = 0;
         if (try_zero(s, p, fixed ? e : &why))
             continue;
@@ -279,6 +282,37 @@ static bool check_pipeline(const struct plan_limits *l, struct err *e)
     return true;
 }
 
+static bool check_shards(const struct plan_limits *l, struct err *e)
+{
+    if (l->shards && l->global_batch % l->shards)
+        return err_code(e, EXIT_USAGE,
+                        "--reproducible_shards %d: a step of %lld sequences cannot be cut into so many equal "
+                        "shards",
+                        l->shards, (long long)l->global_batch);
+    if (l->shards && l->tensor_parallel > 1 && l->expert_parallel > 1)
+        return err_code(
+            e, EXIT_USAGE,
+            "--reproducible_shards %d with --tensor_parallel %d: expected --expert_parallel 1, found %d",
+            l->shards, l->tensor_parallel, l->expert_parallel);
+    return true;
+}
+
+static bool no_candidate(const struct plan_limits *l, struct err *e)
+{
+    if (l->shards)
+        return err_code(
+            e, EXIT_USAGE,
+            "no plan with --reproducible_shards %d on %d ranks: expected a power of two of shards for "
+            "each worker (ranks / pipeline_stages / tensor_parallel), and a micro-batch that divides "
+            "the %lld sequences of a shard",
+            l->shards, l->n_ranks, (long long)l->global_batch / l->shards);
+    return err_code(e, EXIT_USAGE,
+                    "no plan satisfies the given --expert_parallel, --zero and --micro_batch_size%s",
+                    l->chunks > 1 ? ": --pipeline_chunks needs an accumulation by a multiple of "
+                                    "--pipeline_stages"
+                                  : "");
+}
+
 static bool check_limits(const struct plan_limits *l, int64_t experts, struct err *e)
 {
     const int stages = l->stages > 1 ? l->stages : 1, workers = l->n_ranks / stages,
@@ -287,7 +321,7 @@ static bool check_limits(const struct plan_limits *l, int64_t experts, struct er
     if (l->unit_ranks && l->n_ranks % l->unit_ranks)
         return err_code(e, EXIT_USAGE, "--runtime_ngpus %d is not a multiple of --plan_ngpus %d", l->n_ranks,
                         l->unit_ranks);
-    if (!check_pipeline(l, e))
+    if (!check_pipeline(l, e) || !check_shards(l, e))
         return false;
     if (l->global_batch % workers)
         return err_code(e, EXIT_USAGE,
@@ -354,11 +388,7 @@ bool search_plan(const struct plan *base, const struct plan_limits *l, int64_t e
     if (!check_limits(l, experts, e) || !try_stages(&s, p, e))
         return false;
     if (out->n_candidates == 0)
-        return err_code(e, EXIT_USAGE,
-                        "no plan satisfies the given --expert_parallel, --zero and --micro_batch_size%s",
-                        l->chunks > 1 ? ": --pipeline_chunks needs an accumulation by a multiple of "
-                                        "--pipeline_stages"
-                                      : "");
+        return no_candidate(l, e);
     forget_slower(out);
     if (out->n > 0)
         return true;

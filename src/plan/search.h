@@ -23,7 +23,7 @@ struct search_result {
         n_too_slow; /* without being lowered, or lowered once: they cannot fit; cannot be among the best */
     int n_measured; /* times that something was lowered */
 };
-/* base: n_ranks, sequence, head_chunk, reproducible, tile and signatures set. `experts` 0 = dense model.
+/* base: n_ranks, sequence, head_chunk, reproducible, shards, tile and signatures set. `experts` 0 = dense model.
  * token_copies: rows of one sequence (S x K). Nothing fits: false with EXIT_MEMORY, by how much, and what would. */
 bool search_plan(const struct plan *base, const struct plan_limits *l, int64_t experts, int64_t token_copies,
                  const struct plan_judge *judge, struct search_result *out, struct err *e);

@@ -1,5 +1,6 @@
 /* batches.c - see batches.h. */
 #include "run/batches.h"
+#include "plan/tree.h"
 #include <string.h>
 
 void batches_new(struct arena *a, const struct dataset *d, int64_t n_train, int64_t seed, int32_t ignored,
@@ -43,7 +44,7 @@ void batches_fill(struct batches *b, const struct plan *p, int64_t epoch, int64_
 {
     const int64_t S = p->sequence;
     for (int64_t i = 0; i < p->micro_batch; i++) {
-        const int64_t at = (micro * plan_workers(p) + plan_worker(p, rank)) * p->micro_batch + i;
+        const int64_t at = plan_sample(p, micro, plan_worker(p, rank), i);
         slot[i] = at < n ? at : -1;
         fill_sequence(b, at < n ? batches_sequence(b, epoch, first + at) : -1, tokens + i * S,
                       labels + i * S);

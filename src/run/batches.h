@@ -1,6 +1,6 @@
 /* batches.h - which sequences a step, a micro-batch and a rank work on: pure functions of (seed, position).
  * A step covers global_batch consecutive samples of the epoch's order; micro-batch i of all ranks covers
- * workers * micro_batch of them, worker after worker of a stage. The last step of an epoch may be short: missing samples
+ * workers * micro_batch of them, worker after worker of a stage (with shards: see plan/tree.h). The last step of an epoch may be short: missing samples
  * have no targets and no weight. */
 #pragma once
 #include "data/dataset.h"

@@ -56,7 +56,8 @@ void collect_parts(struct exec *x, const struct instr *in)
                                          .type = gradient_type(x),
                                          .n_parts = in->n_parts,
                                          .stride = in->n,
-                                         .n = in->n });
+                                         .n = in->n,
+                                         .add = in->add });
 }
 
 static int64_t clamp(int64_t v, int64_t low, int64_t high)
@@ -90,7 +91,7 @@ static int64_t plan_block(const struct flat *f, const struct instr *in, int64_t 
         const int64_t from = clamp(begin + at, begin, end);
         r->send_at[m] = from - in->first;
         r->send_rows[m] = clamp(end - from, 0, in->n);
-        r->recv_at[m] = m * in->n;
+        r->recv_at[m] = layout_tree_place(f, m) * in->n;
         r->recv_rows[m] = mine;
     }
     return mine;

@@ -306,7 +306,7 @@ static bool run_one(struct exec *x, enum list_kind which, int index, const struc
     return true;
 }
 
-static const char *const list_name[LISTS] = { "micro-batch", "update", "evaluation" };
+static const char *const list_name[LISTS] = { "micro-batch", "update", "evaluation", "sum of shards" };
 
 static bool run_section(struct exec *x, enum list_kind which, struct section s)
 {

@@ -1,5 +1,6 @@
 /* report.c - see report.h. */
 #include "run/report.h"
+#include "plan/tree.h"
 
 static const char *zero_text(const struct plan *p)
 {
@@ -63,6 +64,35 @@ static void add_search(struct str *out, const struct search_result *found)
              found->n_candidates, found->n_too_large, found->n_too_slow, SEARCH_KEEP, found->n_measured);
 }
 
+static void add_exactness(struct str *out, const struct plan *p)
+{
+    if (!p->reproducible)
+        return;
+    str_addf(out,
+             "reproducible: experts multiply %lld rows at a time, expert gradients are kept apart for %d "
+             "senders\n",
+             (long long)p->tile, p->expert_parallel);
+    report_shards(out, p);
+    str_addf(out,
+             "  price of the same bits: %lld bytes and, as predicted, %.3f ms a step, against this split "
+             "without\n",
+             (long long)p->price.bytes, p->price.step_us / 1e3);
+}
+
+void report_shards(struct str *out, const struct plan *p)
+{
+    if (p->shards == 0)
+        return;
+    str_addf(
+        out,
+        "  shards: %d of %lld sequences, %d for each %s, added in a tree (%d sums are kept); same bits on",
+        p->shards, (long long)p->global_batch / p->shards, plan_own_shards(p),
+        p->tensor_parallel > 1 ? "tensor group" : "worker", plan_tree_levels(p));
+    for (int own = 1; p->shards % own == 0; own *= 2)
+        str_addf(out, "%s %d", own > 1 ? "," : "", p->shards / own);
+    str_addf(out, " of them with micro-batch %lld\n", (long long)p->micro_batch);
+}
+
 void report_plan(struct str *out, const struct setup *s, const struct plan *p,
                  const struct search_result *found, int64_t limit)
 {
@@ -92,11 +122,7 @@ void report_plan(struct str *out, const struct setup *s, const struct plan *p,
                  "token exchange: room for %lld rows per rank and round; more rows take more rounds, none is "
                  "dropped\n",
                  (long long)p->row_capacity);
-    if (p->reproducible)
-        str_addf(out,
-                 "reproducible: experts multiply %lld rows at a time, expert gradients are kept apart for %d "
-                 "senders\n",
-                 (long long)p->tile, p->expert_parallel);
+    add_exactness(out, p);
     report_numbers(out, p);
     add_memory(out, p, limit);
     add_time(out, s, p);

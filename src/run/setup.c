@@ -334,6 +334,22 @@ static bool apply_rules(const struct setup *s, int64_t sequence, struct plan_lim
     return ok;
 }
 
+/* What the same bits cost: against the same split without. */
+static bool price(struct measuring *m, struct plan *p, struct err *e)
+{
+    struct plan free = *p;
+    if (!p->reproducible)
+        return true;
+    free.reproducible = false;
+    free.shards = 0;
+    free.tile = plan_tile(p->numbers.backend, false);
+    if (!measure(m, &free, e))
+        return false;
+    p->price = (struct plan_price){ p->memory.peak_bytes - free.memory.peak_bytes,
+                                    p->cost.step_us - free.cost.step_us };
+    return true;
+}
+
 bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequence,
                 struct search_result *out, struct err *e)
 {
@@ -346,13 +362,15 @@ bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequ
                         "sequences of %lld tokens, but max_position_embeddings of the model is %lld",
                         (long long)sequence, (long long)s->model.max_positions);
     base_plan(s, sequence, l->reproducible, &base);
-    const bool exact = l->n_ranks > 1 && plan_whole_segments(&base); /* sums of gradients in float32 alone */
+    base.shards = l->shards;
+    const bool exact =
+        (l->n_ranks > 1 || l->shards) && plan_whole_segments(&base); /* sums of gradients in float32 alone */
     if (exact && s->gradient == GRADIENT_BF16)
         return err_code(
             e, EXIT_USAGE,
             "--gradient_dtype bf16: with --reproducible several ranks add their gradients in fp32");
-    const bool ok =
-        apply_rules(s, sequence, &limits, e) && search_ways(s, &limits, &judge, exact, &base, out, e);
+    const bool ok = apply_rules(s, sequence, &limits, e) &&
+                    search_ways(s, &limits, &judge, exact, &base, out, e) && price(&m, &out->best[0], e);
     arena_free(m.arena);
     return ok;
 }

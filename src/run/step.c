@@ -130,6 +130,17 @@ static void run_turn(struct stepper *s, const struct turn *t, int64_t i, struct 
     *before = *t;
 }
 
+static void end_shard(struct stepper *s, const struct pipeline_step *now)
+{
+    const struct program *p = &s->engine->program;
+    struct section part[PLAN_TREE_LEVELS];
+    if (p->plan.stages > 1 && !now->backward)
+        return;
+    const int n = sched_end_shard(p, now->part, now->micro, part);
+    for (int i = 0; i < n; i++)
+        exec_run_section(&s->engine->exec, LIST_TREE, part[i], 0);
+}
+
 static void clear_sums(struct stepper *s)
 {
     memset(s->nll, 0, (size_t)s->n_slots * sizeof *s->nll);
@@ -185,6 +196,7 @@ struct step_result step_gradients(struct stepper *s, int64_t epoch, int64_t firs
                      input(s, turn, v->tokens), input(s, turn, v->labels), s->slot[turn]);
         set_loss_weights(s, turn, targets > 0 ? targets : 1, n);
         run_turn(s, &now, i, &before);
+        end_shard(s, &s->order[i]);
     }
     collect(s, &before, s->n_order - 1);
     r.loss = sum_in_order("sum of the losses", s->nll, n) / (double)(targets > 0 ? targets : 1);

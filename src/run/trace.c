@@ -143,7 +143,10 @@ void trace_event(void *context, const struct sim_event *e)
     const enum row row = e->waiting                                       ? ROW_WAIT
                          : class == COST_EXCHANGE || class == COST_REDUCE ? ROW_EXCHANGE
                                                                           : ROW_COMPUTE;
-    add_memory(t, e->rank, e->index + (e->list == LIST_UPDATE ? p->list[LIST_MICRO].n : 0), e->begin_us);
+    int position = e->index; /* through all lists */
+    for (int k = 0; k < (int)e->list; k++)
+        position += p->list[k].n;
+    add_memory(t, e->rank, position, e->begin_us);
     add_bar(t, e->rank, row, name, e->begin_us, e->end_us);
 }
 

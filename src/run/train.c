@@ -54,7 +54,8 @@ bool train_limits(const struct config *c, struct plan_limits *l, struct err *e)
         .recompute = (int)c->recompute,
         .max_degree = (int)c->max_degree,
         .memory_bytes = (int64_t)(c->mem_constraint * 1e9),
-        .reproducible = c->reproducible,
+        .reproducible = c->reproducible || c->reproducible_shards > 0,
+        .shards = (int)c->reproducible_shards,
     };
     return true;
 }
@@ -328,6 +329,7 @@ static void print_start(const struct run *r)
            (long long)p->micro_batch, (long long)p->accumulation, plan_workers(p), (long long)p->global_batch,
            (long long)p->sequence);
     str_clear(&s);
+    report_shards(&s, p);
     report_numbers(&s, p);
     fputs(s.text, stdout);
     if (r->setup.backend == CUDA)

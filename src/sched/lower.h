@@ -52,6 +52,8 @@ void lower_reduce_done(struct lower *l,
 void lower_reduce(struct lower *l, int flat, int64_t first, int64_t n, struct ref from, struct ref to,
                   bool add);
 void lower_make_persistent(struct lower *l, bool training); /* persistent.c */
+bool lower_keeps_parts(const struct lower *l, int flat);    /* are gradients kept apart by sender? shard.c */
+void lower_tree(struct lower *l);                           /* its list and what it keeps; tree.c */
 void lower_backward(struct lower *l, int first, int last);  /* of nodes [first, last); backward.c */
 void lower_update(struct lower *l, const struct adamw *o);  /* update.c */
 void lower_forward(struct lower *l, enum list_kind which, int first, int last);

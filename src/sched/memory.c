@@ -166,7 +166,7 @@ static void print_ref(const struct program *p, struct str *out, const char *labe
 
 void sched_print(const struct program *p, struct str *out)
 {
-    static const char *const list_name[LISTS] = { "micro", "update", "eval" };
+    static const char *const list_name[LISTS] = { "micro", "update", "eval", "tree" };
     for (int k = 0; k < LISTS; k++)
         for (int i = 0; i < p->list[k].n; i++) {
             const struct instr *x = &p->list[k].item[i];

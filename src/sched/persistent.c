@@ -155,6 +155,7 @@ void lower_make_persistent(struct lower *l, bool training)
     make_states(l);
     if (l->n_parts > 1)
         make_parts(l);
+    lower_tree(l);
     make_roots(l);
     p->control = (struct ref){ lower_persistent(l, "control", MEM_OPTIMIZER, 6 * (int64_t)sizeof(float)), 0 };
     p->chunk_sums = (struct ref){

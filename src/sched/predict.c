@@ -1,5 +1,6 @@
 /* predict.c - see predict.h. */
 #include "sched/predict.h"
+#include "plan/tree.h"
 #include <math.h>
 #include <string.h>
 
@@ -154,7 +155,7 @@ enum cost_class sched_cost_class(const struct instr *in, enum list_kind which)
     case RUN_NORM_SUM:
         return COST_REDUCE;
     default:
-        return which == LIST_UPDATE ? COST_OPTIMIZER : COST_COMPUTE;
+        return which == LIST_UPDATE || which == LIST_TREE ? COST_OPTIMIZER : COST_COMPUTE;
     }
 }
 
@@ -181,7 +182,7 @@ double sched_instr_us(const struct program *p, const struct instr *in, const str
     case RUN_TENSOR_SCATTER:
         return tensor_us(p, in, c);
     case RUN_PARTS:
-        return 1e6 * (double)in->n * 4 * in->n_parts / c->memory_bytes_per_s;
+        return 1e6 * (double)in->n * 4 * (in->n_parts + 1 + (in->add ? 1 : 0)) / c->memory_bytes_per_s;
     case RUN_PASS_IN:
         return link_us((double)in->n, 1, links_of(p, c, 2, plan_workers(&p->plan)), TRANSFER_EXCHANGE);
     case RUN_PASS_OUT:
@@ -192,20 +193,37 @@ double sched_instr_us(const struct program *p, const struct instr *in, const str
     return 0;
 }
 
-static void add(const struct program *p, const struct cluster *c, enum list_kind which, double times,
-                double us[COST_CLASSES])
+static void add(const struct program *p, const struct cluster *c, enum list_kind which, struct section s,
+                double times, double us[COST_CLASSES])
 {
-    for (int i = 0; i < p->list[which].n; i++) {
+    for (int i = s.from; i < s.to; i++) {
         const struct instr *in = &p->list[which].item[i];
         us[sched_cost_class(in, which)] += times * sched_instr_us(p, in, c);
     }
 }
 
+static struct section all(const struct program *p, enum list_kind which)
+{
+    return (struct section){ 0, p->list[which].n };
+}
+
+/* Level k keeps a sum, and adds it, once for each 2^(k + 1) shards. */
+static void add_tree(const struct program *p, const struct cluster *c, double us[COST_CLASSES])
+{
+    for (int k = 0; k < plan_tree_levels(&p->plan); k++)
+        for (int part = 0; part < p->plan.chunks; part++) {
+            const double times = (double)(plan_own_shards(&p->plan) >> (k + 1));
+            add(p, c, LIST_TREE, p->tree_keep[part][k], times, us);
+            add(p, c, LIST_TREE, p->tree_add[part][k], times, us);
+        }
+}
+
 void sched_predict(const struct program *p, const struct cluster *c, struct plan_cost *out)
 {
     double us[COST_CLASSES] = { 0 };
-    add(p, c, LIST_MICRO, (double)p->plan.accumulation, us);
-    add(p, c, LIST_UPDATE, 1, us);
+    add(p, c, LIST_MICRO, all(p, LIST_MICRO), (double)p->plan.accumulation, us);
+    add(p, c, LIST_UPDATE, all(p, LIST_UPDATE), 1, us);
+    add_tree(p, c, us);
     *out = (struct plan_cost){ .compute_us = us[COST_COMPUTE],
                                .exchange_us = us[COST_EXCHANGE],
                                .reduce_us = us[COST_REDUCE],

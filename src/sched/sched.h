@@ -1,6 +1,6 @@
 /* sched.h - when it runs: instruction lists of one rank, lowered from graph and plan, and the offset of every
  * buffer in one slab. Lists: `micro` = forward and backward of a micro-batch, `update` = reduction, norm,
- * optimizer, gathering; `eval` = forward only. Derived data, never stored; sched_print shows it.
+ * optimizer, gathering; `eval` = forward only; `tree` = what adds the shards of a worker (plan/tree.h). Derived data, never stored; sched_print shows it.
  *
  * Stages of a pipeline run `micro` and `eval` in sections: forward of each of their parts, then, for `micro`, backward of
  * each from the last one on. Each section begins by receiving and ends by sending. What lives from a forward section into the
@@ -30,7 +30,7 @@ enum instr_kind {
     RUN_RETURN, /* rows ref[1] -> back to ref[0]; as RUN_SEND */
     RUN_TENSOR_GATHER, /* rows ref[0] of all members of the tensor group -> ref[1], in their order; n bytes of one member */
     RUN_TENSOR_SCATTER, /* partial sums ref[0] of rows of all members -> this member's rows ref[1], added in a tree; n elements of one member; add: to what is there; ref[2] staging */
-    RUN_PARTS,          /* tree sum of the n_parts parts ref[0] into ref[1], n elements */
+    RUN_PARTS,  /* tree sum of the n_parts parts ref[0] into ref[1], n elements; add: to what is there */
     RUN_REDUCE, /* gradients ref[0] of flat `flat`, elements [first, first + n_elements): tree sum over the replica group into each member's fine range of ref[2] (add: to what is there); ref[1] staging */
     RUN_MIRROR, /* gradients ref[0]: members with the same shard exchange their fine ranges */
     RUN_PASS_OUT, /* n bytes of ref[0] to rank `peer`; goes on at once */
@@ -50,7 +50,8 @@ struct instr {
     int64_t first, n_elements; /* of a flat space; its refs are where element 0 would lie */
     int64_t n, row_bytes;      /* elements or bytes as the kind says; bytes of an exchanged row */
     struct ref arg[OP_ARGS], grad[OP_ARGS], work, ref[5];
-    uint32_t add, wide; /* of a call; add also of RUN_TENSOR_SCATTER, whose elements are float32 if wide */
+    uint32_t add,
+        wide; /* of a call; add also of RUN_PARTS and RUN_TENSOR_SCATTER, whose elements are float32 if wide */
     int64_t dim[OP_DIMS];
     double attr[OP_ATTRS];
 };
@@ -84,7 +85,7 @@ struct
 };
 /* Those of a rank's group; flat: of replicas, mirrors and shards. */
 struct members sched_members(const struct plan *p, int rank, enum group_kind kind, int flat);
-enum list_kind { LIST_MICRO, LIST_UPDATE, LIST_EVAL, LISTS };
+enum list_kind { LIST_MICRO, LIST_UPDATE, LIST_EVAL, LIST_TREE, LISTS };
 /* The part of a step that an instruction belongs to (predict.h). */
 enum cost_class { COST_COMPUTE, COST_EXCHANGE, COST_REDUCE, COST_OPTIMIZER, COST_CLASSES };
 struct list {
@@ -108,6 +109,9 @@ struct program {
     struct list list[LISTS];
     struct section forward[PLAN_CHUNKS], backward[PLAN_CHUNKS],
         eval[PLAN_CHUNKS]; /* by chunk of this stage */
+    /* LIST_TREE, by chunk and level: adds what level k keeps to the gradients; keeps the gradients in level k instead, and
+     * clears them. */
+    struct section tree_add[PLAN_CHUNKS][PLAN_TREE_LEVELS], tree_keep[PLAN_CHUNKS][PLAN_TREE_LEVELS];
     int n_outboxes;
     int64_t in_flight[PLAN_CHUNKS]; /* micro-batches under way, at most */
     struct plan_memory memory;
@@ -127,6 +131,8 @@ void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan
                  const struct adamw *o, struct program *p);
 /* Does this section of a list make v? */
 bool sched_makes(const struct program *p, enum list_kind which, struct section s, value v);
+/* Sections of LIST_TREE to run behind the backward of micro-batch `micro` of a chunk; returns how many: 0 where no shard ends. */
+int sched_end_shard(const struct program *p, int chunk, int64_t micro, struct section out[PLAN_TREE_LEVELS]);
 /* Bytes of what lives throughout: the slab has at least these. */
 int64_t sched_least_bytes(struct arena *a, const struct graph *g, const struct plan *plan, int rank);
 void sched_print(const struct program *p, struct str *out);

@@ -66,7 +66,7 @@ struct ref lower_weight(struct lower *l, int param)
     return at_element(*here, at->at, t);
 }
 
-static bool keeps_parts(const struct lower *l, int flat)
+bool lower_keeps_parts(const struct lower *l, int flat)
 {
     return l->n_parts > 1 && flat == EXPERT;
 }
@@ -76,7 +76,7 @@ struct ref lower_gradient(struct lower *l, int param)
     const struct program *p = l->p;
     const struct place *at = &p->layout.place[param];
     const enum dtype t = p->plan.numbers.gradient;
-    if (keeps_parts(l, at->flat))
+    if (lower_keeps_parts(l, at->flat))
         return l->parts[param];
     if (!layout_shards_gradients(&p->plan, &p->layout.flat[at->flat]))
         return at_element(p->gradients[at->flat], at->at, t);

@@ -15,6 +15,8 @@ struct walker { /* a rank */
     enum list_kind list;               /* LISTS: it has ended */
     int64_t turn;                      /* of LIST_MICRO: place in the order */
     int index;
+    struct section tree[PLAN_TREE_LEVELS]; /* of LIST_TREE behind the turn that has ended */
+    int tree_at, n_tree;
     bool waits;
     double now_us;
 };
@@ -64,18 +66,35 @@ static void look(const struct sim *x, int rank, double begin_us, double end_us, 
 /* Instructions of the list that a rank runs now. */
 static struct section section_of(const struct walker *w)
 {
+    if (w->list == LIST_TREE)
+        return w->tree_at < w->n_tree ? w->tree[w->tree_at] : (struct section){ 0, 0 };
     if (w->list != LIST_MICRO || !w->order)
         return (struct section){ 0, w->program->list[w->list].n };
     const struct pipeline_step *step = &w->order[w->turn];
     return step->backward ? w->program->backward[step->part] : w->program->forward[step->part];
 }
 
+/* A turn has ended, and with it perhaps a shard. */
+static void begin_tree(struct walker *w)
+{
+    const struct pipeline_step *step = w->order ? &w->order[w->turn] : NULL;
+    w->n_tree = 0;
+    if (!step || step->backward)
+        w->n_tree = sched_end_shard(w->program, step ? step->part : 0, micro_of(w), w->tree);
+    w->list = LIST_TREE;
+    w->tree_at = 0;
+}
+
 /* To the next instruction that there is. */
 static void skip_ends(const struct sim *x, struct walker *w)
 {
     while (w->list != LISTS && w->index >= section_of(w).to) {
-        if (w->list != LIST_MICRO || ++w->turn >= x->n_turns)
-            w->list = w->list == LIST_MICRO ? LIST_UPDATE : LISTS;
+        if (w->list == LIST_MICRO)
+            begin_tree(w);
+        else if (w->list == LIST_UPDATE)
+            w->list = LISTS;
+        else if (++w->tree_at >= w->n_tree)
+            w->list = ++w->turn < x->n_turns ? LIST_MICRO : LIST_UPDATE;
         if (w->list != LISTS)
             w->index = section_of(w).from;
     }

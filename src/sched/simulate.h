@@ -1,6 +1,6 @@
 /* simulate.h - the null device: runs the instruction lists of all ranks on a clock instead of a machine. A rank works
- * through its lists as exec does, micro-batch by micro-batch (in a pipeline: sections in the order of pipeline.h), then the
- * update. An instruction of its own takes its predicted
+ * through its lists as exec does, micro-batch by micro-batch (in a pipeline: sections in the order of pipeline.h; sums of
+ * shards where one ends), then the update. An instruction of its own takes its predicted
  * time; one of a group (sched.h) begins when the last member has come to it and ends for all at once. A message is
  * there when it was sent; who waits for it pays for the way. Ranks or messages that never come are a deadlock. Loops over rounds run once: routing is taken to be even. */
 #pragma once
