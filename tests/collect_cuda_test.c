@@ -9,6 +9,37 @@ static uint32_t random_bits(uint64_t i)
     return (uint32_t)rng_u64(opcall_seed(), 9, i);
 }
 
+/* out += one part, as the sums of shards are kept and added; float32. */
+static void check_added(int64_t n, bool add)
+{
+    const size_t bytes = sizeof(float) * (size_t)n;
+    float *part = malloc(bytes), *out = malloc(bytes), *got = malloc(bytes);
+    char *from = device_buffer(bytes), *to = device_buffer(bytes);
+    for (int64_t i = 0; i < n; i++) {
+        part[i] = (float)rng_normal(opcall_seed(), 4, (uint64_t)i);
+        out[i] = (float)rng_normal(opcall_seed(), 5, (uint64_t)i) * 1e3f;
+    }
+    device_cuda()->put(from, part, bytes);
+    device_cuda()->put(to, out, bytes);
+    device_cuda()->sum(&(struct device_sum){ from, to, F32, 1, n, n, add });
+    device_sum_cpu(&(struct device_sum){ part, out, F32, 1, n, n, add });
+    device_cuda()->get(got, to, bytes);
+    EXPECT(memcmp(got, out, bytes) == 0);
+    EXPECT(device_guarded(from, bytes) && device_guarded(to, bytes));
+    device_cuda()->release(from);
+    device_cuda()->release(to);
+    free(part), free(out), free(got);
+}
+
+TEST(sums_of_shards_are_those_of_the_host)
+{
+    static const int64_t n[] = { 1, 255, 257, 100003 };
+    if (!have_device())
+        return;
+    for (size_t i = 0; i < 2 * sizeof n / sizeof *n; i++)
+        check_added(n[i / 2], i % 2);
+}
+
 /* out = tree of parts, both as `type`; sums of the host are float32. */
 static void check_sum(enum dtype type, int n_parts, int64_t stride, int64_t n, bool in_place)
 {

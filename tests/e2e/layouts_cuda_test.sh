@@ -68,6 +68,13 @@ if layout $rounds 4 --reproducible --micro_batch_size 16 --expert_parallel 4 --r
     same $rounds $rounds same-4-ep-1
     if grep -q '"rounds": [2-9]' runs/$rounds/metrics.jsonl; then passed "several rounds"; else failed "one round only" $rounds.out; fi
 fi
+# Nor does the number of workers, with shards: 1, 2 and 4 add up what 4 workers did above.
+for workers in 1 2 4; do
+    name=shards-$workers
+    if layout $name $workers --reproducible_shards 4 --micro_batch_size $((4 * workers)) --expert_parallel $workers --zero 1; then
+        same $name $name same-4-ep-1
+    fi
+done
 refused "a capacity that would cut a segment" 3 'row_capacity = 128.*at least 512' "$moec" train --model_id model --dataset_path data \
     $common --runtime_ngpus 4 --run_mode compile --reproducible --micro_batch_size 16 --expert_parallel 4 --row_capacity 128
 refused "gradients in bfloat16" 2 'gradient_dtype bf16.*reproducible' "$moec" train --model_id model --dataset_path data \

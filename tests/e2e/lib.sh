@@ -165,6 +165,9 @@ train_again() { # the same without removing what is there
 losses() { # "STEP LOSS" lines of a run
     sed -n 's/^{"step": \([0-9]*\), "loss": \([^,]*\),.*/\1 \2/p' "runs/$1/metrics.jsonl"
 }
+figures() { # of a run's metrics: losses, norms, loads of the experts by layer
+    tr ',{}' '\n' <"runs/$1/metrics.jsonl" | grep -E '"(loss|aux_loss|grad_norm|eval_loss|[0-9]+)":'
+}
 # Largest relative difference of the losses of two runs; "missing" unless both have the same steps.
 distance() {
     losses "$1" >"$work/a.losses"

@@ -32,7 +32,9 @@ same_bytes one-rank 1
 same_bytes ep-2 2 --expert_parallel 2 --zero 1
 same_bytes ep-4-rounds 4 --expert_parallel 4 --zero 0 --row_capacity 40
 same_bytes reproducible 2 --reproducible
+same_bytes shards 2 --reproducible_shards 8 --expert_parallel 2 --zero 1
 same_bytes pipeline 4 --pipeline_stages 2 --pipeline_chunks 2 --expert_parallel 2 --zero 1 --micro_batch_size 2
+same_bytes shards-pipeline 2 --reproducible_shards 4 --pipeline_stages 2 --pipeline_chunks 2 --micro_batch_size 1
 
 # With checkpoints: the thread that writes one takes buffers and gives them back, between its start and its end only.
 train 1 saving $common --save_every 4 || failed saving saving.err

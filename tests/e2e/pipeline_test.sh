@@ -3,9 +3,6 @@
 . "$(dirname "$0")/lib.sh"
 make_inputs
 common="--global_batch_size 16 --max_steps 6 --lr 1e-3 --warmup_steps 2 --save_every 0 --eval_sequences 6 --eval_every 3 --threads 1"
-figures() { # of a run's metrics: losses, norms, loads of the experts by layer
-    tr ',{}' '\n' <"runs/$1/metrics.jsonl" | grep -E '"(loss|aux_loss|grad_norm|eval_loss|[0-9]+)":'
-}
 like() { # NAME REFERENCE RANKS OPTIONS...
     local name=$1 reference=$2
     train "$3" "$name" $common "${@:4}" || { failed "$name" "$name.err"; return; }
