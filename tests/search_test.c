@@ -50,6 +50,7 @@ struct world { /* one space */
 
 static uint64_t draw(struct world *w, uint64_t below)
 {
+    CHECK(below > 0, "nothing to draw from");
     w->state = w->state * 6364136223846793005u + 1442695040888963407u;
     return (w->state >> 33) % below;
 }

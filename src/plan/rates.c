@@ -182,7 +182,7 @@ static bool read_cost(const struct json *j, jval call, struct rates_entry *x, st
 static bool read_entry(struct arena *a, const struct json *j, jval call, struct rates_entry *x, struct err *e)
 {
     const char *op;
-    double dim[OP_DIMS];
+    double dim[OP_DIMS] = { 0 };
     int64_t args, grads, wide;
     if (json_type(call) != JSON_OBJECT)
         return json_err(j, json_root(j), "calls", e, "expected objects");

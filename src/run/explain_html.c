@@ -36,7 +36,7 @@ static void end_box(struct str *out)
 static int layer_of(const char *name)
 {
     const char *at = strstr(name, ".layers.");
-    return at ? atoi(at + strlen(".layers.")) : -1;
+    return at ? (int)strtol(at + strlen(".layers."), NULL, 10) : -1;
 }
 
 struct layers {

@@ -90,9 +90,10 @@ struct measuring {
     struct arena *arena; /* of the graph; NULL = none yet */
     struct graph *graph;
     int64_t batch, sequence;
-    struct plan cut;   /* stages 0: none yet */
-    struct plan ready; /* the last that was checked, but for recomputation; n_ranks 0: none yet */
-    int *fullest;      /* its rank of every stage that owns most, in the graph's arena */
+    struct plan cut; /* stages 0: none yet */
+    char ready[17];  /* hash of the last that was checked, but for recomputation */
+    int *
+        fullest; /* its rank of every stage that owns most, in the arena of the graph; NULL = none was checked */
 };
 
 static bool graph_for(struct measuring *m, const struct plan *p, struct err *e)
@@ -105,7 +106,8 @@ static bool graph_for(struct measuring *m, const struct plan *p, struct err *e)
     m->batch = plan_graph_batch(p);
     m->sequence = p->sequence;
     m->graph = build_graph(m->s, m->arena, p, false, &v);
-    m->cut.stages = m->ready.n_ranks = 0;
+    m->cut.stages = 0;
+    m->fullest = NULL;
     return graph_check(m->graph, e);
 }
 
@@ -138,18 +140,18 @@ static bool make_ready(struct measuring *m, struct plan *p, struct err *e)
     const bool chosen = plan_parts(p) == 1 || p->cut[plan_parts(p)] > 0;
     if (!chosen && !choose_cuts(m, p, e))
         return false;
+    char hash[17];
     struct plan same = *p;
-    same.recompute = same.recompute_least = same.recompute_most = 0;
-    same.memory = (struct plan_memory){ 0 };
-    same.cost = (struct plan_cost){ 0 };
-    if (m->ready.n_ranks && memcmp(&same, &m->ready, sizeof same) == 0)
+    same.recompute = 0;
+    plan_hash(&same, hash);
+    if (m->fullest && strcmp(hash, m->ready) == 0)
         return true;
     if (!plan_check(p, m->graph, e))
         return false;
     m->fullest = ARENA_NEW(m->arena, int, p->stages);
     for (int stage = 0; stage < p->stages; stage++)
         m->fullest[stage] = fullest_rank(m->graph, p, stage);
-    m->ready = same;
+    memcpy(m->ready, hash, sizeof hash);
     return true;
 }
 

@@ -7,5 +7,5 @@ struct trace;
 /* n_ranks: the first ones, that are written. NULL on error. */
 struct trace *trace_open(struct arena *a, const char *path, const struct program *const *program, int n_ranks,
                          struct err *e);
-void trace_event(void *trace, const struct sim_event *e); /* a sim_observe */
-bool trace_publish(struct trace *t, struct err *e);       /* the file is there, or was never */
+void trace_event(void *context, const struct sim_event *e); /* a sim_observe */
+bool trace_publish(struct trace *t, struct err *e);         /* the file is there, or was never */
