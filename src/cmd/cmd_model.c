@@ -11,6 +11,7 @@
 #include "run/report.h"
 #include "run/simulation.h"
 #include "run/train.h"
+#include <math.h>
 #include <stdio.h>
 
 static void start_threads(const struct config *c)
@@ -119,7 +120,8 @@ static bool tell(const struct config *c, const struct made *m, double seconds, s
     const struct graph *g = model_graph(s->arena, &s->model, &o, &v);
     struct str text = str_new(s->arena, 256u << 20), report = str_new(s->arena, 1u << 20);
     plan_write(p, g, &text, hash);
-    explain_plan(s, &m->limits, p, &m->found, &x);
+    const double enough = c->explain == EXPLAIN_FULL ? INFINITY : seconds > 1 ? 2 * seconds : 2;
+    explain_plan(s, &m->limits, p, &m->found, enough, &x);
     report_plan(&report, s, p, &m->found, limit);
     explain_text(&report, g, p, &x);
     if (c->json)

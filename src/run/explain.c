@@ -142,11 +142,23 @@ static void compare(const struct setup *s, const struct plan_limits *l, const st
     arena_free(a);
 }
 
-/* Fills the plan and its time where one is faster than `than`. */
-static bool buy(const struct setup *s, const struct plan_limits *l, const struct plan *than,
-                struct purchase *out)
+struct buyer {
+    const struct setup *s;
+    const struct plan_limits *l;
+    const struct plan *p;
+    double until; /* no further search from then on */
+    struct explanation *out;
+};
+
+/* The best plan that is faster than `than`; false: none is, or there was no time to look. */
+static bool buy(const struct buyer *b, const struct setup *s, const struct plan_limits *l,
+                const struct plan *than, struct purchase *out)
 {
     struct search_result found;
+    if (exec_now() > b->until) {
+        b->out->n_skipped++;
+        return false;
+    }
     if (!setup_faster(s, l, than, &found))
         return false;
     out->plan = found.best[0];
@@ -154,49 +166,53 @@ static bool buy(const struct setup *s, const struct plan_limits *l, const struct
     return true;
 }
 
-/* Twice the links: what the plan takes then, and whether another is faster. */
-static void buy_links(const struct setup *s, const struct plan_limits *l, const struct program *best,
-                      struct purchase *out)
+static struct purchase *next_purchase(const struct buyer *b, const char *what, double step_us)
 {
-    struct setup doubled = *s;
-    struct plan p = best->plan;
+    struct purchase *x = &b->out->purchase[b->out->n_purchases++];
+    *x = (struct purchase){ .step_us = step_us };
+    snprintf(x->what, sizeof x->what, "%s", what);
+    return x;
+}
+
+/* Twice the links: what the plan takes then, and whether another is faster. */
+static void buy_links(const struct buyer *b, const struct program *best)
+{
+    struct setup doubled = *b->s;
+    struct plan p = *b->p;
     scale_link(&doubled.cluster.inside, 2);
     scale_link(&doubled.cluster.between, 2);
     sched_predict(best, &doubled.cluster, &p.cost);
-    *out = (struct purchase){ .what = "links twice as fast", .step_us = p.cost.step_us };
-    buy(&doubled, l, &p, out);
+    buy(b, &doubled, b->l, &p, next_purchase(b, "links twice as fast", p.cost.step_us));
 }
 
-static void buy_memory(const struct setup *s, const struct plan_limits *l, const struct plan *p,
-                       struct purchase *out)
+static void buy_memory(const struct buyer *b)
 {
-    struct plan_limits more = *l;
+    struct plan_limits more = *b->l;
     more.memory_bytes += 1000000000;
-    *out = (struct purchase){ .what = "1 GB more per rank", .step_us = p->cost.step_us };
-    buy(s, &more, p, out);
+    buy(b, b->s, &more, b->p, next_purchase(b, "1 GB more per rank", b->p->cost.step_us));
 }
 
-/* The search takes a pipeline where nothing else fits; here the best one for its time. false: none is faster. */
-static bool buy_stages(const struct setup *s, const struct plan_limits *l, const struct plan *p,
-                       struct purchase *out)
+/* The search takes a pipeline where nothing else fits; here the best one for its time. */
+static void buy_stages(const struct buyer *b)
 {
-    struct plan_limits staged = *l;
-    struct plan best = *p;
-    *out = (struct purchase){ .step_us = p->cost.step_us };
-    for (int n = 2; n <= MOST_STAGES && l->stages == 0 && p->stages == 1; n++) {
+    struct plan_limits staged = *b->l;
+    struct purchase found = { .step_us = b->p->cost.step_us };
+    struct plan best = *b->p;
+    for (int n = 2; n <= MOST_STAGES && b->l->stages == 0 && b->p->stages == 1; n++) {
         staged.stages = n;
         staged.chunks = 1;
-        if (p->unit_ranks % n == 0 && buy(s, &staged, &best, out)) {
-            best = out->plan;
-            snprintf(out->what, sizeof out->what, "--pipeline_stages %d", n);
+        if (b->p->unit_ranks % n == 0 && buy(b, b->s, &staged, &best, &found)) {
+            best = found.plan;
+            snprintf(found.what, sizeof found.what, "--pipeline_stages %d", n);
         }
     }
-    return out->plan.n_ranks > 0;
+    if (found.plan.n_ranks)
+        b->out->purchase[b->out->n_purchases++] = found;
 }
 
 /* Those that do not fit first: they are faster. At most half of all, so that both kinds are seen. */
 void explain_plan(const struct setup *s, const struct plan_limits *l, const struct plan *p,
-                  const struct search_result *found, struct explanation *out)
+                  const struct search_result *found, double seconds, struct explanation *out)
 {
     struct arena *a = arena_new("explanation");
     struct program best;
@@ -210,9 +226,10 @@ void explain_plan(const struct setup *s, const struct plan_limits *l, const stru
         compare(s, l, &best, &found->larger[i], &out->alternative[out->n++]);
     for (int i = 1; i < found->n && out->n < ALTERNATIVES; i++)
         compare(s, l, &best, &found->best[i], &out->alternative[out->n++]);
-    buy_memory(s, l, p, &out->purchase[0]);
-    buy_links(s, l, &best, &out->purchase[1]);
-    out->n_purchases = 2 + buy_stages(s, l, p, &out->purchase[2]);
+    const struct buyer b = { s, l, p, start + seconds, out };
+    buy_memory(&b);
+    buy_links(&b, &best);
+    buy_stages(&b);
     arena_free(a);
     out->seconds = exec_now() - start;
 }

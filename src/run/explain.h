@@ -18,13 +18,13 @@ struct purchase {
 struct explanation {
     int n;
     struct alternative alternative[ALTERNATIVES];
-    int n_purchases;
+    int n_purchases, n_skipped; /* skipped: searches for which there was no time */
     struct purchase purchase[PURCHASES];
     double seconds; /* that this took */
 };
-/* l: with its memory_bytes. found: of the search that gave p. */
+/* l: with its memory_bytes. found: of the search that gave p. seconds: no search for purchases begins after so long. */
 void explain_plan(const struct setup *s, const struct plan_limits *l, const struct plan *p,
-                  const struct search_result *found, struct explanation *out);
+                  const struct search_result *found, double seconds, struct explanation *out);
 /* Nodes whose names differ in the number of the layer only. */
 struct node_kind {
     char name[96];  /* without "model.layers.N." */

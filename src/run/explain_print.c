@@ -117,6 +117,10 @@ void explain_text(struct str *out, const struct graph *g, const struct plan *p, 
     str_add(out, "what would save time:\n");
     for (int i = 0; i < x->n_purchases; i++)
         add_purchase(out, p, &x->purchase[i]);
+    if (x->n_skipped)
+        str_addf(out,
+                 "  (%d searches for faster plans were left out, since they take long: --explain full)\n",
+                 x->n_skipped);
 }
 
 static void add_string(struct str *out, const char *key, const char *text)
