@@ -4,7 +4,7 @@
 set -eu
 build="gcc libc6-dev make libopenmpi-dev openmpi-bin libopenblas-dev libjansson-dev libpcre2-dev libutf8proc-dev
        libzstd-dev zlib1g-dev libxxhash-dev"
-checks="clang clang-tidy clang-format libclang-rt-14-dev universal-ctags"
+checks="clang clang-tidy clang-format libclang-rt-14-dev universal-ctags coinor-cbc"
 wanted=$build
 [ "${1-}" = ci ] && wanted="$build $checks"
 

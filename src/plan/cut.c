@@ -4,11 +4,6 @@
 #include <math.h>
 #include <string.h>
 
-struct places {
-    int *oldest;    /* by node: the first maker of what crosses in front of it; -1: no place to cut at */
-    double *before; /* by node, and behind the last: microseconds of all nodes in front of it */
-};
-
 static bool is_kept(const struct graph *g, value v)
 {
     for (int i = 0; i < g->n_kept; i++)
@@ -73,7 +68,7 @@ static double width_at(const struct graph *g, const struct node_split *split, co
     return width;
 }
 
-static void find_places(struct arena *a, const struct graph *g, struct places *out)
+static void find_places(struct arena *a, const struct graph *g, struct cut_places *out)
 {
     struct node_split *split = ARENA_NEW(a, struct node_split, g->n_nodes);
     value *room = ARENA_NEW(a, value, g->n_values);
@@ -91,7 +86,7 @@ static void find_places(struct arena *a, const struct graph *g, struct places *o
     out->oldest[0] = out->oldest[g->n_nodes] = g->n_nodes; /* nothing crosses */
 }
 
-static void add_times(struct arena *a, const struct graph *g, const struct cluster *c, struct places *out)
+static void add_times(struct arena *a, const struct graph *g, const struct cluster *c, struct cut_places *out)
 {
     out->before = ARENA_NEW(a, double, g->n_nodes + 1);
     for (int i = 0; i < g->n_nodes; i++) {
@@ -106,8 +101,14 @@ static void add_times(struct arena *a, const struct graph *g, const struct clust
     }
 }
 
+void cut_places(struct arena *a, const struct graph *g, const struct cluster *c, struct cut_places *out)
+{
+    find_places(a, g, out);
+    add_times(a, g, c, out);
+}
+
 /* May nodes [from, to) be a part? */
-static bool may_be_part(const struct places *p, int from, int to)
+static bool may_be_part(const struct cut_places *p, int from, int to)
 {
     return p->oldest[from] >= 0 && p->oldest[to] >= from;
 }
@@ -116,9 +117,8 @@ bool cut_choose(const struct graph *g, const struct cluster *c, struct plan *p, 
 {
     struct arena *a = arena_new("cuts");
     const int parts = plan_parts(p), n = g->n_nodes;
-    struct places at;
-    find_places(a, g, &at);
-    add_times(a, g, c, &at);
+    struct cut_places at;
+    cut_places(a, g, c, &at);
     /* worst[k][i]: of the slowest of k parts of nodes [0, i), at best; from: where the last of them begins */
     double *worst = ARENA_NEW(a, double, (int64_t)(parts + 1) * (n + 1));
     int *from = ARENA_NEW(a, int, (int64_t)(parts + 1) * (n + 1));
@@ -176,7 +176,7 @@ bool cut_check(const struct plan *p, const struct graph *g, struct err *e)
     if (plan_parts(p) == 1)
         return true;
     struct arena *a = arena_new("cut check");
-    struct places at;
+    struct cut_places at;
     find_places(a, g, &at);
     bool ok = p->cut[0] == 0 && p->cut[plan_parts(p)] == g->n_nodes;
     for (int i = 0; i < plan_parts(p) && ok; i++)

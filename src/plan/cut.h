@@ -5,6 +5,13 @@
 #include "plan/plan.h"
 /* Values made before node `at` and read by it or a later one; out has room for n_values. Returns how many. */
 int cut_crossing(const struct graph *g, int at, value *out);
+/* Nodes [from, to) may be a part where oldest[from] >= 0 and oldest[to] >= from. */
+struct cut_places {
+    int *
+        oldest; /* by node, and behind the last: the first maker of what crosses in front of it; -1: no place to cut at */
+    double *before; /* by node, and behind the last: microseconds of all nodes in front of it */
+};
+void cut_places(struct arena *a, const struct graph *g, const struct cluster *c, struct cut_places *out);
 /* Fills p->cut so that the slowest part takes the least time. Too few places to cut at: false. */
 bool cut_choose(const struct graph *g, const struct cluster *c, struct plan *p, struct err *e);
 /* Cuts in ascending order at such places, and no parameter in two stages. */
