@@ -107,6 +107,9 @@ static struct part part_of(const struct opcall *whole, int l, int64_t from, int6
     memcpy(k.attr, whole->cpu.attr, sizeof k.attr);
     k.dim[l] = to - from;
     p.offset[l] = from;
+    for (int i = 0; i < whole->a.n_attrs; i++) /* op.h: first */
+        if (strcmp(whole->a.attr[i], "first") == 0 && whole->a.kind[l] == DIM_REDUCE)
+            k.attr[i] += (double)from;
     if (rows >= 0) {
         p.offset[rows] = row_of(whole, from);
         k.dim[rows] = (to == whole->cpu.dim[l] ? whole->cpu.dim[rows] : row_of(whole, to)) - p.offset[rows];
@@ -144,23 +147,30 @@ static bool joins(const struct opcall *t, int arg, int l)
     return joined;
 }
 
+/* Runs a part. Outputs are taken before backward writes over some. */
+static void run_part(struct part *p, const struct opcall *whole, double **joined, int l)
+{
+    opcall_fwd(&p->t);
+    for (int i = whole->a.n_inputs; i < whole->a.n_args; i++)
+        if (joins(whole, i, l))
+            join(joined[i], p, whole, i, false, l);
+    opcall_bwd(&p->t);
+    for (int i = 0; i < whole->a.n_inputs; i++)
+        if (whole->by >> i & 1)
+            join(joined[i] + whole->n[i], p, whole, i, true, l);
+}
+
 static void check_letter(struct opcall *t, int l, int64_t middle)
 {
     const size_t mark = arena_mark(t->arena);
-    double *joined[OP_ARGS] = { NULL };
+    double *joined[OP_ARGS];
     char what[64];
     struct part half[2] = { part_of(t, l, 0, middle), part_of(t, l, middle, t->cpu.dim[l]) };
     snprintf(what, sizeof what, "cut of %s, joined", t->a.letter[l]);
-    for (int i = 0; i < t->a.n_args; i++)
-        joined[i] = ARENA_NEW(t->arena, double, t->n[i] + t->n_grad[i]);
-    for (int h = 0; h < 2; h++) {
-        opcall_cpu(&half[h].t);
-        for (int i = 0; i < t->a.n_args; i++)
-            if (i >= t->a.n_inputs && joins(t, i, l))
-                join(joined[i], &half[h], t, i, false, l);
-            else if (i < t->a.n_inputs && t->by >> i & 1)
-                join(joined[i] + t->n[i], &half[h], t, i, true, l);
-    }
+    for (int i = 0; i < OP_ARGS; i++)
+        joined[i] = ARENA_NEW(t->arena, double, i < t->a.n_args ? t->n[i] + t->n_grad[i] : 0);
+    for (int h = 0; h < 2; h++)
+        run_part(&half[h], t, joined, l);
     for (int i = 0; i < t->a.n_args; i++)
         if (i >= t->a.n_inputs && joins(t, i, l) && t->a.arg[i].dtype != I32)
             opcall_compare(t, i, joined[i], F64, t->exact.arg[i], t->n[i], what);

@@ -19,6 +19,7 @@ static struct plan plan_of(int ranks, int unit, int ep, int zero, int64_t micro,
                       .unit_ranks = unit,
                       .expert_parallel = ep,
                       .tensor_parallel = 1,
+                      .vocabulary_parallel = 1,
                       .stages = 1,
                       .chunks = 1,
                       .zero_ranks = zero,
@@ -39,7 +40,9 @@ static struct plan plan_of(int ranks, int unit, int ep, int zero, int64_t micro,
 static struct graph *graph_of(struct arena *a, const struct plan *p)
 {
     struct model_values v;
-    const struct model_options o = { .batch = plan_graph_batch(p), .sequence = p->sequence };
+    const struct model_options o = { .batch = plan_graph_batch(p),
+                                     .sequence = p->sequence,
+                                     .vocabulary_parts = p->vocabulary_parallel };
     const struct model_config m = small_model(96, 32);
     return deepseek_v2_graph(a, &m, &o, &v);
 }
@@ -118,6 +121,10 @@ TEST(cuts_are_checked)
     p.global_batch = 6;
     expect_refused(p, "accumulation");
     p = plan_of(4, 4, 4, 4, 1, false);
+    p.tensor_parallel = 2;
+    p.vocabulary_parallel = 4;
+    expect_refused(p, "vocabulary_parallel");
+    p = plan_of(4, 4, 4, 4, 1, false);
     p.stages = 2;
     expect_refused(p, "expert_parallel");
     p.expert_parallel = 1;
@@ -134,7 +141,7 @@ static void check_cover(int ranks, int unit, int ep, int tensor, int zero, int s
 {
     struct arena *a = arena_new("test");
     struct plan p = plan_of(ranks, unit, ep, zero, 1, false);
-    p.tensor_parallel = tensor;
+    p.tensor_parallel = p.vocabulary_parallel = tensor;
     p = piped(p, stages, 1);
     const struct graph *g = graph_of(a, &p);
     for (int i = 0; i < g->params.n; i++) {
@@ -248,6 +255,10 @@ TEST(buffers_do_not_overlap)
     struct plan p = plan_of(4, 4, 2, 4, 1, false);
     p.tensor_parallel = 2;
     check_offsets(p, 3);
+    p.vocabulary_parallel = 2;
+    check_offsets(p, 3);
+    p.head_chunk = 3;
+    check_offsets(p, 0);
     for (int rank = 0; rank < 4; rank++) {
         check_offsets(piped(plan_of(4, 4, 1, 1, 1, false), 4, 1), rank);
         check_offsets(piped(plan_of(4, 4, 2, 2, 1, true), 2, 2), rank);
@@ -439,6 +450,8 @@ TEST(the_fullest_rank_needs_most_memory)
         check_fullest(piped(plan_of(8, 8, 2, 4, 1, false), 2, 1), zero);
         struct plan p = plan_of(8, 8, 4, 8, 1, false);
         p.tensor_parallel = 2;
+        check_fullest(p, zero);
+        p.vocabulary_parallel = 2;
         check_fullest(p, zero);
     }
 }

@@ -187,6 +187,7 @@ TEST(what_ranks_hold_comes_back)
                                 .unit_ranks = plans[i / 2].unit,
                                 .expert_parallel = plans[i / 2].ep,
                                 .tensor_parallel = plans[i / 2].tensor,
+                                .vocabulary_parallel = 1,
                                 .zero_ranks = plans[i / 2].zero_ranks,
                                 .zero = plans[i / 2].zero,
                                 .micro_batch = 1,

@@ -38,6 +38,7 @@ static inline struct plan one_rank_plan(int64_t batch, int64_t sequence, int64_t
                           .unit_ranks = 1,
                           .expert_parallel = 1,
                           .tensor_parallel = 1,
+                          .vocabulary_parallel = 1,
                           .stages = 1,
                           .chunks = 1,
                           .zero_ranks = 1,

@@ -116,7 +116,9 @@ static bool tell(const struct config *c, const struct made *m, double seconds, s
     char hash[17];
     struct model_values v;
     struct explanation x;
-    const struct model_options o = { .batch = plan_graph_batch(p), .sequence = p->sequence };
+    const struct model_options o = { .batch = plan_graph_batch(p),
+                                     .sequence = p->sequence,
+                                     .vocabulary_parts = p->vocabulary_parallel };
     const struct graph *g = model_graph(s->arena, &s->model, &o, &v);
     struct str text = str_new(s->arena, 256u << 20), report = str_new(s->arena, 1u << 20);
     plan_write(p, g, &text, hash);

@@ -10,6 +10,7 @@
  *                  attribute of the same name
  *            r(e)  rows sorted by e: r is a capacity, an argument "end: e s @i32" in device memory says
  *                  where each segment ends; splitting e takes its rows along
+ *            first  as an attribute: where the part of the letter d+ begins that a call has; 0 of a whole call
  *            1     one element.  @i32 @f32 @f64: dtype; without it, the model's float of the device
  *   saved  arguments that backward reads: they stay alive until then, or are recomputed
  *   cost   of one call on *local* sizes, [0] forward, [1] backward: flops, and bytes of memory traffic

@@ -35,6 +35,30 @@ static value add_norm(struct build *b, value *h, value y, const char *name, cons
     return graph_output(b->g, *h, 1);
 }
 
+static bool in_parts(const struct build *b)
+{
+    return b->o->vocabulary_parts > 1 && !b->o->logits;
+}
+
+/* y[t] = w[token[t]]; in parts, a sum over those of the vocabulary, of which one is not zero. */
+static value embed(struct build *b, value w)
+{
+    return in_parts(b) ? op(b, embed_part, "embed_tokens", in(b->v->tokens, w), (double)b->m->vocab, 0)
+                       : op(b, embed, "embed_tokens", in(b->v->tokens, w));
+}
+
+/* log(sum exp(logits)) - logit of the label; in parts, the outer sum is over those of the vocabulary. */
+static value loss(struct build *b, value x, value head)
+{
+    const int64_t rows = b->o->batch * b->o->sequence, parts = b->o->vocabulary_parts;
+    if (!in_parts(b))
+        return op(b, head_loss, "loss", in(x, head, b->v->labels), (double)rows);
+    const int64_t columns = b->m->vocab / parts;
+    const value lse = op(b, head_part, "head", in(x, head, b->v->labels), (double)rows, (double)columns,
+                         (double)parts, 0); /* [B S parts] */
+    return op(b, part_loss, "loss", in(lse, graph_output(b->g, lse, 1), b->v->labels));
+}
+
 struct graph *build_decoder(struct arena *a, const struct model_config *m, const struct model_options *o,
                             struct model_values *v, double scale, build_block *attention,
                             build_block *feed_forward)
@@ -49,7 +73,7 @@ struct graph *build_decoder(struct arena *a, const struct model_config *m, const
 
     strcpy(b.at, "model.");
     const value embedding = weight(&b, "embed_tokens", m->vocab, m->width);
-    value h = op(&b, embed, "embed_tokens", in(v->tokens, embedding)); /* [B S D] */
+    value h = embed(&b, embedding); /* [B S D] */
     enter_layer(&b, 0);
     value x = norm(&b, h, "input_layernorm", m->norm_eps);
     for (int64_t layer = 0; layer < m->layers; layer++) {
@@ -65,8 +89,7 @@ struct graph *build_decoder(struct arena *a, const struct model_config *m, const
         v->logits = op(&b, linear, "lm_head", in(x, head)); /* [B S V] */
         graph_keep(b.g, v->logits);
     } else {
-        v->nll =
-            op(&b, head_loss, "loss", in(x, head, v->labels), (double)(o->batch * o->sequence)); /* [B S] */
+        v->nll = loss(&b, x, head); /* [B S] */
         graph_root(b.g, v->nll, ROOT_NLL);
     }
     graph_grad(b.g);

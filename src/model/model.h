@@ -7,6 +7,7 @@ struct json;
 struct str;
 struct model_options {
     int64_t batch, sequence; /* B, S of one micro-batch over all ranks */
+    int vocabulary_parts;    /* that the embedding and the loss are made of; 0 and 1: whole */
     bool logits;             /* head gives logits [B S V] instead of the loss (generate, check) */
     bool compat_nnscaler;    /* softmax scale without mscale^2, no aux loss: the example's curve */
 };

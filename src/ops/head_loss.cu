@@ -1,61 +1,9 @@
 /* head_loss.cu - logits of a chunk by cuBLASLt, then one pass over them: forward reads them once with a running
  * maximum, backward turns them into their gradient in place, `both` does the two with a row in shared memory, where it
  * fits. Everything follows from the bfloat16 logits as they are stored, so that the softmax sums to 1. */
-#include "cuda/gemm.cuh"
+#include "ops/head.cuh"
 enum { X, W, LABEL, NLL, LSE, LOGITS, N = 0, D, V, C };
-enum {
-    THREADS = 512, /* of a row in forward, at most */
-    EACH = 4,      /* vectors of 8 logits in flight per thread */
-    BWD_THREADS = 256
-};
-
-struct running { /* of the logits seen: largest, sum of exp(logit - largest) */
-    float top, sum;
-};
-
-/* A NaN is passed over by the maximum and shows up in the sum. */
-__device__ static inline void run_on(struct running *r, uint4 raw)
-{
-    float x[VEC], top = r->top, sum = 0;
-    unpack8(x, raw);
-#pragma unroll
-    for (int j = 0; j < VEC; j++)
-        top = fmaxf(top, x[j]);
-#pragma unroll
-    for (int j = 0; j < VEC; j++)
-        sum += __expf(x[j] - top);
-    r->sum = r->sum * __expf(r->top - top) + sum;
-    r->top = top;
-}
-
-/* log(sum(exp)) of n vectors, which all threads get; each leaves the vectors that it reads in `kept` too (not NULL). */
-__device__ static inline float lse_of(const uint4 *row, int64_t n, uint4 *kept)
-{
-    __shared__ float room[33];
-    const int64_t step = blockDim.x;
-    struct running r = { -INFINITY, 0 };
-    int64_t i = threadIdx.x;
-    for (; i + (EACH - 1) * step < n; i += EACH * step) {
-        uint4 raw[EACH];
-#pragma unroll
-        for (int k = 0; k < EACH; k++)
-            raw[k] = row[i + k * step];
-#pragma unroll
-        for (int k = 0; k < EACH; k++) {
-            if (kept)
-                kept[i + k * step] = raw[k];
-            run_on(&r, raw[k]);
-        }
-    }
-    for (; i < n; i += step) {
-        const uint4 raw = row[i];
-        if (kept)
-            kept[i] = raw;
-        run_on(&r, raw);
-    }
-    const float top = block_max(r.top, room);
-    return top + logf(block_sum(r.sum == 0 ? 0 : r.sum * __expf(r.top - top), room));
-}
+enum { BWD_THREADS = 256 };
 
 /* The logit of the label, 0 where there is none. */
 __device__ static inline float label_logit(const bf16 *row, int32_t at, int64_t v)
@@ -66,7 +14,7 @@ __device__ static inline float label_logit(const bf16 *row, int32_t at, int64_t 
 }
 
 /* One block per row of v logits. */
-__global__ static void __launch_bounds__(THREADS)
+__global__ static void __launch_bounds__(ROW_THREADS)
     loss_row(float *nll, float *lse, const bf16 *logits, const int32_t *label, int64_t v)
 {
     const bf16 *row = logits + blockIdx.x * v;
@@ -91,7 +39,7 @@ __device__ static inline uint4 gradient8(uint4 raw, int64_t i, int32_t at, float
 }
 
 /* The same, and the logits become their gradient: each thread finds what it read in shared memory. */
-__global__ static void __launch_bounds__(THREADS)
+__global__ static void __launch_bounds__(ROW_THREADS)
     loss_and_gradient_row(float *nll, float *lse, bf16 *logits, const float *dnll, const int32_t *label,
                           int64_t v)
 {
@@ -131,21 +79,19 @@ __global__ static void __launch_bounds__(BWD_THREADS)
     }
 }
 
-struct rows {
-    int64_t from, n;
-};
-
-static struct rows rows_of(const struct call *c, int64_t chunk)
+static struct rows chunk_of(const struct call *c, int64_t chunk)
 {
-    const int64_t from = chunk * c->dim[C], left = c->dim[N] - from;
-    return (struct rows){ from, left < c->dim[C] ? left : c->dim[C] };
+    return rows_of(c->dim[N], c->dim[C], chunk);
 }
 
 static void make_logits(const struct call *c, struct rows r)
 {
-    const int64_t d = c->dim[D], v = c->dim[V];
-    cuda_gemm(stream_of(c), NO, TR, r.n, v, d, (const bf16 *)c->arg[X] + r.from * d, d,
-              (const bf16 *)c->arg[W], d, 0, c->arg[LOGITS], false, v, c->work);
+    head_logits(c, r, c->dim[D], c->dim[V], c->arg[LOGITS]);
+}
+
+static void multiply(const struct call *c, struct rows r)
+{
+    head_multiply(c, r, c->dim[D], c->dim[V], (const bf16 *)c->arg[LOGITS]);
 }
 
 static void make_dlogits(const struct call *c, struct rows r)
@@ -157,13 +103,6 @@ static void make_dlogits(const struct call *c, struct rows r)
     LAUNCHED();
 }
 
-/* Threads of a row; the order of its sums follows from it. */
-static unsigned team_of(int64_t v)
-{
-    const int64_t team = round_up(v / VEC, 32);
-    return (unsigned)(team < THREADS ? team : (int64_t)THREADS);
-}
-
 static void make_loss(const struct call *c, struct rows r)
 {
     const int64_t v = c->dim[V];
@@ -173,20 +112,12 @@ static void make_loss(const struct call *c, struct rows r)
     LAUNCHED();
 }
 
-/* Does a row fit into the shared memory that a block can have (227 KB on compute capability 9.0)? */
+/* Does a row fit into the shared memory that a block can have? */
 static bool row_fits(int64_t bytes)
 {
-    static int most;
-    cudaFuncAttributes kernel;
-    int device = 0, block = 0;
-    if (most == 0) {
-        CUDA_DO(cudaGetDevice(&device));
-        CUDA_DO(cudaDeviceGetAttribute(&block, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-        CUDA_DO(cudaFuncGetAttributes(&kernel, loss_and_gradient_row));
-        most = block - (int)kernel.sharedSizeBytes;
-        CUDA_DO(
-            cudaFuncSetAttribute(loss_and_gradient_row, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
-    }
+    static int64_t most;
+    if (most == 0)
+        most = most_shared((const void *)loss_and_gradient_row);
     return bytes <= most;
 }
 
@@ -207,24 +138,10 @@ static void make_loss_and_dlogits(const struct call *c, struct rows r)
 extern "C" void head_loss_fwd_cuda(const struct call *c)
 {
     for (int64_t i = 0; i < cut_parts(c->dim[N], c->dim[C]); i++) {
-        const struct rows r = rows_of(c, i);
+        const struct rows r = chunk_of(c, i);
         make_logits(c, r);
         make_loss(c, r);
     }
-}
-
-/* dx = dlogits w, dw = dlogits^T x */
-static void multiply(const struct call *c, struct rows r)
-{
-    const int64_t d = c->dim[D], v = c->dim[V];
-    const bf16 *x = (const bf16 *)c->arg[X] + r.from * d, *dlogits = (const bf16 *)c->arg[LOGITS];
-    char *dx = (char *)c->grad[X] + r.from * d * (is_wide(c, X) ? 4 : 2);
-    if (c->grad[X])
-        cuda_gemm(stream_of(c), NO, NO, r.n, d, v, dlogits, v, (const bf16 *)c->arg[W], d, adds(c, X), dx,
-                  is_wide(c, X), d, c->work);
-    if (c->grad[W])
-        cuda_gemm(stream_of(c), TR, NO, v, d, r.n, dlogits, v, x, d, r.from > 0 || adds(c, W), c->grad[W],
-                  is_wide(c, W), d, c->work);
 }
 
 extern "C" void head_loss_bwd_cuda(const struct call *c)
@@ -236,7 +153,7 @@ extern "C" void head_loss_bwd_cuda(const struct call *c)
         return;
     }
     for (int64_t i = 0; i < chunks; i++) {
-        const struct rows r = rows_of(c, i);
+        const struct rows r = chunk_of(c, i);
         if (chunks > 1)
             make_logits(c, r);
         make_dlogits(c, r);
@@ -247,7 +164,7 @@ extern "C" void head_loss_bwd_cuda(const struct call *c)
 extern "C" void head_loss_both_cuda(const struct call *c)
 {
     for (int64_t i = 0; i < cut_parts(c->dim[N], c->dim[C]); i++) {
-        const struct rows r = rows_of(c, i);
+        const struct rows r = chunk_of(c, i);
         make_logits(c, r);
         make_loss_and_dlogits(c, r);
         multiply(c, r);

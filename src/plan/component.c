@@ -102,7 +102,7 @@ static bool allows(const struct state *s, int node, int letter, int tensor, int 
         if (member(n, j, letter) >= 0)
             continue;
         if (j >= a->n_inputs
-                ? a->kind[letter] != DIM_REDUCE || !a->arg[j].model_float || !by_tokens(s, node, j)
+                ? a->kind[letter] != DIM_REDUCE || a->arg[j].dtype != F32 || !by_tokens(s, node, j)
                 : kind != VALUE_PARAM && kind != VALUE_CONST && !by_tokens(s, node, j))
             return false;
     }

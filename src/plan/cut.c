@@ -41,7 +41,7 @@ int cut_crossing(const struct graph *g, int at, value *out)
     return n;
 }
 
-/* Is v one row per token? */
+/* Is v one row of the model's floats per token? Statistics in float32 are none: little, but no place of a model. */
 static bool is_by_tokens(const struct graph *g, const struct node_split *split, value v)
 {
     const struct node *n = &g->nodes[g->values[v].node];
@@ -50,7 +50,7 @@ static bool is_by_tokens(const struct graph *g, const struct node_split *split, 
         j++;
     const struct anno_arg *f = &n->anno->arg[j];
     const int batch = split[g->values[v].node].batch;
-    return batch >= 0 && f->n_dims && f->dim[0].letter == batch && !is_kept(g, v);
+    return batch >= 0 && f->n_dims && f->dim[0].letter == batch && f->model_float && !is_kept(g, v);
 }
 
 /* Elements per token that cross in front of a node; INFINITY where that is no place to cut at. */

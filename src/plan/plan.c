@@ -113,6 +113,8 @@ static bool check_ranks(const struct plan *p, struct err *e)
         return bad(e, "expert_parallel", p->expert_parallel, "a divisor of plan_ngpus / pipeline_stages");
     if (p->tensor_parallel < 1 || plan_unit_workers(p) % p->tensor_parallel)
         return bad(e, "tensor_parallel", p->tensor_parallel, "a divisor of plan_ngpus / pipeline_stages");
+    if (p->vocabulary_parallel > 1 && p->vocabulary_parallel != p->tensor_parallel)
+        return bad(e, "vocabulary_parallel", p->vocabulary_parallel, "1 or tensor_parallel");
     if (p->zero_ranks != 1 && p->zero_ranks != plan_unit_workers(p) && p->zero_ranks != plan_workers(p))
         return bad(e, "zero_ranks", p->zero_ranks, "1, or plan_ngpus or runtime_ngpus over pipeline_stages");
     if (p->zero < 0 || p->zero > 3 || (p->zero > 0) != (p->zero_ranks > 1))
@@ -213,10 +215,12 @@ static void add_decisions(const struct plan *p, struct str *s)
         s, "  \"device\": \"%s\",\n  \"master\": \"%s\",\n  \"moments\": \"%s\",\n  \"gradients\": \"%s\",\n",
         plan_backend_name[p->numbers.backend], plan_master_name[p->numbers.master],
         plan_moments_name[p->numbers.moments], num_dtype_name(p->numbers.gradient));
-    str_addf(s,
-             "  \"runtime_ngpus\": %d,\n  \"plan_ngpus\": %d,\n  \"expert_parallel\": %d,\n  "
-             "\"tensor_parallel\": %d,\n  \"zero\": %d,\n  \"zero_ranks\": %d,\n",
-             p->n_ranks, p->unit_ranks, p->expert_parallel, p->tensor_parallel, p->zero, p->zero_ranks);
+    str_addf(
+        s,
+        "  \"runtime_ngpus\": %d,\n  \"plan_ngpus\": %d,\n  \"expert_parallel\": %d,\n  "
+        "\"tensor_parallel\": %d,\n  \"vocabulary_parallel\": %d,\n  \"zero\": %d,\n  \"zero_ranks\": %d,\n",
+        p->n_ranks, p->unit_ranks, p->expert_parallel, p->tensor_parallel, p->vocabulary_parallel, p->zero,
+        p->zero_ranks);
     str_addf(s, "  \"pipeline_stages\": %d,\n  \"pipeline_chunks\": %d,\n  \"cut\": [", p->stages, p->chunks);
     for (int i = 0; plan_parts(p) > 1 && i <= plan_parts(p); i++)
         str_addf(s, "%s%d", i ? ", " : "", p->cut[i]);
@@ -404,6 +408,7 @@ static bool read_plan(const struct json *j, struct plan *p, struct err *e)
         !want_ranks(j, "runtime_ngpus", &p->n_ranks, e) || !want_ranks(j, "plan_ngpus", &p->unit_ranks, e) ||
         !want_ranks(j, "expert_parallel", &p->expert_parallel, e) ||
         !want_ranks(j, "tensor_parallel", &p->tensor_parallel, e) ||
+        !want_ranks(j, "vocabulary_parallel", &p->vocabulary_parallel, e) ||
         !json_want_int(j, r, "zero", 0, 3, &zero, e) || !want_ranks(j, "zero_ranks", &p->zero_ranks, e) ||
         !read_cuts(j, p, e) || !json_want_int(j, r, "sequence_length", 2, top, &p->sequence, e) ||
         !json_want_int(j, r, "global_batch", 1, INT64_MAX, &p->global_batch, e) ||

@@ -199,6 +199,7 @@ static bool try_tensor(struct space *s, struct plan p, struct err *e)
         p.tensor_parallel = t;
         if (!plan_tree_fits(&p))
             continue;
+        p.vocabulary_parallel = t == 1 || s->l->vocabulary == VOCABULARY_WHOLE ? 1 : 0;
         s->floor_us = 0;
         if (try_zero(s, p, fixed ? e : &why))
             continue;
@@ -342,6 +343,9 @@ static bool check_limits(const struct plan_limits *l, int64_t experts, struct er
     if (l->tensor_parallel && unit % l->tensor_parallel)
         return err_code(e, EXIT_USAGE, "--tensor_parallel %d does not divide %s %d", l->tensor_parallel, of,
                         unit);
+    if (l->vocabulary == VOCABULARY_SPLIT && l->tensor_parallel < 2)
+        return err_code(e, EXIT_USAGE,
+                        "--split_vocabulary on: expected --tensor_parallel of 2 or more with it");
     if (l->micro_batch && l->micro_batch % unit)
         return err_code(e, EXIT_USAGE,
                         "--micro_batch_size %lld: the %d ranks of a scale unit share its sequences; choose a "

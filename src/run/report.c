@@ -110,6 +110,10 @@ void report_plan(struct str *out, const struct setup *s, const struct plan *p,
              "tokens\n",
              (long long)p->global_batch, (long long)p->sequence, (long long)p->micro_batch,
              (long long)p->accumulation, plan_workers(p), (long long)p->global_batch * p->sequence);
+    if (p->tensor_parallel > 1)
+        str_addf(out, "vocabulary: %s\n",
+                 p->vocabulary_parallel > 1 ? "embedding, head and loss over the ranks of tensors"
+                                            : "whole on each rank");
     if (p->stages > 1)
         str_addf(
             out,

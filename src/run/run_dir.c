@@ -83,6 +83,8 @@ static bool write_description(struct run *r, struct err *e)
     chosen.global_batch_size = r->plan.global_batch;
     chosen.expert_parallel = r->plan.expert_parallel;
     chosen.tensor_parallel = r->plan.tensor_parallel;
+    if (r->plan.tensor_parallel > 1)
+        chosen.split_vocabulary = r->plan.vocabulary_parallel > 1 ? VOCABULARY_SPLIT : VOCABULARY_WHOLE;
     chosen.pipeline_stages = r->plan.stages;
     chosen.pipeline_chunks = r->plan.chunks;
     config_json(&s, &chosen);
@@ -93,6 +95,7 @@ static bool write_description(struct run *r, struct err *e)
     struct model_values v;
     const struct model_options o = { .batch = plan_graph_batch(&r->plan),
                                      .sequence = r->plan.sequence,
+                                     .vocabulary_parts = r->plan.vocabulary_parallel,
                                      .compat_nnscaler = r->config->compat_nnscaler };
     plan_write(&r->plan, model_graph(a, &r->setup.model, &o, &v), &s, r->plan_hash);
     arena_free(a);

@@ -79,6 +79,7 @@ static struct graph *build_graph(const struct setup *s, struct arena *a, const s
 {
     const struct model_options o = { .batch = plan_graph_batch(p),
                                      .sequence = p->sequence,
+                                     .vocabulary_parts = p->vocabulary_parallel,
                                      .logits = logits,
                                      .compat_nnscaler = s->compat_nnscaler };
     return model_graph(a, &s->model, &o, v);
@@ -94,17 +95,21 @@ struct measuring {
     char ready[17];  /* hash of the last that was checked, but for recomputation */
     int *
         fullest; /* its rank of every stage that owns most, in the arena of the graph; NULL = none was checked */
+    int vocabulary_parallel;
+    enum split_vocabulary vocabulary; /* what the user wants of it */
 };
 
 static bool graph_for(struct measuring *m, const struct plan *p, struct err *e)
 {
     struct model_values v;
-    if (m->arena && m->batch == plan_graph_batch(p) && m->sequence == p->sequence)
+    if (m->arena && m->batch == plan_graph_batch(p) && m->sequence == p->sequence &&
+        m->vocabulary_parallel == p->vocabulary_parallel)
         return true;
     arena_free(m->arena);
     m->arena = arena_new("graph of candidates");
     m->batch = plan_graph_batch(p);
     m->sequence = p->sequence;
+    m->vocabulary_parallel = p->vocabulary_parallel;
     m->graph = build_graph(m->s, m->arena, p, false, &v);
     m->cut.stages = 0;
     m->fullest = NULL;
@@ -118,6 +123,23 @@ static bool choose_cuts(struct measuring *m, struct plan *p, struct err *e)
     else if (!cut_choose(m->graph, &m->s->cluster, p, e))
         return false;
     m->cut = *p;
+    return true;
+}
+
+/* Splits the vocabulary where the tensor group divides it, in parts that kernels take; unless the plan has chosen. */
+static bool choose_vocabulary(const struct measuring *m, struct plan *p, struct err *e)
+{
+    const int64_t vocab = m->s->model.vocab, each = (int64_t)p->tensor_parallel * plan_width(p);
+    const bool divides = vocab % each == 0,
+               wanted = p->vocabulary_parallel > 1 || m->vocabulary == VOCABULARY_SPLIT;
+    if (wanted && !divides)
+        return err_code(
+            e, EXIT_USAGE,
+            "the vocabulary of %lld cannot be split over --tensor_parallel %d: expected a multiple "
+            "of %lld, or --split_vocabulary auto",
+            (long long)vocab, p->tensor_parallel, (long long)each);
+    if (p->vocabulary_parallel == 0)
+        p->vocabulary_parallel = divides ? p->tensor_parallel : 1;
     return true;
 }
 
@@ -135,7 +157,7 @@ static int fullest_rank(const struct graph *g, const struct plan *p, int stage)
 /* The graph of a candidate, cut where its stages need it, and the ranks that stand for all. */
 static bool make_ready(struct measuring *m, struct plan *p, struct err *e)
 {
-    if (!graph_for(m, p, e))
+    if (!choose_vocabulary(m, p, e) || !graph_for(m, p, e))
         return false;
     const bool chosen = plan_parts(p) == 1 || p->cut[plan_parts(p)] > 0;
     if (!chosen && !choose_cuts(m, p, e))
@@ -357,7 +379,7 @@ bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequ
 {
     struct plan base;
     struct plan_limits limits = *l;
-    struct measuring m = { .s = s };
+    struct measuring m = { .s = s, .vocabulary = l->vocabulary };
     const struct plan_judge judge = { measure, least_bytes, &m };
     if (sequence > s->model.max_positions)
         return err_code(e, EXIT_MISMATCH,
@@ -380,8 +402,8 @@ bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequ
 void setup_small_plan(const struct setup *s, int64_t batch, int64_t sequence, struct plan *p)
 {
     base_plan(s, sequence, false, p);
-    p->n_ranks = p->unit_ranks = p->expert_parallel = p->tensor_parallel = p->zero_ranks = p->stages =
-        p->chunks = 1;
+    p->n_ranks = p->unit_ranks = p->expert_parallel = p->tensor_parallel = p->vocabulary_parallel =
+        p->zero_ranks = p->stages = p->chunks = 1;
     p->micro_batch = p->global_batch = batch;
     p->accumulation = 1;
 }

@@ -18,6 +18,7 @@ static const struct program **lower_ranks(struct arena *a, const struct setup *s
 {
     const struct model_options o = { .batch = plan_graph_batch(p),
                                      .sequence = p->sequence,
+                                     .vocabulary_parts = p->vocabulary_parallel,
                                      .compat_nnscaler = s->compat_nnscaler };
     struct model_values v;
     const struct graph *g = model_graph(a, &s->model, &o, &v);

@@ -120,10 +120,19 @@ static int64_t local_dim(const struct lower *l, int node, int letter)
     if (lower_is_region(l, node) && is_senders_letter(n->anno, letter, s.expert))
         return p->expert_parallel;
     if (attr_is(n->anno, n->anno->letter_attr[letter], "chunk")) {
-        const int64_t rows = s.batch >= 0 ? n->dim[s.batch] / lower_token_share(l, node) : n->dim[letter];
-        return rows < p->head_chunk ? rows : p->head_chunk;
+        const int64_t rows = s.batch >= 0 ? n->dim[s.batch] / lower_token_share(l, node) : n->dim[letter],
+                      most = p->head_chunk * (lower_is_tensor(l, node) ? p->tensor_parallel : 1);
+        return rows < most ? rows : most; /* of a part of the columns, as many logits */
     }
     return n->dim[letter];
+}
+
+/* Where this rank's part of the letter begins that its tensor group splits. */
+static double first_of(const struct lower *l, int node, const int64_t *dim)
+{
+    return lower_is_tensor(l, node)
+               ? (double)(l->p->layout.tensor_index * dim[l->p->layout.tensor.letter[node]])
+               : 0;
 }
 
 static void local_sizes(const struct lower *l, int node, int64_t *dim, double *attr)
@@ -138,6 +147,8 @@ static void local_sizes(const struct lower *l, int node, int64_t *dim, double *a
             attr[i] = l->split[node].expert >= 0 || p->expert_parallel == 1 ? (double)p->tile : 1;
         if (attr_is(n->anno, i, "parts"))
             attr[i] = l->n_parts;
+        if (attr_is(n->anno, i, "first"))
+            attr[i] = first_of(l, node, dim);
     }
     for (int i = 0; i < n->anno->n_letters; i++)
         if (n->anno->letter_attr[i] >= 0)
