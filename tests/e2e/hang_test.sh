@@ -64,7 +64,7 @@ for each in "${cases[@]}"; do
     judge "$name" "$rank" "$signal" "$times" "$text"
 done
 for kind in route send return tensors-gather tensors-scatter; do # which operator of which layer
-    if grep -Eq "it is at model\.layers\.[0-9]+\.(mlp\.experts|self_attn\.[a-z_]+) \(micro-batch, instruction [0-9]+\)" "hung-$kind.err"; then passed "hung-$kind names operator and layer"; else failed "hung-$kind names operator and layer" "hung-$kind.err"; fi
+    if grep -Eq "it is at model\.(embed_tokens|layers\.[0-9]+\.(mlp\.experts|self_attn\.[a-z_]+)) \(micro-batch, instruction [0-9]+\)" "hung-$kind.err"; then passed "hung-$kind names operator and layer"; else failed "hung-$kind names operator and layer" "hung-$kind.err"; fi
 done
 ok "no process is left" wait_for 5 no_ranks
 ok "a rank that nobody stops" train 4 undisturbed $layout
