@@ -267,11 +267,16 @@ static bool try_stages(struct space *s, struct plan p, struct err *e)
     return true;
 }
 
+static const char *unit_name(const struct plan_limits *l)
+{
+    return l->unit_ranks ? "--plan_ngpus" : "the number of ranks,";
+}
+
 static bool check_pipeline(const struct plan_limits *l, struct err *e)
 {
     const int unit = l->unit_ranks ? l->unit_ranks : l->n_ranks;
     if (l->stages > 1 && unit % l->stages)
-        return err_code(e, EXIT_USAGE, "--pipeline_stages %d does not divide --plan_ngpus %d", l->stages,
+        return err_code(e, EXIT_USAGE, "--pipeline_stages %d does not divide %s %d", l->stages, unit_name(l),
                         unit);
     if (l->chunks > 1 && l->stages < 2)
         return err_code(e, EXIT_USAGE,
@@ -307,18 +312,17 @@ static bool no_candidate(const struct plan_limits *l, struct err *e)
             "each worker (ranks / pipeline_stages / tensor_parallel), and a micro-batch that divides "
             "the %lld sequences of a shard",
             l->shards, l->n_ranks, (long long)l->global_batch / l->shards);
-    return err_code(e, EXIT_USAGE,
-                    "no plan satisfies the given --expert_parallel, --zero and --micro_batch_size%s",
-                    l->chunks > 1 ? ": --pipeline_chunks needs an accumulation by a multiple of "
-                                    "--pipeline_stages"
-                                  : "");
+    return err_code(e, EXIT_USAGE, /* whatever else forbids every candidate is among the limits */
+                    "--pipeline_chunks %d: expected --global_batch_size %lld and the micro-batch to give "
+                    "an accumulation by a multiple of --pipeline_stages %d",
+                    l->chunks, (long long)l->global_batch, l->stages);
 }
 
 static bool check_limits(const struct plan_limits *l, int64_t experts, struct err *e)
 {
     const int stages = l->stages > 1 ? l->stages : 1, workers = l->n_ranks / stages,
               unit = (l->unit_ranks ? l->unit_ranks : l->n_ranks) / stages;
-    const char *of = stages > 1 ? "--plan_ngpus / --pipeline_stages =" : "--plan_ngpus";
+    const char *of = stages > 1 ? "--plan_ngpus / --pipeline_stages =" : unit_name(l);
     if (l->unit_ranks && l->n_ranks % l->unit_ranks)
         return err_code(e, EXIT_USAGE, "--runtime_ngpus %d is not a multiple of --plan_ngpus %d", l->n_ranks,
                         l->unit_ranks);
@@ -337,7 +341,7 @@ static bool check_limits(const struct plan_limits *l, int64_t experts, struct er
     if (l->expert_parallel > 1 && experts % l->expert_parallel)
         return err_code(e, EXIT_USAGE, "--expert_parallel %d does not divide the %lld experts",
                         l->expert_parallel, (long long)experts);
-    if (l->expert_parallel && (l->unit_ranks || stages > 1) && unit % l->expert_parallel)
+    if (l->expert_parallel && unit % l->expert_parallel)
         return err_code(e, EXIT_USAGE, "--expert_parallel %d does not divide %s %d", l->expert_parallel, of,
                         unit);
     if (l->tensor_parallel && unit % l->tensor_parallel)
@@ -380,6 +384,14 @@ static void forget_slower(struct search_result *out)
         out->n_larger--;
 }
 
+/* plan_check() speaks of a plan that was read; here options made it. */
+static bool blame_options(struct err *e)
+{
+    if (e->code == EXIT_INPUT)
+        e->code = EXIT_USAGE;
+    return false;
+}
+
 bool search_plan(const struct plan *base, const struct plan_limits *l, int64_t experts, int64_t token_copies,
                  const struct plan_judge *judge, struct search_result *out, struct err *e)
 {
@@ -389,8 +401,10 @@ bool search_plan(const struct plan *base, const struct plan_limits *l, int64_t e
     p.n_ranks = l->n_ranks;
     p.global_batch = l->global_batch;
     p.unit_ranks = l->unit_ranks ? l->unit_ranks : l->n_ranks;
-    if (!check_limits(l, experts, e) || !try_stages(&s, p, e))
+    if (!check_limits(l, experts, e))
         return false;
+    if (!try_stages(&s, p, e))
+        return blame_options(e);
     if (out->n_candidates == 0)
         return no_candidate(l, e);
     forget_slower(out);

@@ -119,6 +119,8 @@ refused "plan: cannot be written" '[13]' 'nowhere/plan.json' "$moec" compile --m
 refused "ranks that were not started" 2 'runtime_ngpus 2' $on_data data --runtime_ngpus 2
 refused "units that do not divide the ranks" 2 'plan_ngpus' "$moec" compile --model_id model --dataset_path data --runtime_ngpus 8 --plan_ngpus 3
 refused "experts that do not divide" 2 'expert_parallel 3' "$moec" compile --model_id model --dataset_path data --runtime_ngpus 6 --expert_parallel 3 --global_batch_size 12
+refused "experts over more ranks than there are" 2 "expert_parallel 4 does not divide the number of ranks, 2" "$moec" compile --model_id model --dataset_path data --runtime_ngpus 2 --expert_parallel 4 --global_batch_size 12
+refused "a tensor group with nothing to split" 2 "tensor_parallel = 3" "$moec" compile --model_id model --dataset_path data --runtime_ngpus 6 --tensor_parallel 3 --global_batch_size 12
 refused "a batch that the ranks cannot share" 2 'global_batch_size' "$moec" compile --model_id model --dataset_path data --runtime_ngpus 4 --global_batch_size 6
 refused "a micro-batch that does not divide" 2 'micro_batch_size' "$moec" compile --model_id model --dataset_path data --global_batch_size 8 --micro_batch_size 3
 refused "another sequence length" 7 'sequence_length' $on_data data --sequence_length 128
