@@ -168,11 +168,12 @@ losses() { # "STEP LOSS" lines of a run
 figures() { # of a run's metrics: losses, norms, loads of the experts by layer
     tr ',{}' '\n' <"runs/$1/metrics.jsonl" | grep -E '"(loss|aux_loss|grad_norm|eval_loss|[0-9]+)":'
 }
+norms() { # "STEP NORM" lines
+    sed -n 's/^{"step": \([0-9]*\),.*"grad_norm": \([^,]*\),.*/\1 \2/p' "runs/$1/metrics.jsonl"
+}
 # Largest relative difference of the losses of two runs; "missing" unless both have the same steps.
-distance() {
-    losses "$1" >"$work/a.losses"
-    losses "$2" >"$work/b.losses"
-    paste -d' ' "$work/a.losses" "$work/b.losses" |
+distance() { # RUN REFERENCE [norms]
+    paste -d' ' <("${3:-losses}" "$1") <("${3:-losses}" "$2") |
         awk 'NF != 4 || $1 != $3 { bad = 1 } { d = ($2 - $4) / $4; if (d < 0) d = -d; if (!(d <= top)) top = d }
              END { if (bad || NR == 0) print "missing"; else printf "%.3g\n", top }'
 }
