@@ -303,19 +303,23 @@ static bool check_shards(const struct plan_limits *l, struct err *e)
     return true;
 }
 
+/* Whatever else forbids every candidate is among the limits. */
 static bool no_candidate(const struct plan_limits *l, struct err *e)
 {
+    char chunks[192] = "";
+    if (l->chunks > 1)
+        snprintf(chunks, sizeof chunks,
+                 "--pipeline_chunks %d: expected --global_batch_size %lld and the micro-batch to give an "
+                 "accumulation by a multiple of --pipeline_stages %d",
+                 l->chunks, (long long)l->global_batch, l->stages);
     if (l->shards)
         return err_code(
             e, EXIT_USAGE,
             "no plan with --reproducible_shards %d on %d ranks: expected a power of two of shards for "
             "each worker (ranks / pipeline_stages / tensor_parallel), and a micro-batch that divides "
-            "the %lld sequences of a shard",
-            l->shards, l->n_ranks, (long long)l->global_batch / l->shards);
-    return err_code(e, EXIT_USAGE, /* whatever else forbids every candidate is among the limits */
-                    "--pipeline_chunks %d: expected --global_batch_size %lld and the micro-batch to give "
-                    "an accumulation by a multiple of --pipeline_stages %d",
-                    l->chunks, (long long)l->global_batch, l->stages);
+            "the %lld sequences of a shard%s%s",
+            l->shards, l->n_ranks, (long long)l->global_batch / l->shards, chunks[0] ? "; " : "", chunks);
+    return err_code(e, EXIT_USAGE, "%s", chunks);
 }
 
 static bool check_limits(const struct plan_limits *l, int64_t experts, struct err *e)

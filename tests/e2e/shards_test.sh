@@ -61,5 +61,6 @@ refused "three shards for a worker" 2 'reproducible_shards 6 on 2 ranks.*power o
 refused "fewer shards than workers" 2 'reproducible_shards 2 on 4 ranks' $compile 2 --runtime_ngpus 4 --global_batch_size 16 --pipeline_stages 1
 refused "unequal shards" 2 'reproducible_shards 8: a step of 20 sequences' $compile 8 --runtime_ngpus 2 --global_batch_size 20
 refused "a micro-batch that is no part of a shard" 2 'divides the 2 sequences of a shard' $compile 8 --runtime_ngpus 2 --global_batch_size 16 --micro_batch_size 8
+refused "shards and chunks" 2 "reproducible_shards 1 .*pipeline_chunks 2: expected --global_batch_size 12 .*multiple of --pipeline_stages 2" $compile 1 --runtime_ngpus 2 --global_batch_size 12 --micro_batch_size 4 --pipeline_stages 2 --pipeline_chunks 2
 refused "tensors and experts" 2 'tensor_parallel 2: expected --expert_parallel 1' $compile 8 --runtime_ngpus 4 --global_batch_size 16 --tensor_parallel 2 --expert_parallel 2
 finish
