@@ -64,7 +64,7 @@ extern const char *const plan_backend_name[BACKENDS], *const plan_master_name[MA
 struct plan {
     struct numbers numbers;
     int n_ranks, unit_ranks, expert_parallel, tensor_parallel, zero_ranks;
-    int vocabulary_parallel; /* parts of the vocabulary: tensor_parallel, or 1 = whole; 0: to choose */
+    int vocabulary_parallel; /* parts of the vocabulary: tensor_parallel, or 1 = whole */
     int stages, chunks;
     int cut
         [PLAN_PARTS +

@@ -38,6 +38,7 @@ struct space {
     struct search_result *out;
     double
         floor_us; /* of candidates that differ in ZeRO only: compute and exchange when nothing is repeated */
+    bool fits_plainly; /* one that differs in ZeRO only, without repeating anything, or would be too slow */
     bool for_smallest; /* nothing fits: find what needs least */
 };
 
@@ -164,6 +165,7 @@ static bool try_levels(struct space *s, struct plan p, struct err *e)
             return false;
         const bool enough =
             tried.cost.step_us > 0 && fits(s, &tried) && tried.recompute <= tried.recompute_least;
+        s->fits_plainly |= enough || too_slow(s, s->floor_us);
         if (!s->for_smallest && (enough || too_slow(s, s->floor_us)))
             break;
     }
@@ -185,6 +187,25 @@ static bool try_zero(struct space *s, struct plan p, struct err *e)
     return true;
 }
 
+/* The vocabulary whole or split, as the user says; or split where it can be and whole does not fit without repeating
+ * anything: that gains memory alone. */
+static bool try_vocabulary(struct space *s, struct plan p, struct err *e)
+{
+    const enum split_vocabulary wanted = p.tensor_parallel == 1 ? VOCABULARY_WHOLE : s->l->vocabulary;
+    struct err why = { 0 };
+    s->floor_us = 0;
+    s->fits_plainly = false;
+    p.vocabulary_parallel = 1;
+    if (wanted != VOCABULARY_SPLIT && !try_zero(s, p, e))
+        return false;
+    if (wanted == VOCABULARY_AUTO && s->fits_plainly && !s->for_smallest)
+        return true;
+    s->floor_us = 0;
+    p.vocabulary_parallel = p.tensor_parallel;
+    return wanted == VOCABULARY_WHOLE || try_zero(s, p, wanted == VOCABULARY_SPLIT ? e : &why) ||
+           wanted == VOCABULARY_AUTO;
+}
+
 static bool try_tensor(struct space *s, struct plan p, struct err *e)
 {
     for (int t = 1; t <= plan_unit_workers(&p); t++) {
@@ -199,9 +220,7 @@ static bool try_tensor(struct space *s, struct plan p, struct err *e)
         p.tensor_parallel = t;
         if (!plan_tree_fits(&p))
             continue;
-        p.vocabulary_parallel = t == 1 || s->l->vocabulary == VOCABULARY_WHOLE ? 1 : 0;
-        s->floor_us = 0;
-        if (try_zero(s, p, fixed ? e : &why))
+        if (try_vocabulary(s, p, fixed ? e : &why))
             continue;
         if (fixed)
             return false;
@@ -400,7 +419,7 @@ bool search_plan(const struct plan *base, const struct plan_limits *l, int64_t e
                  const struct plan_judge *judge, struct search_result *out, struct err *e)
 {
     *out = (struct search_result){ 0 };
-    struct space s = { l, experts, token_copies, judge, out, 0, false };
+    struct space s = { l, experts, token_copies, judge, out, 0, false, false };
     struct plan p = *base;
     p.n_ranks = l->n_ranks;
     p.global_batch = l->global_batch;

@@ -85,62 +85,69 @@ static struct graph *build_graph(const struct setup *s, struct arena *a, const s
     return model_graph(a, &s->model, &o, v);
 }
 
-/* Candidates of the same batch share a graph; of those, candidates with as many stages and chunks the cuts. */
-struct measuring {
-    const struct setup *s;
-    struct arena *arena; /* of the graph; NULL = none yet */
+enum { GRAPHS = 8 };
+
+/* Candidates of the same batch and vocabulary share a graph; of those, candidates with as many stages and chunks the cuts. */
+struct drawn {
+    struct arena *arena; /* of all below; NULL = none yet */
     struct graph *graph;
     int64_t batch, sequence;
+    int vocabulary_parallel;
     struct plan cut; /* stages 0: none yet */
     char ready[17];  /* hash of the last that was checked, but for recomputation */
-    int *
-        fullest; /* its rank of every stage that owns most, in the arena of the graph; NULL = none was checked */
-    int vocabulary_parallel;
-    enum split_vocabulary vocabulary; /* what the user wants of it */
+    int *fullest;    /* its rank of every stage that owns most; NULL = none was checked */
+};
+struct measuring {
+    const struct setup *s;
+    struct drawn drawn[GRAPHS];
+    int n_drawn; /* so far; a new one takes the place of the oldest */
 };
 
-static bool graph_for(struct measuring *m, const struct plan *p, struct err *e)
+/* NULL: no such graph can be. */
+static struct drawn *draw(struct measuring *m, const struct plan *p, struct err *e)
 {
     struct model_values v;
-    if (m->arena && m->batch == plan_graph_batch(p) && m->sequence == p->sequence &&
-        m->vocabulary_parallel == p->vocabulary_parallel)
-        return true;
-    arena_free(m->arena);
-    m->arena = arena_new("graph of candidates");
-    m->batch = plan_graph_batch(p);
-    m->sequence = p->sequence;
-    m->vocabulary_parallel = p->vocabulary_parallel;
-    m->graph = build_graph(m->s, m->arena, p, false, &v);
-    m->cut.stages = 0;
-    m->fullest = NULL;
-    return graph_check(m->graph, e);
+    for (int i = 0; i < GRAPHS; i++) {
+        struct drawn *d = &m->drawn[i];
+        if (d->arena && d->batch == plan_graph_batch(p) && d->sequence == p->sequence &&
+            d->vocabulary_parallel == p->vocabulary_parallel)
+            return d;
+    }
+    struct drawn *d = &m->drawn[m->n_drawn++ % GRAPHS];
+    arena_free(d->arena);
+    *d = (struct drawn){ .arena = arena_new("graph of candidates"),
+                         .batch = plan_graph_batch(p),
+                         .sequence = p->sequence,
+                         .vocabulary_parallel = p->vocabulary_parallel };
+    d->graph = build_graph(m->s, d->arena, p, false, &v);
+    return graph_check(d->graph, e) ? d : NULL;
 }
 
-static bool choose_cuts(struct measuring *m, struct plan *p, struct err *e)
+static void end_measuring(struct measuring *m)
 {
-    if (m->cut.stages == p->stages && m->cut.chunks == p->chunks)
-        memcpy(p->cut, m->cut.cut, sizeof p->cut);
-    else if (!cut_choose(m->graph, &m->s->cluster, p, e))
+    for (int i = 0; i < GRAPHS; i++)
+        arena_free(m->drawn[i].arena);
+}
+
+static bool choose_cuts(const struct setup *s, struct drawn *d, struct plan *p, struct err *e)
+{
+    if (d->cut.stages == p->stages && d->cut.chunks == p->chunks)
+        memcpy(p->cut, d->cut.cut, sizeof p->cut);
+    else if (!cut_choose(d->graph, &s->cluster, p, e))
         return false;
-    m->cut = *p;
+    d->cut = *p;
     return true;
 }
 
-/* Splits the vocabulary where the tensor group divides it, in parts that kernels take; unless the plan has chosen. */
-static bool choose_vocabulary(const struct measuring *m, struct plan *p, struct err *e)
+/* In parts that kernels take. */
+static bool check_vocabulary(const struct setup *s, const struct plan *p, struct err *e)
 {
-    const int64_t vocab = m->s->model.vocab, each = (int64_t)p->tensor_parallel * plan_width(p);
-    const bool divides = vocab % each == 0,
-               wanted = p->vocabulary_parallel > 1 || m->vocabulary == VOCABULARY_SPLIT;
-    if (wanted && !divides)
-        return err_code(
-            e, EXIT_USAGE,
-            "the vocabulary of %lld cannot be split over --tensor_parallel %d: expected a multiple "
-            "of %lld, or --split_vocabulary auto",
-            (long long)vocab, p->tensor_parallel, (long long)each);
-    if (p->vocabulary_parallel == 0)
-        p->vocabulary_parallel = divides ? p->tensor_parallel : 1;
-    return true;
+    const int64_t vocab = s->model.vocab, each = (int64_t)p->vocabulary_parallel * plan_width(p);
+    return p->vocabulary_parallel == 1 || vocab % each == 0 ||
+           err_code(e, EXIT_USAGE,
+                    "the vocabulary of %lld cannot be split over --tensor_parallel %d: expected a multiple "
+                    "of %lld, or --split_vocabulary auto",
+                    (long long)vocab, p->tensor_parallel, (long long)each);
 }
 
 /* The rank of a stage that owns most stands for the others. */
@@ -154,27 +161,26 @@ static int fullest_rank(const struct graph *g, const struct plan *p, int stage)
     return rank;
 }
 
-/* The graph of a candidate, cut where its stages need it, and the ranks that stand for all. */
-static bool make_ready(struct measuring *m, struct plan *p, struct err *e)
+/* The graph of a candidate, cut where its stages need it, and the ranks that stand for all. NULL: it cannot be. */
+static struct drawn *make_ready(struct measuring *m, struct plan *p, struct err *e)
 {
-    if (!choose_vocabulary(m, p, e) || !graph_for(m, p, e))
-        return false;
+    struct drawn *d = check_vocabulary(m->s, p, e) ? draw(m, p, e) : NULL;
     const bool chosen = plan_parts(p) == 1 || p->cut[plan_parts(p)] > 0;
-    if (!chosen && !choose_cuts(m, p, e))
-        return false;
+    if (!d || (!chosen && !choose_cuts(m->s, d, p, e)))
+        return NULL;
     char hash[17];
     struct plan same = *p;
     same.recompute = 0;
     plan_hash(&same, hash);
-    if (m->fullest && strcmp(hash, m->ready) == 0)
-        return true;
-    if (!plan_check(p, m->graph, e))
-        return false;
-    m->fullest = ARENA_NEW(m->arena, int, p->stages);
+    if (d->fullest && strcmp(hash, d->ready) == 0)
+        return d;
+    if (!plan_check(p, d->graph, e))
+        return NULL;
+    d->fullest = ARENA_NEW(d->arena, int, p->stages);
     for (int stage = 0; stage < p->stages; stage++)
-        m->fullest[stage] = fullest_rank(m->graph, p, stage);
-    memcpy(m->ready, hash, sizeof hash);
-    return true;
+        d->fullest[stage] = fullest_rank(d->graph, p, stage);
+    memcpy(d->ready, hash, sizeof hash);
+    return d;
 }
 
 static void lower_rank(const struct setup *s, struct arena *a, const struct graph *g, const struct plan *p,
@@ -186,18 +192,19 @@ static void lower_rank(const struct setup *s, struct arena *a, const struct grap
 }
 
 /* Memory and time of a stage, where they are the largest so far. Every stage repeats the same kinds of nodes. */
-static bool measure_stage(const struct measuring *m, int stage, struct plan *p, struct err *e)
+static bool measure_stage(const struct setup *s, const struct drawn *d, int stage, struct plan *p,
+                          struct err *e)
 {
     struct arena *a = arena_new("stage");
     struct program program;
     struct plan_cost cost;
-    lower_rank(m->s, a, m->graph, p, m->fullest[stage], &program, &cost);
+    lower_rank(s, a, d->graph, p, d->fullest[stage], &program, &cost);
     p->recompute_most = program.recompute_most;
     if (program.memory.peak_bytes > p->memory.peak_bytes)
         p->memory = program.memory;
     if (cost.step_us > p->cost.step_us)
         p->cost = cost;
-    const bool ok = rules_recompute(&m->s->rules, m->graph, program.recompute_place, &p->recompute_least,
+    const bool ok = rules_recompute(&s->rules, d->graph, program.recompute_place, &p->recompute_least,
                                     &p->recompute_most, e);
     arena_free(a);
     return ok;
@@ -205,13 +212,15 @@ static bool measure_stage(const struct measuring *m, int stage, struct plan *p, 
 
 static bool measure(void *context, struct plan *p, struct err *e)
 {
-    if (!make_ready(context, p, e))
+    const struct measuring *m = context;
+    const struct drawn *d = make_ready(context, p, e);
+    if (!d)
         return false;
     p->memory = (struct plan_memory){ 0 };
     p->cost = (struct plan_cost){ 0 };
     bool ok = true;
     for (int stage = 0; stage < p->stages && ok; stage++)
-        ok = measure_stage(context, stage, p, e);
+        ok = measure_stage(m->s, d, stage, p, e);
     return ok;
 }
 
@@ -251,13 +260,13 @@ bool setup_faster(const struct setup *s, const struct plan_limits *l, const stru
 
 static bool least_bytes(void *context, struct plan *p, int64_t *bytes, struct err *e)
 {
-    const struct measuring *m = context;
-    if (!make_ready(context, p, e))
+    const struct drawn *d = make_ready(context, p, e);
+    if (!d)
         return false;
     *bytes = 0;
     for (int stage = 0; stage < p->stages; stage++) {
         struct arena *a = arena_new("stage");
-        const int64_t least = sched_least_bytes(a, m->graph, p, m->fullest[stage]);
+        const int64_t least = sched_least_bytes(a, d->graph, p, d->fullest[stage]);
         *bytes = least > *bytes ? least : *bytes;
         arena_free(a);
     }
@@ -268,7 +277,7 @@ bool setup_measure(const struct setup *s, struct plan *p, struct err *e)
 {
     struct measuring m = { .s = s };
     const bool ok = measure(&m, p, e);
-    arena_free(m.arena);
+    end_measuring(&m);
     return ok;
 }
 
@@ -379,7 +388,7 @@ bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequ
 {
     struct plan base;
     struct plan_limits limits = *l;
-    struct measuring m = { .s = s, .vocabulary = l->vocabulary };
+    struct measuring m = { .s = s };
     const struct plan_judge judge = { measure, least_bytes, &m };
     if (sequence > s->model.max_positions)
         return err_code(e, EXIT_MISMATCH,
@@ -395,7 +404,7 @@ bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequ
             "--gradient_dtype bf16: with --reproducible several ranks add their gradients in fp32");
     const bool ok = apply_rules(s, sequence, &limits, e) &&
                     search_ways(s, &limits, &judge, exact, &base, out, e) && price(&m, &out->best[0], e);
-    arena_free(m.arena);
+    end_measuring(&m);
     return ok;
 }
 
