@@ -2,7 +2,7 @@
 #include "sched/place.h"
 #include <string.h>
 
-enum { BLOCKS = 64, FEW = 8 /* blocks: with more, the list of all is shorter than theirs */ };
+enum { BLOCKS = 64, FEW = 2 /* blocks: with more, the list of all is shorter than theirs */ };
 
 struct placed {
     int64_t at, end;
