@@ -31,6 +31,7 @@ if [ -n "$planned" ] && [ "${planned% *}" = "${planned#* }" ]; then passed "rank
 layout zero-2 4 --zero 2 --expert_parallel 2 && close_to zero-2 zero-2 one-rank $reordered
 layout zero-3 4 --zero 3 --recompute 1000 && close_to zero-3 zero-3 one-rank $reordered
 layout tensor-2 4 --tensor_parallel 2 --expert_parallel 2 && close_to tensor-2 tensor-2 one-rank $reordered
+layout tensor-vocabulary 4 --tensor_parallel 2 --expert_parallel 2 --split_vocabulary on && close_to tensor-vocabulary tensor-vocabulary one-rank $reordered
 
 # Stopped and resumed: what ranks hold in slices comes back as it was, blocks of 8-bit moments too.
 for kind in "fp32 --zero 3" "int8 --zero 1"; do
