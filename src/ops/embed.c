@@ -1,53 +1,22 @@
 /* embed.c - y[t] = w[token[t]]. */
-#include "base/err.h"
-#include "base/pool.h"
+#include "ops/embed.h"
 #include "graph/op.h"
 #include "ops/fill.h"
-#include "ops/kernel.h"
-enum { TOKEN, W, Y, N = 0, V, D };
-enum { COLUMNS = 64 };
+enum { TOKEN, N = 0, V, D };
 
-static void fwd_rows(void *context, int64_t task)
+static struct embed_part whole(const struct call *c)
 {
-    const struct call *c = context;
-    const int32_t *token = c->arg[TOKEN];
-    const float *w = c->arg[W];
-    float *y = c->arg[Y];
-    const int64_t d = c->dim[D];
-    const struct span s = cut_span(c->dim[N], cut_rows(d), task);
-    for (int64_t t = s.from; t < s.to; t++) {
-        CHECK(token[t] >= 0 && token[t] < c->dim[V], "token %d of %lld", token[t], (long long)c->dim[V]);
-        memcpy(y + t * d, w + token[t] * d, (size_t)d * sizeof *y);
-    }
+    return (struct embed_part){ c, c->dim[V], 0, c->dim[V], c->dim[N], c->dim[D] };
 }
 
 static void fwd(const struct call *c)
 {
-    pool_run(cut_parts(c->dim[N], cut_rows(c->dim[D])), fwd_rows, (void *)c);
-}
-
-/* One task owns some columns of all rows of dw and adds the tokens in their order. */
-static void bwd_columns(void *context, int64_t task)
-{
-    const struct call *c = context;
-    const int32_t *token = c->arg[TOKEN];
-    const float *dy = c->grad[Y];
-    float *dw = c->grad[W];
-    const int64_t d = c->dim[D];
-    const struct span s = cut_span(d, COLUMNS, task);
-    for (int64_t v = 0; v < c->dim[V] && !adds(c, W); v++)
-        memset(dw + v * d + s.from, 0, (size_t)(s.to - s.from) * sizeof *dw);
-    for (int64_t t = 0; t < c->dim[N]; t++) {
-        float *to = dw + token[t] * d;
-        for (int64_t i = s.from; i < s.to; i++)
-            to[i] += dy[t * d + i];
-    }
+    embed_forward(whole(c));
 }
 
 static void bwd(const struct call *c)
 {
-    if (c->grad[W])
-        pool_run(cut_parts(c->dim[D], COLUMNS), bwd_columns, (void *)c);
+    embed_backward(whole(c));
 }
 
 static void fill(const struct call *c, uint64_t seed)

@@ -1,13 +1,11 @@
 /* head_loss.c - logits = x w^T in chunks of c rows, nll = lse - logit[label]; a label below 0 is ignored (its
  * nll and its gradient are 0). `both` turns the logits of a chunk into their gradient in place, and nothing is made
  * twice. Backward alone finds the logits of forward when one chunk holds all rows; otherwise it makes them again. */
-#include "base/blas.h"
 #include "base/err.h"
 #include "base/pool.h"
 #include "graph/op.h"
 #include "ops/fill.h"
-#include "ops/kernel.h"
-#include "ops/vector.h"
+#include "ops/head.h"
 enum { X, W, LABEL, NLL, LSE, LOGITS, N = 0, D, V, C };
 struct chunk {
     const struct call *c;
@@ -21,9 +19,7 @@ static int64_t rows_per_task(const struct call *c)
 
 static void make_logits(const struct call *c, struct span rows)
 {
-    const int64_t d = c->dim[D], v = c->dim[V];
-    gemm_panels(NO, TR, rows.to - rows.from, v, d, 1, (const float *)c->arg[X] + rows.from * d, d, c->arg[W],
-                d, 0, c->arg[LOGITS], v);
+    head_logits(c, rows, c->dim[D], c->dim[V], c->arg[LOGITS]);
 }
 
 static void loss_rows(void *context, int64_t task)
@@ -56,12 +52,6 @@ static void fwd(const struct call *c)
     }
 }
 
-WIDE static void softmax_scaled(float *x, int64_t n, float lse, float scale)
-{
-    for (int64_t i = 0; i < n; i++)
-        x[i] = scale * vector_exp(x[i] - lse);
-}
-
 static void dlogits_rows(void *context, int64_t task)
 {
     const struct chunk *k = context;
@@ -82,16 +72,9 @@ static void dlogits_rows(void *context, int64_t task)
     }
 }
 
-/* dx = dlogits w, dw = dlogits^T x */
 static void multiply(const struct call *c, struct span rows)
 {
-    const int64_t d = c->dim[D], v = c->dim[V], n = rows.to - rows.from;
-    const float *x = (const float *)c->arg[X] + rows.from * d, *dlogits = c->arg[LOGITS];
-    if (c->grad[X])
-        gemm_panels(NO, NO, n, d, v, 1, dlogits, v, c->arg[W], d, beta_of(c, X),
-                    (float *)c->grad[X] + rows.from * d, d);
-    if (c->grad[W])
-        gemm_panels(TR, NO, v, d, n, 1, dlogits, v, x, d, rows.from > 0 ? 1 : beta_of(c, W), c->grad[W], d);
+    head_multiply(c, rows, c->dim[D], c->dim[V], c->arg[LOGITS]);
 }
 
 static void bwd(const struct call *c)

@@ -3,13 +3,11 @@
  * where the part, or the label's, is not here (a label below 0 is nowhere), so that sums over calls complete them.
  * The logits are made in chunks of rows. Backward finds them where one chunk holds all rows; otherwise it makes them
  * again, which is one product more than the three that a head needs. */
-#include "base/blas.h"
 #include "base/err.h"
 #include "base/pool.h"
 #include "graph/op.h"
 #include "ops/fill.h"
-#include "ops/kernel.h"
-#include "ops/vector.h"
+#include "ops/head.h"
 enum { X, W, LABEL, LSE, LOGIT, LOGITS, N = 0, D, P, C, M, ROWS, FIRST = 3 };
 struct chunk {
     const struct call *c;
@@ -42,9 +40,7 @@ static int64_t label_column(const struct call *c, int64_t t)
 
 static void make_logits(const struct call *c, struct span rows)
 {
-    const int64_t d = c->dim[D], v = columns_of(c);
-    gemm_panels(NO, TR, rows.to - rows.from, v, d, 1, (const float *)c->arg[X] + rows.from * d, d, c->arg[W],
-                d, 0, c->arg[LOGITS], v);
+    head_logits(c, rows, c->dim[D], columns_of(c), c->arg[LOGITS]);
 }
 
 static float lse_of(const float *logit, int64_t n)
@@ -83,12 +79,6 @@ static void fwd(const struct call *c)
     }
 }
 
-WIDE static void softmax_scaled(float *x, int64_t n, float lse, float scale)
-{
-    for (int64_t i = 0; i < n; i++)
-        x[i] = scale * vector_exp(x[i] - lse);
-}
-
 static void dlogits_rows(void *context, int64_t task)
 {
     const struct chunk *k = context;
@@ -108,16 +98,9 @@ static void dlogits_rows(void *context, int64_t task)
     }
 }
 
-/* dx = dlogits w, dw = dlogits^T x */
 static void multiply(const struct call *c, struct span rows)
 {
-    const int64_t d = c->dim[D], v = columns_of(c), n = rows.to - rows.from;
-    const float *x = (const float *)c->arg[X] + rows.from * d, *dlogits = c->arg[LOGITS];
-    if (c->grad[X])
-        gemm_panels(NO, NO, n, d, v, 1, dlogits, v, c->arg[W], d, beta_of(c, X),
-                    (float *)c->grad[X] + rows.from * d, d);
-    if (c->grad[W])
-        gemm_panels(TR, NO, v, d, n, 1, dlogits, v, x, d, rows.from > 0 ? 1 : beta_of(c, W), c->grad[W], d);
+    head_multiply(c, rows, c->dim[D], columns_of(c), c->arg[LOGITS]);
 }
 
 static void bwd(const struct call *c)
