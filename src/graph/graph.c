@@ -278,3 +278,12 @@ uint64_t graph_signature(const struct graph *g)
         str_addf(&s, "%s %lld\n", g->params.item[i].name, (long long)g->params.item[i].n_elements);
     return hash_bytes(s.text, s.bytes);
 }
+
+void op_cost(const struct op *op, const int64_t *dim, const double *attr, double flops[2], double bytes[2])
+{
+    struct call c = { 0 };
+    memcpy(c.dim, dim, sizeof c.dim);
+    memcpy(c.attr, attr, sizeof c.attr);
+    flops[0] = flops[1] = bytes[0] = bytes[1] = 0;
+    op->cost(&c, flops, bytes);
+}

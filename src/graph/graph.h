@@ -73,3 +73,5 @@ bool graph_check(const struct graph *g, struct err *e);
 uint64_t graph_signature(const struct graph *g); /* hash of the text form */
 struct str;
 void graph_print(const struct graph *g, struct str *out); /* one line per node */
+/* What a call of an operator with these sizes costs: [0] forward, [1] backward. */
+void op_cost(const struct op *op, const int64_t *dim, const double *attr, double flops[2], double bytes[2]);

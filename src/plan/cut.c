@@ -90,11 +90,8 @@ static void add_times(struct arena *a, const struct graph *g, const struct clust
 {
     out->before = ARENA_NEW(a, double, g->n_nodes + 1);
     for (int i = 0; i < g->n_nodes; i++) {
-        double flops[2] = { 0 }, bytes[2] = { 0 };
-        struct call call = { 0 };
-        memcpy(call.dim, g->nodes[i].dim, sizeof call.dim);
-        memcpy(call.attr, g->nodes[i].attr, sizeof call.attr);
-        g->nodes[i].op->cost(&call, flops, bytes);
+        double flops[2], bytes[2];
+        op_cost(g->nodes[i].op, g->nodes[i].dim, g->nodes[i].attr, flops, bytes);
         const double compute = (flops[0] + flops[1]) / c->flops_per_s,
                      memory = (bytes[0] + bytes[1]) / c->memory_bytes_per_s;
         out->before[i + 1] = out->before[i] + 1e6 * (compute > memory ? compute : memory) + 2 * c->call_us;

@@ -6,11 +6,8 @@
 
 void sched_cost(const struct instr *in, double *flops, double *bytes)
 {
-    double f[2] = { 0 }, b[2] = { 0 };
-    struct call call = { 0 };
-    memcpy(call.dim, in->dim, sizeof call.dim);
-    memcpy(call.attr, in->attr, sizeof call.attr);
-    in->op->cost(&call, f, b);
+    double f[2], b[2];
+    op_cost(in->op, in->dim, in->attr, f, b);
     const double part = in->again && in->op->saved_again[CPU] ? in->op->saved_again_part : 1;
     *flops = part * f[in->backward] + (in->both ? f[0] : 0);
     *bytes = part * b[in->backward] + (in->both ? b[0] : 0);

@@ -93,13 +93,10 @@ static double again_bytes(const struct graph *g, const struct node *n)
 /* Streams at 3.5 TB/s, products at 600 TFLOP/s. */
 static double seconds_of(const struct graph *g, const struct node *n)
 {
-    double flops[2] = { 0 }, bytes[2] = { 0 };
-    struct call c = { 0 };
+    double flops[2], bytes[2];
     if (n->op->again[CPU])
         return again_bytes(g, n) / 3.5e12;
-    memcpy(c.dim, n->dim, sizeof c.dim);
-    memcpy(c.attr, n->attr, sizeof c.attr);
-    n->op->cost(&c, flops, bytes);
+    op_cost(n->op, n->dim, n->attr, flops, bytes);
     const double memory = bytes[0] / 2 / 3.5e12, compute = flops[0] / 600e12,
                  part = n->op->saved_again[CPU] ? n->op->saved_again_part : 1;
     return part * (compute > memory ? compute : memory);
