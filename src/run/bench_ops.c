@@ -367,6 +367,18 @@ static bool start(struct ops *o, struct arena *a, const struct config *c, struct
     return true;
 }
 
+/* What the device reaches, and every call. */
+static bool measure_all(struct ops *o, struct arena *a, const struct config *c, struct err *e)
+{
+    if (!start(o, a, c, e))
+        return false;
+    measure_ceilings(o);
+    time_list(o, LIST_MICRO);
+    time_list(o, LIST_UPDATE);
+    exec_free(&o->engine.exec);
+    return true;
+}
+
 /* The quickest batch: what else the machine does belongs to no operator. */
 static bool write_table(const struct ops *o, struct arena *a, const char *path, struct err *e)
 {
@@ -401,12 +413,8 @@ static bool profile_operators(struct ops *o, struct arena *a, const struct confi
 {
     const size_t n = strlen(c->output), ending = n > 5 && strcmp(c->output + n - 5, ".json") == 0 ? 5 : 0;
     const char *table = arena_printf(a, "%.*s.rates.json", (int)(n - ending), c->output);
-    if (!start(o, a, c, e))
+    if (!measure_all(o, a, c, e))
         return false;
-    measure_ceilings(o);
-    time_list(o, LIST_MICRO);
-    time_list(o, LIST_UPDATE);
-    exec_free(&o->engine.exec);
     struct cluster here = o->setup.cluster;
     here.flops_per_s = o->flops_per_s;
     here.memory_bytes_per_s = o->bytes_per_s;
@@ -460,12 +468,8 @@ bool bench_ops(struct arena *a, const struct config *c, struct err *e)
     blas_warm_up();
     if (comm_ranks() > 1)
         return err_code(e, EXIT_USAGE, "bench ops runs on one rank, %d were started", comm_ranks());
-    if (!start(o, a, c, e))
+    if (!measure_all(o, a, c, e))
         return false;
-    measure_ceilings(o);
-    time_list(o, LIST_MICRO);
-    time_list(o, LIST_UPDATE);
-    exec_free(&o->engine.exec);
     if (o->setup.backend != CPU)
         find_errors(o);
     if (c->json)
