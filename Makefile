@@ -74,9 +74,12 @@ PROBES := $(if $(CU),$(patsubst %.cu,$(OUT)/%,$(wildcard tests/probe/*_probe.cu)
 probe: $(PROBES)
 $(OUT)/tests/probe/%.cu.o: NVFLAGS += $(PROBE)
 $(OUT)/tests/probe/%.cu.o: GPUS = $(HOPPER)
-$(OUT)/tests/probe/grouped%probe: $(OUT)/tests/probe/grouped%probe.cu.o \
-                                  $(filter-out %/grouped_hopper.cu.o,$(LIBOBJ))
-	$(CC) $(CFLAGS) $^ $(LDLIBS) -o $@
+# A probe includes the sources of the kernels that it measures; they are not linked again.
+$(OUT)/tests/probe/grouped_probe $(OUT)/tests/probe/grouped_at_once_probe: PROBED := grouped_hopper
+$(OUT)/tests/probe/dense_probe: PROBED := gemm gemm_tune
+$(OUT)/tests/probe/attention_probe: PROBED := dnn attention_dnn
+$(OUT)/tests/probe/%: $(OUT)/tests/probe/%.cu.o $(LIBOBJ)
+	$(CC) $(CFLAGS) $(filter-out $(PROBED:%=\%/%.cu.o),$^) $(LDLIBS) -o $@
 clean:
 	rm -rf build moec
 FORCE:

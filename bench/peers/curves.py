@@ -40,12 +40,13 @@ def read_dataset(directory):
 
 
 class AdamW:
-    """float32 masters and moments; gradients as the model has them, clipped by their common norm."""
+    """float32 masters, at first the tensors as stored, and moments; gradients as the model has them, clipped by their
+    common norm."""
 
-    def __init__(self, weights, clip):
+    def __init__(self, weights, stored, clip):
         import torch
-        self.weights, self.clip = list(weights), clip
-        self.masters = [torch.nn.Parameter(w.detach().float().clone()) for w in self.weights]
+        self.weights, self.clip = list(weights.values()), clip
+        self.masters = [torch.nn.Parameter(stored.pop(name).float().clone()) for name in weights]
         self.optimizer = torch.optim.AdamW(self.masters, betas=(0.9, 0.95), eps=1e-8, weight_decay=0,
                                            fused=self.weights[0].is_cuda)
 
@@ -66,11 +67,11 @@ class AdamW:
 def train(args):
     import torch
 
-    from deepseek_v2 import DeepseekV2
+    from deepseek_v2 import DeepseekV2, read_merged
     device = "cuda" if torch.cuda.is_available() and args.device != "cpu" else "cpu"
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     model = DeepseekV2(args.model_id, device, torch.bfloat16 if device == "cuda" else torch.float32)
-    optimizer = AdamW(model.weight.values(), 1.0)
+    optimizer = AdamW(model.weight, read_merged(args.model_id, model.config, device), 1.0)
     data = read_dataset(args.dataset_path)
     batches = sequences_of_steps(len(data), args.global_batch_size, args.steps, args.seed)
     with open(args.output, "w") as out:

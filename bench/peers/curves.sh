@@ -4,7 +4,9 @@
 # already are kept, so a second call goes on where the first stopped. Exit status 1: a mean differs by more than LIMIT
 # percent.
 #   DATA=DIR          dataset of moec prepare
-#   MODEL_CONFIG=DIR  directory with config.json; WORK=DIR gets weights (2 bytes per parameter) and curves
+#   MODEL_CONFIG=DIR  directory with config.json; WORK=DIR gets weights (2 or 4 bytes per parameter) and curves
+#   DTYPE             of the weights that all begin with. From bfloat16 ones, whose first updates are below their
+#                     precision, --master none would start before the others
 #   MODES             names master-moments-gradients, or torch
 #   MOEC, PYTHON, LAYERS, STEPS, MICRO_BATCH, LR, WARMUP, DEVICE, LIMIT
 set -eu
@@ -13,7 +15,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 MOEC=${MOEC:-./moec} PYTHON=${PYTHON:-python3} WORK=${WORK:-/tmp/moec-curves}
 LAYERS=${LAYERS:-8} STEPS=${STEPS:-300} MICRO_BATCH=${MICRO_BATCH:-4} LR=${LR:-3e-4} WARMUP=${WARMUP:-20}
 MODES=${MODES:-torch split-fp32-fp32 split-bf16-fp32 split-int8-bf16 none-int8-bf16}
-DEVICE=${DEVICE:-auto} LIMIT=${LIMIT:-0.5}
+DEVICE=${DEVICE:-auto} LIMIT=${LIMIT:-0.5} DTYPE=${DTYPE:-float32}
 mkdir -p "$WORK/curves"
 
 timed() { # NAME COMMAND...
@@ -26,10 +28,8 @@ timed() { # NAME COMMAND...
     echo "$name: $((SECONDS - begin)) s"
 }
 
-dtype=bfloat16
-[ "$DEVICE" != cpu ] || dtype=float32
 if [ ! -d "$WORK/init" ]; then
-    "$PYTHON" "$here/curves.py" config --model_id "$MODEL_CONFIG" --layers "$LAYERS" --torch_dtype "$dtype" \
+    "$PYTHON" "$here/curves.py" config --model_id "$MODEL_CONFIG" --layers "$LAYERS" --torch_dtype "$DTYPE" \
         --output "$WORK/config"
     timed init "$MOEC" init --model_id "$WORK/config" --output "$WORK/init"
 fi

@@ -33,8 +33,9 @@ def read_tensors(directory, device):
     return tensors
 
 
-def merge_experts(tensors, config):
+def read_merged(directory, config, device):
     """model.layers.N.mlp.experts.gate_up [E, 2 F, D] and .down [E, D, F] in place of the tensors of each expert."""
+    tensors = read_tensors(directory, device)
     for layer in range(config["first_k_dense_replace"], config["num_hidden_layers"]):
         at = f"model.layers.{layer}.mlp.experts."
         part = {name: torch.stack([tensors.pop(f"{at}{e}.{name}_proj.weight")
@@ -91,7 +92,7 @@ def products_by_expert(x, weight, counts):
 class DeepseekV2:
     def __init__(self, directory, device, dtype):
         self.config = read_config(directory)
-        tensors = merge_experts(read_tensors(directory, device), self.config)
+        tensors = read_merged(directory, self.config, device)
         self.weight = {k: v.to(dtype).requires_grad_() for k, v in tensors.items()}
         self.table = {}
 

@@ -76,7 +76,7 @@ for workers in 1 2 4; do
         same $name $name same-4-ep-1
     fi
 done
-refused "a capacity that would cut a segment" 3 'row_capacity = 128.*at least 512' "$moec" train --model_id model --dataset_path data \
+refused "a capacity that would cut a segment" 2 'row_capacity = 128.*at least 512' "$moec" train --model_id model --dataset_path data \
     $common --runtime_ngpus 4 --run_mode compile --reproducible --micro_batch_size 16 --expert_parallel 4 --row_capacity 128
 refused "gradients in bfloat16" 2 'gradient_dtype bf16.*reproducible' "$moec" train --model_id model --dataset_path data \
     $common --runtime_ngpus 4 --run_mode compile --reproducible --gradient_dtype bf16

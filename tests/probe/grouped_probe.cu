@@ -1,8 +1,8 @@
 /* grouped_probe.cu - speed and results of the grouped products (cuda/grouped.cuh) at the sizes of DeepSeek-V2-Lite, each
  * in a process of its own: a kernel that hangs or dies ends its own line only. `make probe` builds it.
  *   grouped_probe [WORD...]   those whose name has one of the words
- * A line: name, rows, the median of 30 runs in ms, TFLOP/s, and the largest error of a few hundred elements against a
- * float64 sum, in units of what the product's rounding may cost (FAIL above 1). "dense" is one cuBLASLt product of the
+ * A line: name, rows, the median of 30 runs in ms, TFLOP/s, ms and TFLOP/s of SUSTAINED_S seconds without a pause, when the
+ * power limit holds the clock down as in training, and the largest error of a few hundred elements against a float64 sum, in units of what the product's rounding may cost (FAIL above 1). "dense" is one cuBLASLt product of the
  * same number of operations. "back_fused" is also compared, every element, with "back_apart" and with a second run.
  * grouped_at_once_probe: the same, with results that leave before the next tile is multiplied. */
 #define BARRIER_LIMIT_NS 3000000000
@@ -27,7 +27,9 @@ enum {
     WARM = 10,
     RUNS = 30,
     SAMPLES = 300,
-    LIMIT_S = 20
+    HEATING_S = 1,
+    SUSTAINED_S = 1,
+    LIMIT_S = 30
 };
 /* BACK: grouped_back(); APART: the same by grouped_back_apart(). */
 enum probed { DENSE, UP_FWD, DOWN_FWD, UP_DX, DOWN_DY, BACK_FUSED, BACK_APART, UP_DW, DOWN_DW, PRODUCTS };
@@ -432,6 +434,25 @@ static double median_ms(const struct data *t)
     return ms[RUNS / 2];
 }
 
+/* Of a run, in a queue that is never empty. */
+static double sustained_ms(const struct data *t, double ms)
+{
+    cudaEvent_t begin, end;
+    float all;
+    const int heating = (int)(1e3 * HEATING_S / ms) + 1, n = (int)(1e3 * SUSTAINED_S / ms) + 1;
+    CUDA_DO(cudaEventCreate(&begin));
+    CUDA_DO(cudaEventCreate(&end));
+    for (int i = 0; i < heating + n; i++) {
+        if (i == heating)
+            CUDA_DO(cudaEventRecord(begin, 0));
+        run(t);
+    }
+    CUDA_DO(cudaEventRecord(end, 0));
+    CUDA_DO(cudaEventSynchronize(end));
+    CUDA_DO(cudaEventElapsedTime(&all, begin, end));
+    return (double)all / n;
+}
+
 static int probe(const struct variant *v)
 {
     static struct data t;
@@ -447,12 +468,13 @@ static int probe(const struct variant *v)
     double error = check_samples(&t, &worst);
     if (t.v.product == BACK_FUSED && compare_back(&t, false) + compare_back(&t, true) > 0)
         error = INFINITY;
-    const double ms = median_ms(&t);
+    const double ms = median_ms(&t), sustained = sustained_ms(&t, ms);
     int64_t rows = 0;
     for (int i = 0; i < N_EXPERTS; i++)
         rows += t.ends[i] - (i ? round_up(t.ends[i - 1], TILE) : 0);
     const double flops = 2.0 * (double)rows * (double)t.n * (double)(t.m ? t.m : t.k);
-    printf("%8.3f ms %7.1f TFLOP/s  error %.3f", ms, flops / ms / 1e9, error);
+    printf("%8.3f ms %7.1f TFLOP/s  sustained %8.3f ms %7.1f TFLOP/s  error %.3f", ms, flops / ms / 1e9,
+           sustained, flops / sustained / 1e9, error);
     if (!(error <= 1))
         printf(" FAIL at row %lld column %lld", (long long)(worst / t.n), (long long)(worst % t.n));
     printf("\n");
