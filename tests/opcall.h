@@ -115,10 +115,7 @@ static uint32_t opcall_bits(const struct opcall *t, const char *names)
 
 static double opcall_attr(const struct opcall *t, const char *name, double otherwise)
 {
-    for (int i = 0; i < t->a.n_attrs; i++)
-        if (strcmp(t->a.attr[i], name) == 0)
-            return t->cpu.attr[i];
-    return otherwise;
+    return anno_attr(&t->a, t->cpu.attr, name, otherwise);
 }
 
 static int opcall_arg(const struct opcall *t, const char *name)

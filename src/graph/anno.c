@@ -226,3 +226,11 @@ int64_t anno_elements(const struct anno *a, int arg, const int64_t *dim)
     }
     return n;
 }
+
+double anno_attr(const struct anno *a, const double *attr, const char *name, double otherwise)
+{
+    for (int i = 0; i < a->n_attrs; i++)
+        if (strcmp(a->attr[i], name) == 0)
+            return attr[i];
+    return otherwise;
+}

@@ -29,3 +29,5 @@ struct anno {
 void anno_parse(const struct op *op, struct anno *out);
 /* Elements of one argument for given dimension lengths. */
 int64_t anno_elements(const struct anno *a, int arg, const int64_t *dim);
+/* The attribute of that name among `attr` of a call; `otherwise` where the operator has none. */
+double anno_attr(const struct anno *a, const double *attr, const char *name, double otherwise);

@@ -15,14 +15,6 @@ struct pair { /* the same call on the host and on the device */
     int64_t n[OP_ARGS], n_grad[OP_ARGS]; /* elements */
 };
 
-static double attr_of(const struct pair *p, const char *name, double otherwise)
-{
-    for (int i = 0; i < p->a.n_attrs; i++)
-        if (strcmp(p->a.attr[i], name) == 0)
-            return p->host.attr[i];
-    return otherwise;
-}
-
 static int arg_of(const struct pair *p, const char *name)
 {
     for (int i = 0; i < p->a.n_args; i++)
@@ -71,7 +63,7 @@ static void clear_padding(const struct pair *p, float *x, int arg)
     if (end < 0 || p->a.arg[end].output || p->a.arg[arg].dim[0].rows_of < 0)
         return;
     const int64_t rows = p->host.dim[p->a.arg[arg].dim[0].letter], width = p->n[arg] / rows,
-                  tile = (int64_t)attr_of(p, "tile", 1);
+                  tile = (int64_t)anno_attr(&p->a, p->host.attr, "tile", 1);
     const int32_t *ends = p->host.arg[end];
     for (int64_t s = 0; s < p->n[end]; s++) {
         const int64_t next = (ends[s] + tile - 1) / tile * tile, stop = next < rows ? next : rows;
@@ -96,7 +88,7 @@ static void make_host(struct pair *p)
             fill_random(p, p->host.arg[i], p->n[i], (uint64_t)i);
         if (!((p->of | p->by) >> i & 1))
             continue;
-        p->n_grad[i] = p->n[i] * (w ? (int64_t)attr_of(p, "parts", 1) : 1);
+        p->n_grad[i] = p->n[i] * (w ? (int64_t)anno_attr(&p->a, p->host.attr, "parts", 1) : 1);
         p->host.grad[i] = ARENA_NEW(p->arena, float, p->n_grad[i] + 1);
         if (p->of >> i & 1)
             fill_random(p, p->host.grad[i], p->n_grad[i], (uint64_t)OP_ARGS + (uint64_t)i);

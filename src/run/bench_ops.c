@@ -1,6 +1,7 @@
 /* bench_ops.c - `bench ops`: every distinct operator call of a model's training step, by itself: time, the floor that its
  * FLOPs and bytes set at the rates that this device reaches, and the error against the CPU's kernels. Calls are those
- * of the instruction lists, timed where they stand in them, so that their inputs are those of training. */
+ * of the instruction lists, timed where they stand in them, so that their inputs are those of training. On CUDA products
+ * run between the batches that are timed: a GPU that had a rest is quicker than one at its power limit, as in training. */
 #include "base/blas.h"
 #include "base/file.h"
 #include "base/rng.h"
@@ -21,6 +22,8 @@ enum { BATCHES = 15, MOST_CALLS = 50, MOST_ROWS = 256 };
 /* Calls between two waits take about so long: on the CPU less, so that few batches are interrupted. */
 static const double batch_seconds[BACKENDS] = { [CPU] = 1e-3, [CUDA] = 3e-3 };
 static const double all_seconds = 1; /* of the batches of a call; no further ones */
+/* Of products before a batch, and before the first of all: the limit takes hold within some tenths. */
+static const double warm_seconds[BACKENDS] = { [CPU] = 0, [CUDA] = 12e-3 }, first_seconds = 1.5;
 
 struct row { /* a distinct call */
     enum list_kind list;
@@ -31,13 +34,20 @@ struct row { /* a distinct call */
     struct bench_error error;
 };
 
+struct dense_product { /* square */
+    const struct device *device;
+    struct call c;
+    double seconds; /* of one, about; 0: not known */
+};
+
 struct ops {
     struct setup setup;
     struct plan plan;
     struct engine engine;
     struct batches batches;
     struct stepper stepper;
-    double flops_per_s, bytes_per_s; /* reached here: a large product, a copy (read and written bytes) */
+    struct dense_product product;
+    double flops_per_s, bytes_per_s; /* reached here: the product, a copy (read and written bytes) */
     int n;
     struct row rows[MOST_ROWS];
 };
@@ -60,19 +70,12 @@ static struct row *row_of(struct ops *o, enum list_kind list, const struct instr
     return &o->rows[o->n++];
 }
 
-static double attr_of(const struct anno *a, const struct instr *in, const char *name)
-{
-    for (int i = 0; i < a->n_attrs; i++)
-        if (strcmp(a->attr[i], name) == 0)
-            return in->attr[i];
-    return 0;
-}
-
 /* AdamW's states have formats of their own: weight and states are read and written, the gradient is read. */
 static double adamw_bytes(const struct anno *a, const struct instr *in)
 {
     const int64_t n = in->dim[0];
-    const int moments = (int)attr_of(a, in, "moments"), master = (int)attr_of(a, in, "master");
+    const int moments = (int)anno_attr(a, in->attr, "moments", 0),
+              master = (int)anno_attr(a, in->attr, "master", 0);
     return (double)(2 * (2 * n + adamw_low_bytes(master, n) + 2 * adamw_state_bytes(moments, n)) +
                     n * (in->wide >> 3 & 1 ? 4 : 2));
 }
@@ -125,15 +128,29 @@ struct batch_times {
     double median, least;
 };
 
-/* Seconds of a call over batches of calls, after one that is not counted. */
-static struct batch_times time_batches(const struct device *d, again *f, void *context)
+static void multiply(void *context)
 {
+    const struct dense_product *p = context;
+    op_linear.fwd[p->device->backend](&p->c);
+}
+
+static void warm_up(struct dense_product *p, double seconds)
+{
+    for (double left = seconds; p->seconds > 0 && left > 0; left -= p->seconds)
+        multiply(p);
+}
+
+/* Seconds of a call over batches of calls, after one that is not counted. */
+static struct batch_times time_batches(struct ops *o, again *f, void *context)
+{
+    const struct device *d = o->setup.device;
     double each[BATCHES], spent = 0;
     int n = 0;
     f(context);
     const double one = time_of(d, f, context, 1), batch = batch_seconds[d->backend];
     const int64_t calls = one >= batch ? 1 : (int64_t)fmin(MOST_CALLS, batch / one + 1);
     while (n < BATCHES && spent < all_seconds) {
+        warm_up(&o->product, warm_seconds[d->backend]);
         each[n] = time_of(d, f, context, calls);
         spent += each[n++] * (double)calls;
     }
@@ -141,12 +158,7 @@ static struct batch_times time_batches(const struct device *d, again *f, void *c
     return (struct batch_times){ each[n / 2], each[0] };
 }
 
-static double time_calls(const struct device *d, again *f, void *context)
-{
-    return time_batches(d, f, context).median;
-}
-
-struct at { /* an instruction, for time_calls */
+struct at { /* an instruction, for time_batches */
     struct exec *exec;
     enum list_kind list;
     int index;
@@ -174,7 +186,7 @@ static void time_list(struct ops *o, enum list_kind list)
             sched_cost(in, &r->flops, &r->bytes);
             r->cost_bytes = r->bytes;
             r->bytes = least_bytes(o, in, r->bytes);
-            const struct batch_times t = time_batches(o->setup.device, launch, &at);
+            const struct batch_times t = time_batches(o, launch, &at);
             r->seconds = t.median;
             r->least_seconds = t.least;
         } else {
@@ -184,44 +196,48 @@ static void time_list(struct ops *o, enum list_kind list)
     o->setup.device->wait();
 }
 
-struct dense_product {
-    const struct device *device;
-    struct call c;
-};
-
-static void multiply(void *context)
-{
-    const struct dense_product *p = context;
-    op_linear.fwd[p->device->backend](&p->c);
-}
-
 static void copy(void *context)
 {
     const struct dense_product *p = context;
     p->device->copy(p->c.arg[1], p->c.arg[0], (size_t)(p->c.dim[0] * p->c.dim[1] * 2));
 }
 
-/* What this device reaches in this call: a square product, and a copy of its operand. */
-static void measure_ceilings(struct ops *o)
+static void product_new(struct ops *o)
 {
     const struct device *d = o->setup.device;
     const int64_t n = d->backend == CUDA ? 8192 : 1024, elements = n * n;
-    struct dense_product p = { d, { .dim = { n, n, n }, .stream = d->stream() } };
+    struct dense_product *p = &o->product;
     size_t work[2] = { 0, 0 };
+    *p = (struct dense_product){ d, { .dim = { n, n, n }, .stream = d->stream() }, 0 };
     if (op_linear.work[d->backend])
-        op_linear.work[d->backend](&p.c, work);
+        op_linear.work[d->backend](&p->c, work);
     for (int i = 0; i < 3; i++)
-        p.c.arg[i] = d->allocate((size_t)elements * 4);
-    p.c.work = d->allocate(work[0] + 1);
+        p->c.arg[i] = d->allocate((size_t)elements * 4);
+    p->c.work = d->allocate(work[0] + 1);
     for (int i = 0; i < 2; i++)
-        d->copy(p.c.arg[i], exec_at(&o->engine.exec, o->engine.program.weights[0]),
+        d->copy(p->c.arg[i], exec_at(&o->engine.exec, o->engine.program.weights[0]),
                 (size_t)fmin((double)elements * 2,
                              (double)o->engine.program.buffers[o->engine.program.weights[0].buffer].bytes));
-    o->flops_per_s = 2 * (double)n * (double)elements / time_calls(d, multiply, &p);
-    o->bytes_per_s = 4 * (double)elements / time_calls(d, copy, &p);
+    multiply(p);
+}
+
+static void product_free(struct dense_product *p)
+{
     for (int i = 0; i < 3; i++)
-        d->release(p.c.arg[i]);
-    d->release(p.c.work);
+        p->device->release(p->c.arg[i]);
+    p->device->release(p->c.work);
+}
+
+/* What this device reaches in this call: a square product, and a copy of its operand. */
+static void measure_ceilings(struct ops *o)
+{
+    struct dense_product *p = &o->product;
+    const double elements = (double)(p->c.dim[0] * p->c.dim[1]);
+    p->seconds = time_of(o->setup.device, multiply, p, 1);
+    warm_up(p, warm_seconds[o->setup.backend] > 0 ? first_seconds : 0);
+    p->seconds = time_batches(o, multiply, p).median;
+    o->flops_per_s = 2 * elements * (double)p->c.dim[2] / p->seconds;
+    o->bytes_per_s = 4 * elements / time_batches(o, copy, p).median;
 }
 
 /* One error per operator; the arguments that have gradients are those of its calls in the lists. */
@@ -372,9 +388,11 @@ static bool measure_all(struct ops *o, struct arena *a, const struct config *c, 
 {
     if (!start(o, a, c, e))
         return false;
+    product_new(o);
     measure_ceilings(o);
     time_list(o, LIST_MICRO);
     time_list(o, LIST_UPDATE);
+    product_free(&o->product);
     exec_free(&o->engine.exec);
     return true;
 }
