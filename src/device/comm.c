@@ -116,14 +116,20 @@ bool comm_use(const struct device *d, enum comm_way way, struct err *e)
     return true;
 }
 
+/* Memory that the device copies from and to at its best, instead of `old` (NULL: none). */
+static char *host_memory(char *old, size_t bytes)
+{
+    if (old)
+        device->host_release(old);
+    return device->host_allocate(bytes);
+}
+
 void comm_reserve(size_t bytes)
 {
     if (!device || by_nccl || bytes <= staging_bytes)
         return;
-    for (int i = 0; i < 2; i++) {
-        arena_slab_free(staging[i]);
-        staging[i] = arena_slab(bytes);
-    }
+    for (int i = 0; i < 2; i++)
+        staging[i] = host_memory(staging[i], bytes);
     staging_bytes = bytes;
 }
 
@@ -298,8 +304,7 @@ void comm_reserve_message(size_t bytes)
 {
     if (!device || bytes <= incoming_bytes)
         return;
-    arena_slab_free(incoming);
-    incoming = arena_slab(bytes);
+    incoming = host_memory(incoming, bytes);
     incoming_bytes = bytes;
 }
 
@@ -313,8 +318,18 @@ struct comm_outbox {
 struct comm_outbox *comm_outbox_new(struct arena *a, size_t bytes, int n)
 {
     struct comm_outbox *o = ARENA_NEW(a, struct comm_outbox, 1);
-    *o = (struct comm_outbox){ bytes, n, 0, ARENA_NEW(a, char, (int64_t)bytes *n), mpi_requests(a, n) };
+    char *const memory =
+        device ? host_memory(NULL, bytes * (size_t)n) : ARENA_NEW(a, char, (int64_t)bytes *n);
+    *o = (struct comm_outbox){ bytes, n, 0, memory, mpi_requests(a, n) };
     return o;
+}
+
+void comm_outbox_free(struct comm_outbox *o)
+{
+    for (int i = 0; i < o->n; i++)
+        mpi_wait(o->requests, i);
+    if (device)
+        device->host_release(o->memory);
 }
 
 void comm_post(struct comm_outbox *o, int to, int tag, const void *from, size_t bytes)

@@ -61,9 +61,10 @@ struct comm_rows {
 void comm_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *rows,
                    int64_t row_bytes);
 /* Messages of up to `bytes` of this rank: `n` of them may be under way before comm_post() waits for the oldest. Host
- * memory, taken here. */
+ * memory, taken here and given back there, where messages under way are waited for. */
 struct comm_outbox;
 struct comm_outbox *comm_outbox_new(struct arena *a, size_t bytes, int n);
+void comm_outbox_free(struct comm_outbox *o);
 /* Returns when `from` may be reused. Messages with the same tag between the same ranks arrive in their order. */
 void comm_post(struct comm_outbox *o, int to, int tag, const void *from, size_t bytes);
 /* Host memory for the largest message that comm_fetch() brings to a device. */

@@ -237,6 +237,8 @@ void exec_free(struct exec *x)
         x->device->host_release(x->kept[i]);
     }
     stretch_free(x);
+    for (int i = 0; i < x->program->n_outboxes; i++)
+        comm_outbox_free(x->outbox[i]);
     x->device->release(x->slab);
     memset(x->inputs, 0, sizeof x->inputs);
     x->slab = NULL;
