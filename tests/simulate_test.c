@@ -105,6 +105,45 @@ TEST(a_group_waits_for_its_last_member)
     arena_free(a);
 }
 
+/* Two ranks; a route takes 10 + 3 + 3 us in the other lane. Compute: 5, then 20 beside the route, which rank 1 enters 7 us
+ * later, then waits; 4 more, and a second route right behind the first, of which the end of the section waits. */
+TEST(compute_waits_for_what_is_beside)
+{
+    struct arena *a = arena_new("simulate");
+    struct hand h[2];
+    struct simulation s;
+    struct seen seen = { 0 };
+    struct err e = { 0 };
+    struct plan_cost cost;
+    for (int r = 0; r < 2; r++) {
+        begin(&h[r], 2, 1);
+        h[r].p.plan.overlap = true;
+        h[r].p.plan.numbers.backend = CUDA;
+        emit(&h[r], LIST_MICRO, RUN_ZERO, "first", r ? 12 : 5);
+        emit(&h[r], LIST_MICRO, RUN_ROUTE, "route", 10);
+        emit(&h[r], LIST_MICRO, RUN_ROUTE, "again", 10);
+        emit(&h[r], LIST_MICRO, RUN_ZERO, "beside", 20);
+        emit(&h[r], LIST_MICRO, RUN_ZERO, "behind", 4);
+        struct instr *in = h[r].item[LIST_MICRO];
+        in[1].beside = in[2].beside = true;
+        in[1].after = in[2].after = 1;
+        in[4].after = 2;
+    }
+    EXPECTF(simulate(a, h, 2, &s, &seen, &e), "%s", e.text);
+    const double route = 40 + 3, first_end = 12 + route, second_end = 12 + 2 * route;
+    EXPECT(fabs(s.rank[0].class_us[COST_COMPUTE] - (5 + 20 + 4)) < 1e-9);
+    EXPECT(fabs(s.rank[0].class_us[COST_EXCHANGE] - (first_end - 25) - (second_end - first_end - 4)) < 1e-9);
+    EXPECT(fabs(s.rank[1].class_us[COST_EXCHANGE] - (first_end - 32) - (second_end - first_end - 4)) < 1e-9);
+    EXPECT(s.rank[0].wait_us == 0); /* the 7 us were under compute */
+    EXPECT(fabs(s.rank[0].side_us - 2 * route) < 1e-9);
+    EXPECT(fabs(s.rank[0].end_us - second_end) < 1e-9 && fabs(s.rank[1].end_us - second_end) < 1e-9);
+    sched_predict(&h[1].p, &slow, &cost); /* a rank that waits for nobody: the same */
+    EXPECT(fabs(cost.step_us - second_end) < 1e-9);
+    EXPECT(fabs(cost.exchange_us - s.rank[1].class_us[COST_EXCHANGE]) < 1e-9);
+    EXPECT(fabs(cost.beside_us - (2 * route - cost.exchange_us)) < 1e-9);
+    arena_free(a);
+}
+
 /* A stage of two: forward, a message, backward, a message. */
 static void begin_stage(struct hand *h, int stage, int tag_back)
 {

@@ -89,6 +89,25 @@ TEST(second_run_is_recorded)
     arena_free(a);
 }
 
+/* What waits for another lane begins a stretch, what one waits for ends it, and so does what runs in a first round alone. */
+TEST(waiting_comes_between_stretches)
+{
+    struct arena *a = arena_new("stretch");
+    struct instr item[40];
+    struct program p = { .list[LIST_MICRO] = { .n = 40, .item = item } };
+    struct exec x = { .program = &p, .device = &writer, .n_slots = { 1, 1, 1 } };
+    for (int i = 0; i < 40; i++)
+        item[i] = (struct instr){ .kind = RUN_ZERO, .name = "item", .once = i >= 20 && i < 30 };
+    item[10].mark = 1;
+    item[31].after = 1;
+    stretch_new(a, &x, false);
+    const struct stretch *s = x.stretches[LIST_MICRO];
+    EXPECT_INT(x.n_stretches[LIST_MICRO], 4);
+    EXPECT(s[0].from == 0 && s[0].to == 11 && s[1].from == 11 && s[1].to == 20);
+    EXPECT(s[2].from == 20 && s[2].to == 30 && s[3].from == 31 && s[3].to == 40);
+    arena_free(a);
+}
+
 TEST(a_failed_recording_launches_one_by_one)
 {
     struct arena *a = arena_new("stretch");

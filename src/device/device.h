@@ -24,6 +24,8 @@ struct device_move {
     bool pack; /* to `packed`; else from there, and rows between the end and the next tile become zeros */
 };
 enum { DEVICE_MARKS = 2 };
+/* Lanes work beside each other, each in the order of its calls. */
+enum device_lane { LANE_COMPUTE, LANE_SIDE };
 struct device {
     const char *name; /* "cpu", "cuda" */
     enum backend backend;
@@ -44,7 +46,14 @@ struct device {
     void (*get_later)(void *to, const void *from, size_t bytes);
     void (*mark)(int which); /* 0 to DEVICE_MARKS - 1 */
     void (*reach)(int which);
-    void *(*stream)(void);
+    void *(*stream)(void); /* of the lane in use */
+    /* Which lane the calls that follow, of this thread, belong to; at first that of compute. NULL where calls return when they are done. put
+     * and get wait for their lane, wait and what releases memory for both, marks and records are of the lane of compute. */
+    void (*lane)(enum device_lane lane);
+    /* Places in the lane in use, by number: what follows in another lane waits for the last time that one was set. */
+    void (*places)(int n); /* there are so many, at least */
+    void (*place)(int which);
+    void (*behind)(int which);
     /* Makes weights in place, with the low bits of the master (NULL: not wanted); NULL where the host does it. */
     void (*fill)(void *weight, void *low, enum master master, const struct rng_fill *f);
     void (*sum)(const struct device_sum *s);

@@ -10,7 +10,10 @@ extern "C" {
 #include <stdio.h>
 #include <string.h>
 
-static cudaStream_t stream_;
+static cudaStream_t lanes[2];
+static thread_local int in_use; /* lane, of this thread's calls */
+static cudaEvent_t *places_;
+static int n_places;
 static cudaEvent_t marks[DEVICE_MARKS];
 static int device_; /* the current one of every thread that copies */
 static char description[512];
@@ -29,11 +32,17 @@ static void *allocate(size_t bytes)
     return memory;
 }
 
-static void wait_(void)
+static void wait_for(cudaStream_t lane)
 {
     watch_device("cudaStreamSynchronize"); /* NCCL's kernels wait for other ranks */
-    CUDA_DO(cudaStreamSynchronize(stream_));
+    CUDA_DO(cudaStreamSynchronize(lane));
     watch_leave();
+}
+
+static void wait_(void)
+{
+    wait_for(lanes[LANE_COMPUTE]);
+    wait_for(lanes[LANE_SIDE]);
 }
 
 static void release(void *memory)
@@ -45,18 +54,18 @@ static void release(void *memory)
 static void put_later(void *to, const void *from, size_t bytes)
 {
     CUDA_DO(cudaSetDevice(device_));
-    CUDA_DO(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_));
+    CUDA_DO(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, lanes[in_use]));
 }
 
 static void get_later(void *to, const void *from, size_t bytes)
 {
     CUDA_DO(cudaSetDevice(device_));
-    CUDA_DO(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_));
+    CUDA_DO(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, lanes[in_use]));
 }
 
 static void mark(int which)
 {
-    CUDA_DO(cudaEventRecord(marks[which], stream_));
+    CUDA_DO(cudaEventRecord(marks[which], lanes[in_use]));
 }
 
 static void reach(int which)
@@ -69,28 +78,55 @@ static void reach(int which)
 static void put(void *to, const void *from, size_t bytes)
 {
     put_later(to, from, bytes);
-    wait_();
+    wait_for(lanes[in_use]);
 }
 
 static void get(void *to, const void *from, size_t bytes)
 {
     get_later(to, from, bytes);
-    wait_();
+    wait_for(lanes[in_use]);
 }
 
 static void copy(void *to, const void *from, size_t bytes)
 {
-    CUDA_DO(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_));
+    CUDA_DO(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, lanes[in_use]));
 }
 
 static void zero(void *at, size_t bytes)
 {
-    CUDA_DO(cudaMemsetAsync(at, 0, bytes, stream_));
+    CUDA_DO(cudaMemsetAsync(at, 0, bytes, lanes[in_use]));
 }
 
 static void *stream(void)
 {
-    return stream_;
+    return lanes[in_use];
+}
+
+static void lane(enum device_lane which)
+{
+    in_use = which;
+}
+
+static void places(int n)
+{
+    if (n <= n_places)
+        return;
+    cudaEvent_t *more = (cudaEvent_t *)arena_slab(sizeof *more * (size_t)n);
+    if (n_places > 0)
+        memcpy(more, places_, sizeof *more * (size_t)n_places);
+    arena_slab_free(places_);
+    for (places_ = more; n_places < n; n_places++)
+        CUDA_DO(cudaEventCreateWithFlags(&places_[n_places], cudaEventDisableTiming));
+}
+
+static void place(int which)
+{
+    CUDA_DO(cudaEventRecord(places_[which], lanes[in_use]));
+}
+
+static void behind(int which)
+{
+    CUDA_DO(cudaStreamWaitEvent(lanes[in_use], places_[which], 0));
 }
 
 enum { TOUCH_BYTES = 1 << 24 }; /* of a task */
@@ -131,17 +167,17 @@ static int64_t memory(void)
 
 static void fill(void *weight, void *low, enum master master, const struct rng_fill *f)
 {
-    cuda_fill(stream_, f, weight, low, master);
+    cuda_fill(lanes[in_use], f, weight, low, master);
 }
 
 static void sum(const struct device_sum *s)
 {
-    device_sum_cuda(s, stream_);
+    device_sum_cuda(s, lanes[in_use]);
 }
 
 static void move(const struct device_move *m)
 {
-    device_move_cuda(m, stream_);
+    device_move_cuda(m, lanes[in_use]);
 }
 
 static void identity(unsigned char id[16])
@@ -167,7 +203,7 @@ extern "C" bool cuda_forgives(const char *failure)
 static void record_begin(void)
 {
     trouble[0] = 0;
-    CUDA_DO(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed));
+    CUDA_DO(cudaStreamBeginCapture(lanes[in_use], cudaStreamCaptureModeRelaxed));
     recording = true;
 }
 
@@ -175,12 +211,12 @@ static void *record_end(struct err *e)
 {
     cudaGraph_t graph = NULL;
     cudaGraphExec_t record = NULL;
-    cudaError_t status = cudaStreamEndCapture(stream_, &graph);
+    cudaError_t status = cudaStreamEndCapture(lanes[in_use], &graph);
     recording = false;
     if (status == cudaSuccess && !trouble[0])
         status = cudaGraphInstantiate(&record, graph, 0);
     if (status == cudaSuccess && record)
-        status = cudaGraphUpload(record, stream_);
+        status = cudaGraphUpload(record, lanes[in_use]);
     if (graph)
         CUDA_DO(cudaGraphDestroy(graph));
     if (status == cudaSuccess && record)
@@ -194,7 +230,7 @@ static void *record_end(struct err *e)
 
 static void replay(void *record)
 {
-    CUDA_DO(cudaGraphLaunch((cudaGraphExec_t)record, stream_));
+    CUDA_DO(cudaGraphLaunch((cudaGraphExec_t)record, lanes[in_use]));
 }
 
 static void forget(void *record)
@@ -210,15 +246,25 @@ static int64_t used(void)
     return (int64_t)(total - available);
 }
 
-static const struct device cuda = { "cuda",    CUDA,     allocate,     release,       put,          get,
-                                    copy,      zero,     wait_,        host_allocate, host_release, put_later,
-                                    get_later, mark,     reach,        stream,        fill,         sum,
-                                    move,      identity, record_begin, record_end,    replay,       forget,
-                                    used,      memory };
+static const struct device cuda = { "cuda",       CUDA,      allocate,  release,  put,
+                                    get,          copy,      zero,      wait_,    host_allocate,
+                                    host_release, put_later, get_later, mark,     reach,
+                                    stream,       lane,      places,    place,    behind,
+                                    fill,         sum,       move,      identity, record_begin,
+                                    record_end,   replay,    forget,    used,     memory };
 
 extern "C" const struct device *device_cuda(void)
 {
     return &cuda;
+}
+
+/* Blocks of communication go first where an SM is free: they are few, and others wait for them. */
+static void open_lanes(void)
+{
+    int least = 0, most = 0;
+    CUDA_DO(cudaDeviceGetStreamPriorityRange(&least, &most));
+    CUDA_DO(cudaStreamCreateWithPriority(&lanes[LANE_COMPUTE], cudaStreamNonBlocking, least));
+    CUDA_DO(cudaStreamCreateWithPriority(&lanes[LANE_SIDE], cudaStreamNonBlocking, most));
 }
 
 extern "C" bool device_cuda_open(int local_rank, struct err *e)
@@ -237,7 +283,7 @@ extern "C" bool device_cuda_open(int local_rank, struct err *e)
         return err_code(e, EXIT_WORLD, "%s has compute capability %d.%d, expected 8.0 or later", p.name,
                         p.major, p.minor);
     portable = portable || p.major != 9;
-    CUDA_DO(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    open_lanes();
     for (int i = 0; i < DEVICE_MARKS; i++)
         CUDA_DO(cudaEventCreateWithFlags(&marks[i], cudaEventDisableTiming));
     if (!cuda_library_open(e))

@@ -72,9 +72,6 @@ static value moe(struct build *b, int64_t layer, value h)
     const value w_down = expert_weight(b, "mlp.experts.down_proj", (const char *const[]){ "down_proj" }, 1,
                                        m->width, m->expert_width);
 
-    /* First, so that neither the rows nor their gradients live beside it. */
-    const value shared =
-        m->shared_experts ? mlp(b, h, "mlp.shared_experts", m->shared_experts * m->expert_width) : -1;
     const value prob = op(b, router, "mlp.gate", in(h, wr), (double)K, (double)m->groups,
                           (double)m->topk_groups, (double)m->norm_topk, m->scaling); /* [B S E] */
     const value top = graph_output(g, prob, 1), gate = graph_output(g, prob, 2);     /* [B S K] */
@@ -86,6 +83,10 @@ static value moe(struct build *b, int64_t layer, value h)
     const value xs = op(b, dispatch, "mlp.dispatch", in(h, gate, row, place)), gates = graph_output(g, xs, 1);
     const value hidden = op(b, experts, "mlp.experts", in(xs, gates, end, w_up, w_down), 1, 1); /* [R 2 F] */
     const value rows = graph_output(g, hidden, 1);                                              /* [R D] */
+
+    /* Beside the routed ones, in forward and in backward: nothing of it needs their rows, which may be travelling. */
+    const value shared =
+        m->shared_experts ? mlp(b, h, "mlp.shared_experts", m->shared_experts * m->expert_width) : -1;
 
     struct model_values *v = b->v;
     CHECK(v->n_moe < 256, "more than 256 MoE layers");

@@ -232,9 +232,9 @@ static void add_decisions(const struct plan *p, struct str *s)
              (long long)p->accumulation);
     str_addf(s,
              "  \"row_capacity\": %lld,\n  \"tile\": %lld,\n  \"head_chunk\": %lld,\n  \"recompute\": %d,\n  "
-             "\"reproducible\": %s,\n  \"reproducible_shards\": %d,\n",
+             "\"reproducible\": %s,\n  \"reproducible_shards\": %d,\n  \"overlap\": %s,\n",
              (long long)p->row_capacity, (long long)p->tile, (long long)p->head_chunk, p->recompute,
-             p->reproducible ? "true" : "false", p->shards);
+             p->reproducible ? "true" : "false", p->shards, p->overlap ? "true" : "false");
 }
 
 void plan_hash(const struct plan *p, char hash[17])
@@ -284,10 +284,11 @@ void plan_write(const struct plan *p, const struct graph *g, struct str *out, ch
                  (long long)p->memory.class_bytes[i]);
     str_addf(out,
              "},\n  \"predicted_us\": {\"step\": %.0f, \"compute\": %.0f, \"exchange\": %.0f, \"reduce\": "
-             "%.0f, \"optimizer\": %.0f, \"bubble\": %.0f},\n"
+             "%.0f, \"optimizer\": %.0f, \"bubble\": %.0f, \"beside\": %.0f},\n"
              "  \"reproducible_price\": {\"bytes\": %lld, \"step_us\": %.0f},\n",
              p->cost.step_us, p->cost.compute_us, p->cost.exchange_us, p->cost.reduce_us,
-             p->cost.optimizer_us, p->cost.bubble_us, (long long)p->price.bytes, p->price.step_us);
+             p->cost.optimizer_us, p->cost.bubble_us, p->cost.beside_us, (long long)p->price.bytes,
+             p->price.step_us);
     add_nodes(p, g, out);
     str_add(out, "}\n");
 }
@@ -358,7 +359,8 @@ static bool read_memory(const struct json *j, struct plan *p, struct err *e)
            json_want_number(j, c, "exchange", &p->cost.exchange_us, e) &&
            json_want_number(j, c, "reduce", &p->cost.reduce_us, e) &&
            json_want_number(j, c, "optimizer", &p->cost.optimizer_us, e) &&
-           json_want_number(j, c, "bubble", &p->cost.bubble_us, e);
+           json_want_number(j, c, "bubble", &p->cost.bubble_us, e) &&
+           json_want_number(j, c, "beside", &p->cost.beside_us, e);
 }
 
 static bool read_price(const struct json *j, struct plan_price *price, struct err *e)
@@ -419,7 +421,8 @@ static bool read_plan(const struct json *j, struct plan *p, struct err *e)
         !json_want_int(j, r, "head_chunk", 1, INT32_MAX, &p->head_chunk, e) ||
         !json_want_int(j, r, "recompute", 0, 1 << 20, &recompute, e) ||
         !json_want_bool(j, r, "reproducible", &p->reproducible, e) ||
-        !json_want_int(j, r, "reproducible_shards", 0, PLAN_SHARDS, &shards, e) || !read_memory(j, p, e) ||
+        !json_want_int(j, r, "reproducible_shards", 0, PLAN_SHARDS, &shards, e) ||
+        !json_want_bool(j, r, "overlap", &p->overlap, e) || !read_memory(j, p, e) ||
         !read_price(j, &p->price, e))
         return false;
     p->recompute = (int)recompute;

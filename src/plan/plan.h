@@ -15,7 +15,7 @@
 #include "base/err.h"
 #include "graph/graph.h"
 #include "plan/cluster.h"
-enum { PLAN_VERSION = 7, PLAN_CHUNKS = 16, PLAN_PARTS = 256 };
+enum { PLAN_VERSION = 8, PLAN_CHUNKS = 16, PLAN_PARTS = 256 };
 enum { PLAN_TREE_LEVELS = 12, PLAN_SHARDS = 1 << PLAN_TREE_LEVELS };
 enum memory_class {
     MEM_WEIGHTS,
@@ -31,8 +31,9 @@ struct plan_memory {                  /* bytes of one rank; the largest rank's i
     int64_t class_bytes[MEM_CLASSES]; /* at the moment of the peak */
     int64_t peak_bytes;               /* the slab */
 };
-struct plan_cost { /* of one step, predicted */
+struct plan_cost { /* of one step, predicted; exchange and reduce: what compute waits for them */
     double compute_us, exchange_us, reduce_us, optimizer_us, bubble_us, step_us;
+    double beside_us; /* of communication, under compute: no part of the step */
 };
 struct plan_price { /* of reproducible and shards, against the same split without; per rank, predicted */
     int64_t bytes;
@@ -79,6 +80,7 @@ struct plan {
     int recompute_least, recompute_most; /* how few, how many may be; found by measuring, not decisions */
     int64_t head_chunk;                  /* rows of logits alive at a time */
     bool reproducible;
+    bool overlap; /* communication has a lane of its own (sched/lanes.h) */
     int shards; /* of a step, whose gradients are added in one tree whatever the number of workers (plan/tree.h); 0 = off */
     struct plan_price price;
     char model[17], cluster[17]; /* signatures */

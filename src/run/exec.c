@@ -170,6 +170,11 @@ static void make_outboxes(struct arena *a, struct exec *x)
         }
 }
 
+static bool has_lanes(const struct exec *x)
+{
+    return x->device->lane && x->program->n_marks > 0;
+}
+
 static struct comm_group *group_of(struct arena *a, const struct program *p, const char *name,
                                    enum group_kind kind, int flat)
 {
@@ -216,6 +221,8 @@ void exec_new(struct arena *a, struct program *p, const struct device *d, struct
                 experts = p->list[k].item[i].n;
     x->counts = ARENA_NEW(a, int32_t, experts * p->plan.expert_parallel + 1);
     x->ends = ARENA_NEW(a, int32_t, 2 * experts + 1);
+    if (has_lanes(x))
+        d->places(p->n_marks + 1);
     make_groups(a, x);
     make_outboxes(a, x);
     collect_staging(x);
@@ -310,6 +317,44 @@ static bool run_one(struct exec *x, enum list_kind which, int index, const struc
 
 static const char *const list_name[LISTS] = { "micro-batch", "update", "evaluation", "sum of shards" };
 
+/* The place that stands for the beginning and the end of sections, and for the round that begins. */
+static int joint(const struct exec *x)
+{
+    return x->program->n_marks;
+}
+
+static void lane(const struct exec *x, bool beside)
+{
+    if (has_lanes(x))
+        x->device->lane(beside ? LANE_SIDE : LANE_COMPUTE);
+}
+
+/* What comes next in one lane stands behind everything in the other one. */
+static void join(const struct exec *x, bool beside)
+{
+    if (!has_lanes(x))
+        return;
+    lane(x, !beside);
+    x->device->place(joint(x));
+    lane(x, beside);
+    x->device->behind(joint(x));
+    lane(x, false);
+}
+
+static void enter(const struct exec *x, const struct list *list, const struct instr *in)
+{
+    lane(x, in->beside);
+    if (in->after && has_lanes(x))
+        x->device->behind(list->item[in->after - 1].mark - 1);
+}
+
+static void leave(const struct exec *x, const struct instr *in)
+{
+    if (in->mark && has_lanes(x))
+        x->device->place(in->mark - 1);
+    lane(x, false);
+}
+
 static bool run_section(struct exec *x, enum list_kind which, struct section s)
 {
     const struct list *list = &x->program->list[which];
@@ -318,7 +363,10 @@ static bool run_section(struct exec *x, enum list_kind which, struct section s)
     double before = exec_now();
     for (int i = s.from; i < s.to; i++) {
         const struct instr *in = &list->item[i];
+        if (in->once && rows.round > 0)
+            continue;
         comm_doing_instruction(in->name, list_name[which], i);
+        enter(x, list, in);
         const int at = i, behind = stretch_run(x, which, i);
         if (behind > i) {
             i = behind - 1;
@@ -330,6 +378,7 @@ static bool run_section(struct exec *x, enum list_kind which, struct section s)
         } else if (!run_one(x, which, i, &rows)) {
             return false;
         }
+        leave(x, &list->item[i]);
         if (x->spent[which])
             x->device->wait();
         const double now = exec_now();
@@ -344,7 +393,9 @@ static bool run_section(struct exec *x, enum list_kind which, struct section s)
 bool exec_run_section(struct exec *x, enum list_kind which, struct section s, int64_t slot)
 {
     x->slot = slot;
+    join(x, true);
     const bool ok = run_section(x, which, s);
+    join(x, false);
     x->slot = 0;
     return ok;
 }

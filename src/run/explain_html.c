@@ -150,10 +150,9 @@ static void add_time(struct str *out, const struct plan *p)
     str_addf(
         out,
         "<h2>Step</h2><p>%.1f ms predicted, of the slowest of %d stages: the bubble of the pipeline, %lld "
-        "micro-batches (%lld drawn), collectives and optimizer. Collectives wait for products and products "
-        "for "
-        "them: all communication is exposed.</p>\n",
-        c->step_us / 1e3, p->stages, (long long)p->accumulation, (long long)shown);
+        "micro-batches (%lld drawn), collectives and optimizer. Of communication, what products wait for; "
+        "%.1f ms more run under them.</p>\n",
+        c->step_us / 1e3, p->stages, (long long)p->accumulation, (long long)shown, c->beside_us / 1e3);
     str_addf(out, "<svg viewBox=\"0 0 %d 34\">\n", WIDTH);
     for (int64_t i = -1; i < 2 * shown + 2; i++) {
         const int k = i < 0 ? BUBBLE : i < 2 * shown ? (int)(i % 2) : (int)(i - 2 * shown) + 2;

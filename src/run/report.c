@@ -52,8 +52,10 @@ static void add_time(struct str *out, const struct setup *s, const struct plan *
              p->cost.compute_us / 1e3, p->cost.exchange_us / 1e3, p->cost.reduce_us / 1e3,
              p->cost.optimizer_us / 1e3);
     str_addf(out,
-             "  exposed communication %.1f ms (no overlap with products), bubble of the pipeline %.1f ms\n",
-             (p->cost.exchange_us + p->cost.reduce_us) / 1e3, p->cost.bubble_us / 1e3);
+             "  all of this communication is exposed, %.1f ms; %.1f ms more run under products; bubble of "
+             "the pipeline %.1f ms\n",
+             (p->cost.exchange_us + p->cost.reduce_us) / 1e3, p->cost.beside_us / 1e3,
+             p->cost.bubble_us / 1e3);
 }
 
 static void add_search(struct str *out, const struct search_result *found)

@@ -107,7 +107,6 @@ void rows_route(struct exec *x, const struct instr *in)
  * where each begins in the packed rows, which stand by sender. */
 static void set_ends(struct exec *x, const struct rows *r)
 {
-    const struct instr *send = r->head + 1;
     const int n = x->program->plan.expert_parallel;
     int64_t *cursor = x->scratch, at = 0;
     memset(cursor, 0, (size_t)n * sizeof *cursor);
@@ -131,7 +130,7 @@ static void set_ends(struct exec *x, const struct rows *r)
             *from++ = (int32_t)cursor[s];
             cursor[s] += g.end - g.begin;
         }
-    exec_put(x, send->ref[2], x->ends, 2 * r->experts * (int64_t)sizeof *x->ends);
+    exec_put(x, r->head->ref[1], x->ends, 2 * r->experts * (int64_t)sizeof *x->ends);
 }
 
 void rows_begin(struct exec *x, const struct instr *head, struct rows *r)

@@ -85,6 +85,7 @@ static bool write_description(struct run *r, struct err *e)
     chosen.tensor_parallel = r->plan.tensor_parallel;
     if (r->plan.tensor_parallel > 1)
         chosen.split_vocabulary = r->plan.vocabulary_parallel > 1 ? VOCABULARY_SPLIT : VOCABULARY_WHOLE;
+    chosen.overlap = r->plan.overlap ? OVERLAP_ON : OVERLAP_OFF;
     chosen.pipeline_stages = r->plan.stages;
     chosen.pipeline_chunks = r->plan.chunks;
     config_json(&s, &chosen);

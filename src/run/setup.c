@@ -39,6 +39,7 @@ static bool begin(struct arena *a, const struct config *c, bool open, struct set
     *s = (struct setup){ .arena = a,
                          .compat_nnscaler = c->compat_nnscaler,
                          .graphs = c->graphs,
+                         .overlap = c->overlap,
                          .master = c->master,
                          .moments = c->moments,
                          .gradient = c->gradient_dtype };
@@ -329,6 +330,8 @@ static void base_plan(const struct setup *s, int64_t sequence, bool reproducible
                         .numbers = numbers_of(s, 0),
                         .head_chunk = head_chunk(s),
                         .reproducible = reproducible,
+                        .overlap =
+                            s->overlap == OVERLAP_ON || (s->overlap == OVERLAP_AUTO && s->backend == CUDA),
                         .tile = plan_tile(s->backend, reproducible) };
     memcpy(p->model, s->model.fingerprint, sizeof p->model);
     cluster_signature(&s->cluster, p->cluster);

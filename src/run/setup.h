@@ -14,7 +14,7 @@ struct setup {
     struct cluster cluster;
     const struct device *device; /* NULL: only described, not opened */
     enum backend backend;
-    int graphs;                    /* GRAPHS_* of config.h */
+    int graphs, overlap;           /* GRAPHS_*, OVERLAP_* of config.h */
     struct rules rules;            /* of --constraint */
     int master, moments, gradient; /* as the options say: those of config.h */
 };

@@ -45,7 +45,7 @@ static void count(struct column *c, double x, bool first)
     c->sum += x;
 }
 
-enum { COLUMNS = 6 };
+enum { COLUMNS = 7 };
 
 static void values_of(const struct simulation *s, int rank, double x[COLUMNS])
 {
@@ -53,21 +53,22 @@ static void values_of(const struct simulation *s, int rank, double x[COLUMNS])
     for (int k = 0; k < COST_CLASSES; k++)
         x[k] = r->class_us[k] / 1e3;
     x[4] = r->wait_us / 1e3;
-    x[5] = (double)s->program[rank]->memory.peak_bytes / 1e9;
+    x[5] = r->side_us / 1e3;
+    x[6] = (double)s->program[rank]->memory.peak_bytes / 1e9;
 }
 
 static void add_row(struct str *out, const char *name, const double x[COLUMNS])
 {
-    str_addf(out, "%-8s %12.2f %12.2f %12.2f %12.2f %12.2f %12.3f\n", name, x[0], x[1], x[2], x[3], x[4],
-             x[5]);
+    str_addf(out, "%-8s %12.2f %12.2f %12.2f %12.2f %12.2f %12.2f %12.3f\n", name, x[0], x[1], x[2], x[3],
+             x[4], x[5], x[6]);
 }
 
 static void add_table(struct str *out, const struct simulation *s, int n)
 {
     struct column c[COLUMNS] = { 0 };
     double x[COLUMNS], least[COLUMNS], mean[COLUMNS], most[COLUMNS];
-    str_addf(out, "%-8s %12s %12s %12s %12s %12s %12s\n", "rank", "compute ms", "exchange", "collectives",
-             "optimizer", "waiting", "peak GB");
+    str_addf(out, "%-8s %12s %12s %12s %12s %12s %12s %12s\n", "rank", "compute ms", "exchange",
+             "collectives", "optimizer", "waiting", "beside", "peak GB");
     for (int r = 0; r < n; r++) {
         char name[16];
         values_of(s, r, x);
@@ -97,13 +98,16 @@ static void report(struct str *out, const struct setup *s, const struct plan *p,
     if (p->n_ranks > OWN_LISTS)
         str_add(out, "all ranks of a stage run the lists of the one that owns most\n");
     add_table(out, x, p->n_ranks);
+    if (p->overlap)
+        str_add(out, "beside: communication in a lane of its own; the columns before have what compute waits "
+                     "for it\n");
     str_add(out, "no deadlock: every collective is entered by all its ranks in the same order\n");
 }
 
 static void report_json(struct str *out, const struct plan *p, const struct simulation *x)
 {
-    static const char *const names[COLUMNS] = { "compute_ms",   "exchange_ms", "reduce_ms",
-                                                "optimizer_ms", "waiting_ms",  "peak_gb" };
+    static const char *const names[COLUMNS] = { "compute_ms", "exchange_ms", "reduce_ms", "optimizer_ms",
+                                                "waiting_ms", "beside_ms",   "peak_gb" };
     str_addf(out, "{\"ranks\": %d, \"step_us\": %.9g, \"rank\": [", p->n_ranks, x->step_us);
     for (int r = 0; r < p->n_ranks; r++) {
         double v[COLUMNS];

@@ -19,11 +19,19 @@ static bool begins_section(const struct program *p, enum list_kind which, int at
     return false;
 }
 
+/* Waiting for the other lane comes in front of a stretch, what the other one waits for behind it; instructions of the first
+ * round alone have their own. */
+static bool goes_on(const struct program *p, enum list_kind which, int at)
+{
+    const struct instr *in = &p->list[which].item[at];
+    return !begins_section(p, which, at) && !in->after && !in[-1].mark && in->once == in[-1].once;
+}
+
 static int end_of(const struct program *p, enum list_kind which, int from)
 {
     const struct list *list = &p->list[which];
     int to = from;
-    while (to < list->n && launches_only(&list->item[to]) && (to == from || !begins_section(p, which, to)))
+    while (to < list->n && launches_only(&list->item[to]) && (to == from || goes_on(p, which, to)))
         to++;
     return to;
 }

@@ -116,7 +116,7 @@ static bool hides(struct trace *t, const struct sim_event *e)
         if (h->first == 0)
             *h = (struct hidden){ .first = e->micro, .begin_us = e->begin_us };
         h->last = e->micro;
-        h->end_us = e->end_us;
+        h->end_us = e->end_us > h->end_us ? e->end_us : h->end_us;
         return true;
     }
     if (h->first > 0) {
@@ -137,6 +137,8 @@ void trace_event(void *context, const struct sim_event *e)
     const struct program *p = t->program[e->rank];
     const struct instr *in = &p->list[e->list].item[e->index];
     char name[256];
+    if (in->beside && e->waiting)
+        return; /* compute goes on */
     snprintf(name, sizeof name, "%s%s %s", in->op ? in->op->name : sched_kind_name[in->kind],
              in->op ? way_of(in) : "", in->name);
     const enum cost_class class = sched_cost_class(in, e->list);

@@ -126,11 +126,41 @@ static void begin_rounds(struct lower *l, enum list_kind which, const struct reg
         (struct ref){ lower_buffer(l, "round ends", MEM_EXCHANGE, 2 * ends * (int64_t)sizeof(int32_t)), 0 };
     struct instr *i = lower_emit(l, which, RUN_ROUND, n->name);
     i->ref[0] = l->counts;
+    i->ref[1] = l->round_end;
     i->node = r->first;
     i->n = ends;
 }
 
-void lower_region_forward(struct lower *l, enum list_kind which, const struct region *r)
+/* What was emitted from instruction `from` on runs in the first round alone. */
+static void mark_once(struct lower *l, enum list_kind which, int from)
+{
+    for (int i = from; i < l->p->list[which].n; i++)
+        l->p->list[which].item[i].once = true;
+}
+
+static void forward_beside(struct lower *l, enum list_kind which, int first, int last)
+{
+    const int from = l->p->list[which].n;
+    for (int node = first; node < last; node++)
+        lower_forward_op(l, which, node, false);
+    mark_once(l, which, from);
+}
+
+static void backward_beside(struct lower *l, int first, int last)
+{
+    const int from = l->p->list[LIST_MICRO].n;
+    for (int i = first; i < last; i++)
+        lower_backward_op(l, &l->p->graph->backs[i], false);
+    mark_once(l, LIST_MICRO, from);
+}
+
+static int half_of(struct section s)
+{
+    return s.from + (s.to - s.from + 1) / 2;
+}
+
+void lower_region_forward(struct lower *l, enum list_kind which, const struct region *r,
+                          struct section beside)
 {
     const struct node *n = &l->p->graph->nodes[r->first];
     const int64_t experts = n->dim[l->split[r->first].expert];
@@ -138,7 +168,7 @@ void lower_region_forward(struct lower *l, enum list_kind which, const struct re
                                            experts * l->p->plan.expert_parallel * (int64_t)sizeof(int32_t)),
                               0 };
     l->node_counts[r->first] = l->counts;
-    for (int node = r->first; node < r->last; node++) /* once, not in every round */
+    for (int node = r->first; node < beside.to; node++) /* once, not in every round */
         lower_touch_params(l, node, false);
     struct instr *i = lower_emit(l, which, RUN_ROUTE, n->name);
     i->ref[0] = local_ends(l, r);
@@ -146,9 +176,11 @@ void lower_region_forward(struct lower *l, enum list_kind which, const struct re
     i->n = experts;
     begin_rounds(l, which, r);
     for_edges(l, which, r, true, send_value);
+    forward_beside(l, which, beside.from, half_of(beside));
     for (int node = r->first; node < r->last; node++)
         lower_forward_op(l, which, node, true);
     for_edges(l, which, r, false, return_value);
+    forward_beside(l, which, half_of(beside), beside.to);
     lower_emit(l, which, RUN_ROUND_END, n->name);
 }
 
@@ -172,7 +204,7 @@ static void mark_recompute(const struct lower *l, const struct region *r, bool *
 }
 
 /* Rows are sent again instead of being kept for all rounds, so the buffers stay bounded. */
-void lower_region_backward(struct lower *l, const struct region *r)
+void lower_region_backward(struct lower *l, const struct region *r, struct section beside)
 {
     const struct graph *g = l->p->graph;
     bool *again = ARENA_NEW(l->arena, bool, g->n_nodes);
@@ -184,15 +216,19 @@ void lower_region_backward(struct lower *l, const struct region *r)
                 lower_want_again(l, g->nodes[node].arg[j]);
         lower_touch_params(l, node, true);
     }
+    for (int i = beside.from; i < beside.to; i++)
+        lower_touch_params(l, g->backs[i].node, true);
     begin_rounds(l, LIST_MICRO, r);
     for_edges(l, LIST_MICRO, r, true, send_value);
+    for_edges(l, LIST_MICRO, r, false, send_grad);
+    backward_beside(l, beside.from, half_of(beside));
     for (int node = r->first; node < r->last; node++)
         if (again[node])
             lower_again_op(l, node, true);
-    for_edges(l, LIST_MICRO, r, false, send_grad);
     for (int i = 0; i < g->n_backs; i++)
         if (lower_in_region(r, g->backs[i].node))
             lower_backward_op(l, &g->backs[i], true);
     for_edges(l, LIST_MICRO, r, true, return_grad);
+    backward_beside(l, half_of(beside), beside.to);
     lower_emit(l, LIST_MICRO, RUN_ROUND_END, g->nodes[r->first].name);
 }

@@ -1,6 +1,7 @@
 /* lower.c - graph + plan + rank -> instruction lists of forward and backward. The update list is update.c. */
 #include "sched/lower.h"
 #include "base/str.h"
+#include "sched/lanes.h"
 #include "sched/merge.h"
 #include <limits.h>
 #include <string.h>
@@ -310,8 +311,9 @@ void lower_forward(struct lower *l, enum list_kind which, int first, int last)
             continue;
         }
         const struct region r = lower_region_at(l, node);
-        lower_region_forward(l, which, &r);
-        node = r.last - 1;
+        const int behind = lower_beside_forward(l, which, &r, last);
+        lower_region_forward(l, which, &r, (struct section){ r.last, behind });
+        node = behind - 1;
     }
 }
 
@@ -394,5 +396,6 @@ void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan
     }
     l.which = LIST_EVAL;
     lower_eval(&l);
+    lanes_make(p, a);
     sched_assign(p, a);
 }

@@ -70,8 +70,17 @@ bool lower_in_region(const struct region *r, int node);
 bool lower_is_region(const struct lower *l, int node); /* is the node in some region? */
 bool lower_is_merged(const struct lower *l, int node); /* are its forward and backward one call? */
 struct region lower_region_at(const struct lower *l, int node);
-void lower_region_forward(struct lower *l, enum list_kind which, const struct region *r);
-void lower_region_backward(struct lower *l, const struct region *r);
+/* beside.c: what a rank computes while rows of a region travel, with plan.overlap. Nodes [r.last, result) of those below
+ * `last` need nothing of the region. */
+int lower_beside_forward(const struct lower *l, enum list_kind which, const struct region *r, int last);
+/* Of backward steps from `first` on of nodes [node_first, node_last): those before the result are all that stands between
+ * it and a region, and the region needs nothing of them; `first`: there are none. */
+int lower_beside_backward(const struct lower *l, int first, int node_first, int node_last);
+/* beside: nodes, or backward steps, that run in the first round alone, half of them under the way out of the rows, the
+ * others under their way back. */
+void lower_region_forward(struct lower *l, enum list_kind which, const struct region *r,
+                          struct section beside);
+void lower_region_backward(struct lower *l, const struct region *r, struct section beside);
 /* Where argument `arg` of a node (or its gradient) lies; made on first use. inside: the copy of a region. */
 struct ref lower_value(struct lower *l, int node, int arg, bool inside);
 struct ref lower_grad(struct lower *l, int node, int arg, bool inside);

@@ -1,6 +1,7 @@
 /* memory.c - lifetimes of buffers -> offsets in one slab. Buffers that live throughout come first; the others
  * are placed largest first at the lowest offset that is free during their whole life. */
 #include "base/str.h"
+#include "sched/lanes.h"
 #include "sched/place.h"
 #include "sched/sched.h"
 #include <limits.h>
@@ -67,13 +68,25 @@ static void widen_slots(struct program *p)
     }
 }
 
-static int lifetimes(struct program *p)
+/* Of all instructions; what is under way beside others has its buffers for as long as it may be. */
+static int touch_all(struct program *p, struct arena *a)
 {
-    int at = 1;
-    for (int k = 0; k < LISTS; k++)
-        for (int i = 0; i < p->list[k].n; i++)
-            touch_instr(p, &p->list[k].item[i], at++);
-    const int n = at;
+    int begin = 1;
+    for (int k = 0; k < LISTS; k++) {
+        const struct span *span = lanes_spans(a, p, (enum list_kind)k);
+        for (int i = 0; i < p->list[k].n; i++) {
+            touch_instr(p, &p->list[k].item[i], begin + span[i].first);
+            touch_instr(p, &p->list[k].item[i], begin + span[i].last);
+        }
+        begin += p->list[k].n;
+    }
+    return begin;
+}
+
+static int lifetimes(struct program *p, struct arena *a)
+{
+    const int n = touch_all(p, a);
+    int at;
     widen_slots(p);
     at = 1;
     for (int k = 0, begin = 0; k < LISTS; k++)
@@ -128,7 +141,7 @@ static void classes_at_peak(struct program *p, struct arena *a, int n_times)
 
 void sched_assign(struct program *p, struct arena *a)
 {
-    const int n_times = lifetimes(p);
+    const int n_times = lifetimes(p, a);
     int *order = ARENA_NEW(a, int, p->n_buffers), n = 0;
     int64_t base = 0, top;
     for (int i = 0; i < p->n_buffers; i++) {
@@ -170,7 +183,11 @@ void sched_print(const struct program *p, struct str *out)
     for (int k = 0; k < LISTS; k++)
         for (int i = 0; i < p->list[k].n; i++) {
             const struct instr *x = &p->list[k].item[i];
-            str_addf(out, "%s %d %s%s %s", list_name[k], i, x->op ? x->op->name : sched_kind_name[x->kind],
+            str_addf(out, "%s %d%s %s%s %s", list_name[k], i,
+                     x->beside ? " beside"
+                     : x->once ? " once"
+                               : "",
+                     x->op ? x->op->name : sched_kind_name[x->kind],
                      x->op && x->op->bwd[CPU] ? (x->both       ? ".both"
                                                  : x->backward ? ".bwd"
                                                                : ".fwd")
@@ -182,6 +199,8 @@ void sched_print(const struct program *p, struct str *out)
             }
             for (int j = 0; j < 5; j++)
                 print_ref(p, out, "r", x->ref[j]);
+            if (x->after)
+                str_addf(out, " after %d", x->after - 1);
             str_add(out, "\n");
         }
 }

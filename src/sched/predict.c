@@ -1,6 +1,9 @@
 /* predict.c - see predict.h. */
 #include "sched/predict.h"
+#include "base/arena.h"
 #include "plan/tree.h"
+#include "sched/clock.h"
+#include "sched/lanes.h"
 #include <math.h>
 #include <string.h>
 
@@ -190,41 +193,75 @@ double sched_instr_us(const struct program *p, const struct instr *in, const str
     return 0;
 }
 
-static void add(const struct program *p, const struct cluster *c, enum list_kind which, struct section s,
-                double times, double us[COST_CLASSES])
+struct sums { /* of a section */
+    const struct instr *item;
+    enum list_kind which;
+    double us[COST_CLASSES], all_us;
+};
+
+static void add_wait(void *context, int index, bool for_group, double us)
 {
-    for (int i = s.from; i < s.to; i++) {
-        const struct instr *in = &p->list[which].item[i];
-        us[sched_cost_class(in, which)] += times * sched_instr_us(p, in, c);
-    }
+    struct sums *s = context;
+    (void)for_group; /* a rank alone: all come at once */
+    s->us[sched_cost_class(&s->item[index], s->which)] += us;
 }
 
-static struct section all(const struct program *p, enum list_kind which)
+/* A section `times` over; *beside_us: what its communication takes under compute. */
+static void add(const struct program *p, const struct cluster *c, enum list_kind which, struct section s,
+                double times, double us[COST_CLASSES], double *beside_us)
 {
-    return (struct section){ 0, p->list[which].n };
+    struct arena *a = arena_new("prediction");
+    struct sums sums = { .item = p->list[which].item, .which = which };
+    struct clock clock = { .waited = add_wait, .context = &sums };
+    clock_new(a, p, &clock);
+    clock_section(&clock, &p->list[which], s.from);
+    for (int i = s.from; i < s.to; i++) {
+        const struct instr *in = &p->list[which].item[i];
+        const double each = sched_instr_us(p, in, c);
+        clock_run(&clock, i, clock_come(&clock, i), each);
+        sums.all_us += each;
+        if (!clock_beside(&clock, i))
+            sums.us[sched_cost_class(in, which)] += each;
+    }
+    clock_join(&clock, s.to);
+    for (int k = 0; k < COST_CLASSES; k++)
+        us[k] += times * sums.us[k];
+    *beside_us += times * (sums.all_us - clock.compute_us);
+    arena_free(a);
 }
 
 /* Level k keeps a sum, and adds it, once for each 2^(k + 1) shards. */
-static void add_tree(const struct program *p, const struct cluster *c, double us[COST_CLASSES])
+static void add_tree(const struct program *p, const struct cluster *c, double us[COST_CLASSES],
+                     double *beside_us)
 {
     for (int k = 0; k < plan_tree_levels(&p->plan); k++)
         for (int part = 0; part < p->plan.chunks; part++) {
             const double times = (double)(plan_own_shards(&p->plan) >> (k + 1));
-            add(p, c, LIST_TREE, p->tree_keep[part][k], times, us);
-            add(p, c, LIST_TREE, p->tree_add[part][k], times, us);
+            add(p, c, LIST_TREE, p->tree_keep[part][k], times, us, beside_us);
+            add(p, c, LIST_TREE, p->tree_add[part][k], times, us, beside_us);
         }
+}
+
+static void add_list(const struct program *p, const struct cluster *c, enum list_kind which, double times,
+                     double us[COST_CLASSES], double *beside_us)
+{
+    struct section section[2 * PLAN_CHUNKS];
+    const int n = lanes_sections(p, which, section);
+    for (int i = 0; i < n; i++)
+        add(p, c, which, section[i], times, us, beside_us);
 }
 
 void sched_predict(const struct program *p, const struct cluster *c, struct plan_cost *out)
 {
-    double us[COST_CLASSES] = { 0 };
-    add(p, c, LIST_MICRO, all(p, LIST_MICRO), (double)p->plan.accumulation, us);
-    add(p, c, LIST_UPDATE, all(p, LIST_UPDATE), 1, us);
-    add_tree(p, c, us);
+    double us[COST_CLASSES] = { 0 }, beside_us = 0;
+    add_list(p, c, LIST_MICRO, (double)p->plan.accumulation, us, &beside_us);
+    add_list(p, c, LIST_UPDATE, 1, us, &beside_us);
+    add_tree(p, c, us, &beside_us);
     *out = (struct plan_cost){ .compute_us = us[COST_COMPUTE],
                                .exchange_us = us[COST_EXCHANGE],
                                .reduce_us = us[COST_REDUCE],
-                               .optimizer_us = us[COST_OPTIMIZER] };
+                               .optimizer_us = us[COST_OPTIMIZER],
+                               .beside_us = beside_us };
     /* The first micro-batch reaches the last stage, and the last one comes back, while others wait. */
     out->bubble_us = (out->compute_us + out->exchange_us) * (p->plan.stages - 1) /
                      (double)(p->plan.accumulation * p->plan.chunks);

@@ -1,6 +1,7 @@
 /* simulate.c - see simulate.h. Ranks run one after the other, each until it has to wait; since a group ends at the time
  * of its last member, the order in which they are taken changes nothing. */
 #include "sched/simulate.h"
+#include "sched/clock.h"
 #include "sched/pipeline.h"
 #include <limits.h>
 
@@ -18,7 +19,9 @@ struct walker { /* a rank */
     struct section tree[PLAN_TREE_LEVELS]; /* of LIST_TREE behind the turn that has ended */
     int tree_at, n_tree;
     bool waits;
-    double now_us;
+    struct clock clock;
+    double came_us; /* to its instruction */
+    struct sim_rank *sums;
 };
 struct gathering { /* members that have come to an instruction of a group */
     int n_arrived, first_rank;
@@ -50,14 +53,28 @@ static int64_t micro_of(const struct walker *w)
     return w->list == LIST_MICRO && w->order ? w->order[w->turn].micro : w->turn;
 }
 
+static void count(const struct walker *w, const struct instr *in, bool waiting, double us)
+{
+    if (waiting)
+        w->sums->wait_us += us;
+    else
+        w->sums->class_us[sched_cost_class(in, w->list)] += us;
+}
+
+/* Compute waits for what is beside. */
+static void count_wait(void *context, int index, bool for_group, double us)
+{
+    const struct walker *w = context;
+    count(w, &w->program->list[w->list].item[index], for_group, us);
+}
+
 static void look(const struct sim *x, int rank, double begin_us, double end_us, bool waiting)
 {
     const struct walker *w = &x->rank[rank];
-    struct sim_rank *r = &x->s->rank[rank];
-    if (waiting)
-        r->wait_us += end_us - begin_us;
+    if (!clock_beside(&w->clock, w->index))
+        count(w, instr_of(w), waiting, end_us - begin_us);
     else
-        r->class_us[sched_cost_class(instr_of(w), w->list)] += end_us - begin_us;
+        w->sums->side_us += waiting ? 0 : end_us - begin_us;
     if (x->s->observe && end_us > begin_us)
         x->s->observe(x->s->context,
                       &(struct sim_event){ rank, w->list, micro_of(w), w->index, begin_us, end_us, waiting });
@@ -85,10 +102,17 @@ static void begin_tree(struct walker *w)
     w->tree_at = 0;
 }
 
+static void begin_section(struct walker *w)
+{
+    w->index = section_of(w).from;
+    clock_section(&w->clock, &w->program->list[w->list], w->index);
+}
+
 /* To the next instruction that there is. */
 static void skip_ends(const struct sim *x, struct walker *w)
 {
     while (w->list != LISTS && w->index >= section_of(w).to) {
+        clock_join(&w->clock, section_of(w).to);
         if (w->list == LIST_MICRO)
             begin_tree(w);
         else if (w->list == LIST_UPDATE)
@@ -96,7 +120,7 @@ static void skip_ends(const struct sim *x, struct walker *w)
         else if (++w->tree_at >= w->n_tree)
             w->list = ++w->turn < x->n_turns ? LIST_MICRO : LIST_UPDATE;
         if (w->list != LISTS)
-            w->index = section_of(w).from;
+            begin_section(w);
     }
 }
 
@@ -111,10 +135,10 @@ static void finish(struct sim *x, struct members m, struct gathering *g)
     for (int i = 0; i < m.n; i++) {
         const int r = m.first + i * m.stride;
         struct walker *w = &x->rank[r];
-        if (g->latest_us > w->now_us)
-            look(x, r, w->now_us, g->latest_us, true);
+        if (g->latest_us > w->came_us)
+            look(x, r, w->came_us, g->latest_us, true);
         look(x, r, g->latest_us, end_us, false);
-        w->now_us = end_us;
+        clock_run(&w->clock, w->index, g->latest_us, g->longest_us);
         w->waits = false;
         w->index++;
         x->ready[x->n_ready++] = r;
@@ -144,7 +168,7 @@ static bool arrive(struct sim *x, int rank, struct members m, double us, struct 
     }
     w->waits = true;
     g->n_arrived++;
-    g->latest_us = w->now_us > g->latest_us ? w->now_us : g->latest_us;
+    g->latest_us = w->came_us > g->latest_us ? w->came_us : g->latest_us;
     g->longest_us = us > g->longest_us ? us : g->longest_us;
     if (g->n_arrived == m.n)
         finish(x, m, g);
@@ -166,7 +190,7 @@ static void send(struct sim *x, int rank)
         x->unused = m->next;
     else
         m = ARENA_NEW(x->arena, struct message, 1);
-    *m = (struct message){ rank, instr_of(w)->tag, w->now_us, NULL };
+    *m = (struct message){ rank, instr_of(w)->tag, w->came_us, NULL };
     while (*last)
         last = &(*last)->next;
     *last = m;
@@ -191,11 +215,11 @@ static bool receive(struct sim *x, int rank, double us)
     *at = m->next;
     m->next = x->unused;
     x->unused = m;
-    const double begin_us = m->sent_us > w->now_us ? m->sent_us : w->now_us;
-    if (begin_us > w->now_us)
-        look(x, rank, w->now_us, begin_us, true);
+    const double begin_us = m->sent_us > w->came_us ? m->sent_us : w->came_us;
+    if (begin_us > w->came_us)
+        look(x, rank, w->came_us, begin_us, true);
     look(x, rank, begin_us, begin_us + us, false);
-    w->now_us = begin_us + us;
+    clock_run(&w->clock, w->index, begin_us, us);
     return true;
 }
 
@@ -209,6 +233,7 @@ static bool run_rank(struct sim *x, int rank, struct err *e)
         const struct instr *in = instr_of(w);
         const struct members m = sched_members(x->plan, rank, sched_group(in->kind), in->flat);
         const double us = w->times->us[w->list][w->index];
+        w->came_us = clock_come(&w->clock, w->index);
         if (m.n > 1)
             return arrive(x, rank, m, us, e);
         if (in->kind == RUN_PASS_IN) {
@@ -218,8 +243,8 @@ static bool run_rank(struct sim *x, int rank, struct err *e)
         }
         if (in->kind == RUN_PASS_OUT)
             send(x, rank);
-        look(x, rank, w->now_us, w->now_us + us, false);
-        w->now_us += us;
+        look(x, rank, w->came_us, w->came_us + us, false);
+        clock_run(&w->clock, w->index, w->came_us, us);
     }
 }
 
@@ -308,8 +333,11 @@ static void start(struct sim *x)
         const struct program *p = x->s->program[r];
         *w = (struct walker){ .program = p,
                               .times = times_of(x->arena, x, times, &n_times, p),
-                              .order = order[plan_stage(x->plan, r)] };
-        w->index = section_of(w).from;
+                              .order = order[plan_stage(x->plan, r)],
+                              .clock = { .waited = count_wait, .context = w },
+                              .sums = &x->s->rank[r] };
+        clock_new(x->arena, p, &w->clock);
+        begin_section(w);
         x->ready[x->n_ready++] = r;
     }
 }
@@ -325,8 +353,8 @@ bool sched_simulate(struct arena *a, struct simulation *s, struct err *e)
         return false;
     s->step_us = 0;
     for (int r = 0; r < x.plan->n_ranks; r++) {
-        s->rank[r].end_us = x.rank[r].now_us;
-        s->step_us = x.rank[r].now_us > s->step_us ? x.rank[r].now_us : s->step_us;
+        s->rank[r].end_us = x.rank[r].clock.compute_us;
+        s->step_us = s->rank[r].end_us > s->step_us ? s->rank[r].end_us : s->step_us;
     }
     return true;
 }

@@ -11,17 +11,19 @@ struct sim_event {
     int64_t micro; /* of LIST_MICRO */
     int index;     /* of the instruction in its list */
     double begin_us, end_us;
-    bool waiting; /* for the others of its group */
+    bool waiting; /* for the others of its group; what is beside (lanes.h) may wait while compute goes on */
 };
 typedef void sim_observe(void *context, const struct sim_event *e);
 struct sim_rank {
-    double class_us[COST_CLASSES], wait_us; /* all of it is the step: exchange and reduce are exposed */
+    double class_us[COST_CLASSES],
+        wait_us;    /* all of it is the step: of communication beside, what compute waits */
+    double side_us; /* what communication beside takes in all */
     double end_us;
 };
 struct simulation {
     const struct program *const *program; /* by rank of the plan; ranks may share one */
     const struct cluster *cluster;
-    sim_observe *observe; /* NULL = nobody looks; events of a rank come in the order of time */
+    sim_observe *observe; /* NULL = nobody looks; events of a lane of a rank come in the order of time */
     void *context;
     double step_us; /* result: of the last rank */
     struct sim_rank *rank;

@@ -41,6 +41,15 @@ else
     failed "rounds: a step took fewer than 3 rounds" rounds.out
 fi
 
+# Communication in a lane of its own takes the same way to the same bits; so do one and many rounds.
+for options in "--expert_parallel 4 --zero 1" "--expert_parallel 4 --row_capacity 40 --recompute 1000" \
+    "--expert_parallel 2 --tensor_parallel 1 --zero 2" "--expert_parallel 2 --tensor_parallel 1 --zero 3 --recompute 20" "--tensor_parallel 2 --expert_parallel 4 --zero 1" "--pipeline_stages 2 --expert_parallel 2"; do
+    name=lanes-$(echo "$options" | tr -dc 'a-z0-9')
+    layout $name-off 4 $options --micro_batch_size 4 --overlap off
+    layout $name-on 4 $options --micro_batch_size 4 --overlap on
+    same "$name" $name-on $name-off
+done
+
 reproducible() { # NAME REFERENCE OPTIONS...
     local name=$1 reference=$2
     shift 2

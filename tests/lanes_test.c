@@ -1,0 +1,268 @@
+/* Two lanes: whatever the speed of either, no instruction touches what one under way in the other lane writes, nor writes
+ * what that one reads, in the bytes of the slab. The lists of random plans are walked as exec does, loops for one round and
+ * for three; what is under way is what no wait stands behind. Which bytes an instruction touches is written here anew. */
+#include "base/rng.h"
+#include "model/deepseek_v2.h"
+#include "plan/cut.h"
+#include "sched/lanes.h"
+#include "tests/small_model.h"
+#include "tests/test.h"
+#include <stdlib.h>
+
+enum { PLANS = 400, MOST = 64, ROUNDS = 3 };
+static const struct adamw adam = { 0.9, 0.95, 1e-8, 0 };
+
+struct bytes { /* of the slab */
+    int64_t begin, end;
+    bool write;
+};
+struct touched {
+    int n;
+    struct bytes item[MOST];
+};
+
+static void add(const struct program *p, struct touched *t, struct ref r, int64_t first, int64_t bytes,
+                bool write)
+{
+    if (r.buffer < 0)
+        return;
+    const struct buffer *b = &p->buffers[r.buffer];
+    const int64_t slots = b->slots > 1 ? (b->slots - 1) * b->slot_bytes : 0;
+    if (bytes < 0)
+        t->item[t->n++] = (struct bytes){ b->at, b->at + b->bytes + slots, write };
+    else
+        t->item[t->n++] =
+            (struct bytes){ b->at + r.at_bytes + first, b->at + r.at_bytes + first + bytes + slots, write };
+}
+
+/* Of the gradient of an argument: what the rank holds of a parameter; -1 = the whole buffer. */
+static int64_t gradient_bytes(const struct program *p, const struct instr *in, int arg)
+{
+    const int param = p->graph->values[p->graph->nodes[in->node].arg[arg]].param;
+    const struct place *at = param < 0 ? NULL : &p->layout.place[param];
+    return !at || (p->plan.reproducible && at->flat == EXPERT) ? -1 : (at->end - at->begin) * 4;
+}
+
+static void touch_call(const struct program *p, const struct instr *in, struct touched *t)
+{
+    const struct anno *a = in->node < 0 ? NULL : p->graph->nodes[in->node].anno;
+    for (int j = 0; j < OP_ARGS; j++) {
+        const bool makes = !a || (j >= a->n_inputs && (!in->backward || in->both));
+        add(p, t, in->arg[j], 0, -1, makes);
+        add(p, t, in->grad[j], 0, a && j < a->n_args ? gradient_bytes(p, in, j) : -1, !a || j < a->n_inputs);
+    }
+    add(p, t, in->work, 0, -1, true);
+}
+
+static void touch(const struct program *p, const struct instr *in, struct touched *t)
+{
+    static const char *const writes[] = {
+        [RUN_ROUTE] = "1",         [RUN_ROUND] = "1",           [RUN_SEND] = "14",     [RUN_RETURN] = "04",
+        [RUN_TENSOR_GATHER] = "1", [RUN_TENSOR_SCATTER] = "12", [RUN_PARTS] = "01",    [RUN_MIRROR] = "0",
+        [RUN_PASS_IN] = "0",       [RUN_PASS_OUT] = "",         [RUN_NORM_SUM] = "01", [RUN_GATHER] = "1",
+        [RUN_ROUND_END] = ""
+    };
+    t->n = 0;
+    if (in->kind == RUN_OP) {
+        touch_call(p, in, t);
+    } else if (in->kind == RUN_ZERO) {
+        add(p, t, in->ref[0], 0, in->n, true);
+    } else if (in->kind == RUN_REDUCE) {
+        add(p, t, in->ref[0], in->first * 4, in->n_elements * 4, true);
+        add(p, t, in->ref[1], 0, -1, true);
+        if (in->ref[2].buffer != in->ref[0].buffer)
+            add(p, t, in->ref[2], 0, -1, true);
+    } else {
+        for (int j = 0; j < 5; j++)
+            add(p, t, in->ref[j], 0, -1, strchr(writes[in->kind], '0' + j) != NULL);
+    }
+}
+
+static bool meet(const struct touched *a, const struct touched *b)
+{
+    for (int i = 0; i < a->n; i++)
+        for (int j = 0; j < b->n; j++)
+            if ((a->item[i].write || b->item[j].write) && a->item[i].begin < b->item[j].end &&
+                b->item[j].begin < a->item[i].end)
+                return true;
+    return false;
+}
+
+struct walk {
+    const struct program *p;
+    const struct list *list;
+    struct touched *touched; /* by instruction */
+    int *done, n_done;       /* instructions in the order in which they are launched */
+    int *marked;             /* by mark: launches up to the one behind which it was set last */
+    int known[2];            /* by lane: launches of the other lane below this are over */
+    int64_t n_beside;        /* pairs that may run at once */
+};
+
+static void launch(struct walk *w, int i)
+{
+    const struct instr *in = &w->list->item[i];
+    const int lane = in->beside;
+    if (in->after) {
+        const int at = w->marked[w->list->item[in->after - 1].mark - 1];
+        EXPECTF(in->after - 1 < i, "%s waits for what comes later", in->name);
+        w->known[lane] = at > w->known[lane] ? at : w->known[lane];
+    }
+    for (int k = w->known[lane]; k < w->n_done; k++) {
+        const struct instr *other = &w->list->item[w->done[k]];
+        if (other->beside == in->beside)
+            continue;
+        w->n_beside++;
+        EXPECTF(!meet(&w->touched[i], &w->touched[w->done[k]]), "%s %s (%d) beside %s %s (%d)",
+                sched_kind_name[in->kind], in->name, i, sched_kind_name[other->kind], other->name,
+                w->done[k]);
+    }
+    w->done[w->n_done++] = i;
+    if (in->mark)
+        w->marked[in->mark - 1] = w->n_done;
+}
+
+static void walk_section(struct walk *w, struct section s, int rounds)
+{
+    int head = 0, round = 0;
+    w->n_done = w->known[0] = w->known[1] = 0;
+    for (int i = s.from; i < s.to; i++) {
+        const struct instr *in = &w->list->item[i];
+        if (in->once && round > 0)
+            continue;
+        launch(w, i);
+        if (in->kind == RUN_ROUND)
+            head = i;
+        if (in->kind == RUN_ROUND_END && ++round < rounds) {
+            i = head - 1; /* the host sets the ends of the next round there */
+        } else if (in->kind == RUN_ROUND_END) {
+            round = 0;
+        }
+    }
+}
+
+static int64_t check_program(struct arena *a, const struct program *p, int rounds)
+{
+    int64_t n_beside = 0;
+    for (int k = 0; k < LISTS; k++) {
+        struct section section[2 * PLAN_CHUNKS];
+        const int n = lanes_sections(p, (enum list_kind)k, section), length = p->list[k].n;
+        struct walk w = { .p = p,
+                          .list = &p->list[k],
+                          .touched = ARENA_NEW(a, struct touched, length + 1),
+                          .done = ARENA_NEW(a, int, length *ROUNDS + 1),
+                          .marked = ARENA_NEW(a, int, p->n_marks + 1) };
+        for (int i = 0; i < length; i++)
+            touch(p, &p->list[k].item[i], &w.touched[i]);
+        for (int i = 0; i < n; i++)
+            walk_section(&w, section[i], rounds);
+        n_beside += w.n_beside;
+    }
+    return n_beside;
+}
+
+struct draw {
+    uint64_t seed, n;
+};
+
+static int below(struct draw *d, int n)
+{
+    return (int)(rng_u64(17, d->seed, d->n++) % (uint64_t)n);
+}
+
+static int divisor(struct draw *d, int n)
+{
+    int k = 1 + below(d, n);
+    while (n % k)
+        k--;
+    return k;
+}
+
+static struct plan random_plan(struct draw *d)
+{
+    struct plan p = one_rank_plan(1, 16, 7 + below(d, 2) * 1000);
+    p.n_ranks = (const int[]){ 2, 4, 4, 8, 8, 6 }[below(d, 6)];
+    p.unit_ranks = below(d, 3) ? p.n_ranks : divisor(d, p.n_ranks);
+    p.stages = below(d, 3) ? 1 : divisor(d, p.unit_ranks);
+    p.chunks = p.stages > 1 ? 1 + below(d, 2) : 1;
+    p.expert_parallel = below(d, 4) ? plan_unit_workers(&p) : divisor(d, plan_unit_workers(&p));
+    p.tensor_parallel = below(d, 2) ? 1 : divisor(d, plan_unit_workers(&p));
+    p.vocabulary_parallel = below(d, 2) ? 1 : p.tensor_parallel;
+    p.zero_ranks = below(d, 2) ? plan_workers(&p) : plan_unit_workers(&p);
+    p.zero = p.zero_ranks > 1 ? 1 + below(d, 3) : 0;
+    p.micro_batch = 1 + below(d, 2);
+    p.accumulation = p.stages * (1 + below(d, 2));
+    p.global_batch = p.micro_batch * p.accumulation * plan_workers(&p);
+    p.reproducible = below(d, 4) == 0;
+    p.tile = plan_tile(CPU, p.reproducible);
+    p.row_capacity = p.expert_parallel > 1 ? 8 * (1 + below(d, 8)) : 0;
+    p.recompute = below(d, 2) * below(d, 60);
+    p.overlap = true;
+    return p;
+}
+
+static struct graph *graph_of(struct arena *a, const struct plan *p)
+{
+    struct model_values v;
+    const struct model_options o = { .batch = plan_graph_batch(p),
+                                     .sequence = p->sequence,
+                                     .vocabulary_parts = p->vocabulary_parallel };
+    const struct model_config m = small_model(96, 32);
+    return deepseek_v2_graph(a, &m, &o, &v);
+}
+
+static bool is_legal(const struct graph *g, struct plan *p)
+{
+    struct cluster c;
+    struct err e = { 0 };
+    cluster_cpu(&c, 1, 1, 1);
+    return (plan_parts(p) == 1 || cut_choose(g, &c, p, &e)) && plan_check(p, g, &e);
+}
+
+TEST(lanes_never_meet)
+{
+    int n = 0, n_beside = 0;
+    for (uint64_t seed = 0; n < PLANS; seed++) {
+        struct arena *a = arena_new("lanes");
+        struct draw d = { seed, 0 };
+        struct plan p = random_plan(&d);
+        const struct graph *g = graph_of(a, &p);
+        struct program x;
+        if (is_legal(g, &p)) {
+            sched_lower(a, g, &p, below(&d, p.n_ranks), true, &adam, &x);
+            n_beside += check_program(a, &x, 1) > 0;
+            check_program(a, &x, ROUNDS);
+            n++;
+        }
+        arena_free(a);
+    }
+    EXPECTF(n_beside > PLANS / 2, "%d of %d plans have something beside", n_beside, n);
+}
+
+/* Of each layer with experts the shared ones, both operators, in forward and in backward: half of them under the way out of
+ * the rows, half under their way back. */
+TEST(shared_experts_run_while_rows_travel)
+{
+    struct arena *a = arena_new("lanes");
+    struct plan p = one_rank_plan(1, 16, 1000);
+    struct program x;
+    int n_once = 0, n_out = 0, n_back = 0, under_way = -1;
+    p.n_ranks = p.unit_ranks = p.expert_parallel = 4;
+    p.row_capacity = 64;
+    p.global_batch = 4;
+    p.overlap = true;
+    sched_lower(a, graph_of(a, &p), &p, 1, true, &adam, &x);
+    for (int i = 0; i < x.list[LIST_MICRO].n; i++) {
+        const struct instr *in = &x.list[LIST_MICRO].item[i];
+        if (in->beside)
+            under_way = i;
+        else if (in->after > under_way)
+            under_way = -1;
+        n_once += in->once;
+        n_out += in->once && under_way >= 0 && x.list[LIST_MICRO].item[under_way].kind == RUN_SEND;
+        n_back += in->once && under_way >= 0 && x.list[LIST_MICRO].item[under_way].kind == RUN_RETURN;
+    }
+    EXPECT_INT(n_once, 2 * 4);
+    EXPECT_INT(n_out, 2 * 2);
+    EXPECT_INT(n_back, 2 * 2);
+    arena_free(a);
+}
