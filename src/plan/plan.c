@@ -50,6 +50,11 @@ int64_t plan_master_bytes(const struct plan *p, int64_t n)
     return each[p->numbers.master] * n;
 }
 
+int plan_at_once(const struct plan *p)
+{
+    return p->overlap && p->expert_parallel > 1 ? 2 : 1;
+}
+
 int plan_width(const struct plan *p)
 {
     return p->numbers.backend == CUDA ? 8 : 1;

@@ -93,9 +93,10 @@ bool plan_whole_segments(const struct plan *p); /* no round may cut the rows of 
 int64_t plan_tile(enum backend backend, bool reproducible); /* the only value of .tile that is right */
 int64_t plan_moment_bytes(const struct plan *p, int64_t n); /* of one moment of n elements */
 int64_t plan_master_bytes(const struct plan *p, int64_t n); /* beside the weights */
-int plan_width(const struct plan *p);                       /* last dimensions are multiples of it */
-int plan_workers(const struct plan *p);                     /* ranks of a stage: they share a micro-batch */
-int plan_unit_workers(const struct plan *p);                /* those of one unit */
+int plan_at_once(const struct plan *p);      /* rounds of the token exchange that are under way together */
+int plan_width(const struct plan *p);        /* last dimensions are multiples of it */
+int plan_workers(const struct plan *p);      /* ranks of a stage: they share a micro-batch */
+int plan_unit_workers(const struct plan *p); /* those of one unit */
 int plan_parts(const struct plan *p);
 int plan_stage(const struct plan *p, int rank);
 int plan_worker(const struct plan *p, int rank);

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+/* On CUDA for half of the rows, and half as much again: two rounds travel beside each other, or one behind the other with the
+ * same bits. */
 static int64_t default_rows(const struct plan *p, const struct plan_limits *l, int64_t token_copies,
                             int64_t experts)
 {
@@ -12,7 +14,10 @@ static int64_t default_rows(const struct plan *p, const struct plan_limits *l, i
         return 0;
     const int64_t mean = p->micro_batch * token_copies; /* rows received when routing is even */
     const int64_t pads = p->tile > 1 ? experts * (p->tile - 1) : 0;
-    const int64_t rows = l->row_capacity ? l->row_capacity : mean + mean / 2 + pads;
+    const int64_t all = mean + mean / 2 + pads, segment = p->micro_batch * p->sequence;
+    int64_t rows = l->row_capacity ? l->row_capacity : p->numbers.backend == CUDA ? all / 2 : all;
+    if (!l->row_capacity && plan_whole_segments(p) && rows < segment)
+        rows = segment;
     return (rows + p->tile - 1) / p->tile * p->tile;
 }
 

@@ -125,9 +125,10 @@ void report_plan(struct str *out, const struct setup *s, const struct plan *p,
             100 * p->cost.bubble_us / p->cost.step_us);
     if (p->expert_parallel > 1)
         str_addf(out,
-                 "token exchange: room for %lld rows per rank and round; more rows take more rounds, none is "
+                 "token exchange: room for %lld rows per rank and round, %d under way together; more rows "
+                 "take more rounds, none is "
                  "dropped\n",
-                 (long long)p->row_capacity);
+                 (long long)p->row_capacity, plan_at_once(p));
     add_exactness(out, p);
     report_numbers(out, p);
     add_memory(out, p, limit);

@@ -103,10 +103,19 @@ void rows_route(struct exec *x, const struct instr *in)
     comm_gather_in_place(x->expert, all, (size_t)bytes);
 }
 
+/* One of the rounds that are under way together. */
+static struct rows round_of(const struct exec *x, const struct rows *all, int which)
+{
+    struct rows r = *all;
+    r.round = all->loop * plan_at_once(&x->program->plan) + which;
+    return r;
+}
+
 /* For this receiver's segments in the round: their ends, the argument "end" of the experts' operators, and behind them
  * where each begins in the packed rows, which stand by sender. */
-static void set_ends(struct exec *x, const struct rows *r)
+static void set_ends(struct exec *x, const struct rows *all, int which)
 {
+    const struct rows of = round_of(x, all, which), *r = &of;
     const int n = x->program->plan.expert_parallel;
     int64_t *cursor = x->scratch, at = 0;
     memset(cursor, 0, (size_t)n * sizeof *cursor);
@@ -130,7 +139,13 @@ static void set_ends(struct exec *x, const struct rows *r)
             *from++ = (int32_t)cursor[s];
             cursor[s] += g.end - g.begin;
         }
-    exec_put(x, r->head->ref[1], x->ends, 2 * r->experts * (int64_t)sizeof *x->ends);
+    exec_put(x, r->head->ref[1 + which], x->ends, 2 * r->experts * (int64_t)sizeof *x->ends);
+}
+
+static void set_all_ends(struct exec *x, const struct rows *r)
+{
+    for (int k = 0; k < plan_at_once(&x->program->plan); k++)
+        set_ends(x, r, k);
 }
 
 void rows_begin(struct exec *x, const struct instr *head, struct rows *r)
@@ -145,14 +160,14 @@ void rows_begin(struct exec *x, const struct instr *head, struct rows *r)
     }
     x->rounds = r->n_rounds;
     x->most_rounds = r->n_rounds > x->most_rounds ? r->n_rounds : x->most_rounds;
-    set_ends(x, r);
+    set_all_ends(x, r);
 }
 
 bool rows_next(struct exec *x, struct rows *r)
 {
-    if (++r->round >= r->n_rounds)
+    if (++r->loop * plan_at_once(&x->program->plan) >= r->n_rounds)
         return false;
-    set_ends(x, r);
+    set_all_ends(x, r);
     return true;
 }
 
@@ -207,16 +222,18 @@ static void move_rows(struct exec *x, const struct instr *in, const struct rows 
 
 void rows_send(struct exec *x, const struct instr *in, const struct rows *r)
 {
+    const struct rows of = round_of(x, r, in->round);
     struct comm_rows c;
-    plan_exchange(x, r, &c);
+    plan_exchange(x, &of, &c);
     comm_exchange(x->expert, exec_at(x, in->ref[0]), exec_at(x, in->ref[4]), &c, in->row_bytes);
     move_rows(x, in, r, false);
 }
 
 void rows_return(struct exec *x, const struct instr *in, const struct rows *r)
 {
+    const struct rows of = round_of(x, r, in->round);
     struct comm_rows c;
-    plan_exchange(x, r, &c);
+    plan_exchange(x, &of, &c);
     move_rows(x, in, r, true);
     const struct comm_rows back = { c.recv_rows, c.recv_at, c.send_rows, c.send_at };
     comm_exchange(x->expert, exec_at(x, in->ref[4]), exec_at(x, in->ref[0]), &back, in->row_bytes);

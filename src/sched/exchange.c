@@ -1,5 +1,6 @@
 /* exchange.c - regions whose rows are split by expert: the rows of tokens are sent to the ranks that hold their
- * experts, computed there and returned, in as many rounds as the counts need. */
+ * experts, computed there and returned, in as many rounds as the counts need. With plan.overlap two rounds are under way
+ * together: rows of the second travel while experts work on the first, and back from the first while on the second. */
 #include "sched/lower.h"
 
 bool lower_in_region(const struct region *r, int node)
@@ -46,7 +47,8 @@ static void exchange(struct lower *l, enum list_kind which, enum instr_kind kind
     i->node = node;
     i->ref[0] = outer;
     i->ref[1] = inner;
-    i->ref[2] = l->round_end;
+    i->ref[2] = l->round_end[l->round];
+    i->round = l->round;
     i->ref[3] = l->counts;
     i->row_bytes = l->p->buffers[inner.buffer].bytes / p->row_capacity;
     i->ref[4] =
@@ -110,10 +112,16 @@ static struct ref local_ends(struct lower *l, const struct region *r)
     die("%s has rows but no segment ends", n->name);
 }
 
+static int at_once(const struct lower *l)
+{
+    return plan_at_once(&l->p->plan);
+}
+
 static void forget_inner(struct lower *l)
 {
     for (int v = 0; v < l->p->graph->n_values; v++)
-        l->inner[v] = l->inner_grad[v] = NOWHERE;
+        for (int k = 0; k < 2; k++)
+            l->inner[k][v] = l->inner_grad[k][v] = NOWHERE;
 }
 
 static void begin_rounds(struct lower *l, enum list_kind which, const struct region *r)
@@ -122,11 +130,14 @@ static void begin_rounds(struct lower *l, enum list_kind which, const struct reg
     const int64_t ends = n->dim[l->split[r->first].expert]; /* E/ep experts x ep senders */
     forget_inner(l);
     /* ends, and where each segment begins in the packed rows */
-    l->round_end =
-        (struct ref){ lower_buffer(l, "round ends", MEM_EXCHANGE, 2 * ends * (int64_t)sizeof(int32_t)), 0 };
+    for (int k = 0; k < at_once(l); k++)
+        l->round_end[k] =
+            (struct ref){ lower_buffer(l, "round ends", MEM_EXCHANGE, 2 * ends * (int64_t)sizeof(int32_t)),
+                          0 };
     struct instr *i = lower_emit(l, which, RUN_ROUND, n->name);
     i->ref[0] = l->counts;
-    i->ref[1] = l->round_end;
+    for (int k = 0; k < at_once(l); k++)
+        i->ref[1 + k] = l->round_end[k];
     i->node = r->first;
     i->n = ends;
 }
@@ -175,11 +186,15 @@ void lower_region_forward(struct lower *l, enum list_kind which, const struct re
     i->ref[1] = l->counts;
     i->n = experts;
     begin_rounds(l, which, r);
-    for_edges(l, which, r, true, send_value);
+    for (l->round = 0; l->round < at_once(l); l->round++)
+        for_edges(l, which, r, true, send_value);
     forward_beside(l, which, beside.from, half_of(beside));
-    for (int node = r->first; node < r->last; node++)
-        lower_forward_op(l, which, node, true);
-    for_edges(l, which, r, false, return_value);
+    for (l->round = 0; l->round < at_once(l); l->round++) {
+        for (int node = r->first; node < r->last; node++)
+            lower_forward_op(l, which, node, true);
+        for_edges(l, which, r, false, return_value);
+    }
+    l->round = 0;
     forward_beside(l, which, half_of(beside), beside.to);
     lower_emit(l, which, RUN_ROUND_END, n->name);
 }
@@ -203,6 +218,17 @@ static void mark_recompute(const struct lower *l, const struct region *r, bool *
     }
 }
 
+static void round_backward(struct lower *l, const struct region *r, const bool *again)
+{
+    const struct graph *g = l->p->graph;
+    for (int node = r->first; node < r->last; node++)
+        if (again[node])
+            lower_again_op(l, node, true);
+    for (int i = 0; i < g->n_backs; i++)
+        if (lower_in_region(r, g->backs[i].node))
+            lower_backward_op(l, &g->backs[i], true);
+}
+
 /* Rows are sent again instead of being kept for all rounds, so the buffers stay bounded. */
 void lower_region_backward(struct lower *l, const struct region *r, struct section beside)
 {
@@ -219,16 +245,16 @@ void lower_region_backward(struct lower *l, const struct region *r, struct secti
     for (int i = beside.from; i < beside.to; i++)
         lower_touch_params(l, g->backs[i].node, true);
     begin_rounds(l, LIST_MICRO, r);
-    for_edges(l, LIST_MICRO, r, true, send_value);
-    for_edges(l, LIST_MICRO, r, false, send_grad);
+    for (l->round = 0; l->round < at_once(l); l->round++) {
+        for_edges(l, LIST_MICRO, r, true, send_value);
+        for_edges(l, LIST_MICRO, r, false, send_grad);
+    }
     backward_beside(l, beside.from, half_of(beside));
-    for (int node = r->first; node < r->last; node++)
-        if (again[node])
-            lower_again_op(l, node, true);
-    for (int i = 0; i < g->n_backs; i++)
-        if (lower_in_region(r, g->backs[i].node))
-            lower_backward_op(l, &g->backs[i], true);
-    for_edges(l, LIST_MICRO, r, true, return_grad);
+    for (l->round = 0; l->round < at_once(l); l->round++) {
+        round_backward(l, r, again);
+        for_edges(l, LIST_MICRO, r, true, return_grad);
+    }
+    l->round = 0;
     backward_beside(l, half_of(beside), beside.to);
     lower_emit(l, LIST_MICRO, RUN_ROUND_END, g->nodes[r->first].name);
 }

@@ -207,7 +207,7 @@ struct ref lower_value(struct lower *l, int node, int arg, bool inside)
         return lower_weight(l, info->param);
     if (info->kind != VALUE_ACT)
         return fixed_value(l, node, arg);
-    struct ref *at = inside ? &l->inner[v] : &l->p->value[v];
+    struct ref *at = inside ? &l->inner[l->round][v] : &l->p->value[v];
     if (at->buffer < 0 && l->in_place[node] && arg == g->nodes[node].anno->n_inputs)
         return *at = lower_value(l, node, 0, inside);
     if (at->buffer < 0)
@@ -224,7 +224,7 @@ struct ref lower_grad(struct lower *l, int node, int arg, bool inside)
     const struct value_info *info = &g->values[v];
     if (info->kind == VALUE_PARAM)
         return lower_gradient(l, info->param);
-    struct ref *at = inside ? &l->inner_grad[v] : &l->p->grad[v];
+    struct ref *at = inside ? &l->inner_grad[l->round][v] : &l->p->grad[v];
     if (at->buffer < 0)
         *at = (struct ref){
             lower_buffer(l, info->name, inside ? MEM_EXCHANGE : MEM_ACTIVATIONS, outer_bytes(l, node, arg)), 0
@@ -238,7 +238,7 @@ struct ref lower_region_arg(struct lower *l, int node, int arg)
     const struct node *n = &l->p->graph->nodes[node];
     const struct anno_arg *f = &n->anno->arg[arg];
     const bool is_end = arg < n->anno->n_inputs && !f->model_float && f->dtype == I32 && f->n_dims == 2;
-    return is_end ? l->round_end : lower_value(l, node, arg, true);
+    return is_end ? l->round_end[l->round] : lower_value(l, node, arg, true);
 }
 
 void lower_work(struct lower *l, struct instr *i)
@@ -350,8 +350,8 @@ static struct lower begin(struct arena *a, const struct graph *g, const struct p
     struct lower l = { .arena = a,
                        .p = p,
                        .split = ARENA_NEW(a, struct node_split, g->n_nodes),
-                       .inner = no_refs(a, g->n_values),
-                       .inner_grad = no_refs(a, g->n_values),
+                       .inner = { no_refs(a, g->n_values), no_refs(a, g->n_values) },
+                       .inner_grad = { no_refs(a, g->n_values), no_refs(a, g->n_values) },
                        .kept = no_refs(a, g->n_values),
                        .parts = no_refs(a, g->params.n),
                        .in_place = ARENA_NEW(a, bool, g->n_nodes),

@@ -6,15 +6,17 @@
 struct lower {
     struct arena *arena;
     struct program *p;
-    struct node_split *split;       /* by node */
-    struct ref *inner, *inner_grad; /* by value: copies inside the current exchange region */
-    struct ref *kept;               /* by value */
-    struct ref *parts;              /* by parameter: gradients apart by sender */
-    bool *in_place;                 /* by node (in_place.h) */
+    struct node_split *split; /* by node */
+    struct ref *inner[2],
+        *inner_grad[2]; /* by round under way and value: copies inside the current exchange region */
+    struct ref *kept;   /* by value */
+    struct ref *parts;  /* by parameter: gradients apart by sender */
+    bool *in_place;     /* by node (in_place.h) */
     struct stash stash;
     bool *present;           /* by value: dropped, and computed again by now */
     struct ref *node_counts; /* by first node of a region: the counts that backward reuses */
-    struct ref round_end, counts;
+    struct ref round_end[2], counts;
+    int round;                        /* of an exchange region that is being made */
     enum list_kind which;             /* that is being made */
     struct ref *gathered, *collected; /* by bucket: weights and gradients for the moment (shard.c) */
     int *last_back;                   /* by bucket: last backward step that adds to its gradients */

@@ -44,7 +44,7 @@ static int64_t dim_named(const struct node *n, int letter)
 }
 
 /* Rows sorted by expert that a call really has, routing being even: those of the tokens, and half a tile for each
- * segment. Its sizes are capacities. Letter of the rows, or -1. */
+ * segment, or the part of those of a round that is under way with others. Its sizes are capacities. Letter of the rows, or -1. */
 static int real_rows(const struct program *p, const struct instr *in, int64_t *rows)
 {
     const struct node *n = in->node >= 0 ? &p->graph->nodes[in->node] : NULL;
@@ -54,7 +54,7 @@ static int real_rows(const struct program *p, const struct instr *in, int64_t *r
             if (d->rows_of < 0 || strcmp(n->anno->letter[d->rows_of], "n") == 0)
                 continue;
             const int64_t pads = p->plan.tile > 1 ? dim_named(n, d->rows_of) * p->plan.tile / 2 : 0;
-            *rows = n->dim[d->letter] / plan_workers(&p->plan) + pads;
+            *rows = (n->dim[d->letter] / plan_workers(&p->plan) + pads) / plan_at_once(&p->plan);
             return d->letter;
         }
     return -1;
