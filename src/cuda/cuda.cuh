@@ -23,7 +23,8 @@ extern "C" bool cuda_forgives(const char *failure);
 /* After every <<<...>>>. */
 #define LAUNCHED() CUDA_DO(cudaGetLastError())
 
-extern "C" bool cuda_portable(void); /* kernels of compute capability 9.0 do not run, or are not wanted */
+extern "C" int cuda_blocks_left(void); /* multiprocessors that kernels that stay on theirs leave alone */
+extern "C" bool cuda_portable(void);   /* kernels of compute capability 9.0 do not run, or are not wanted */
 
 static inline cudaStream_t stream_of(const struct call *c)
 {

@@ -324,7 +324,8 @@ struct maps {
     CUtensorMap a, b, out, y, h; /* y: UP, BACK; h: BACK */
 };
 
-/* As many clusters as there is room for at once. */
+/* As many clusters as there is room for at once, beside what is left to communication: a block that finds no room would
+ * take its share of the tiles when others have ended. */
 template <enum form FORM> static void launch(cudaStream_t stream, const struct maps *m, const struct job *j)
 {
     static int n_clusters;
@@ -345,7 +346,8 @@ template <enum form FORM> static void launch(cudaStream_t stream, const struct m
         CUDA_DO(cudaOccupancyMaxActiveClusters(&n_clusters, grouped_kernel<FORM>, &config));
         CHECK(n_clusters > 0, "no room for a cluster of %d blocks", (int)CLUSTER);
     }
-    config.gridDim = dim3((unsigned)(n_clusters * CLUSTER));
+    const int left = n_clusters - cut_parts(cuda_blocks_left(), CLUSTER);
+    config.gridDim = dim3((unsigned)((left > 1 ? left : 1) * CLUSTER));
     CUDA_DO(cudaLaunchKernelEx(&config, grouped_kernel<FORM>, m->a, m->b, m->out, m->y, m->h, *j));
 }
 

@@ -124,6 +124,12 @@ static char *host_memory(char *old, size_t bytes)
     return device->host_allocate(bytes);
 }
 
+void comm_limit(int multiprocessors)
+{
+    if (by_nccl)
+        nccl_limit(multiprocessors);
+}
+
 void comm_reserve(size_t bytes)
 {
     if (!device || by_nccl || bytes <= staging_bytes)

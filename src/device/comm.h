@@ -33,6 +33,8 @@ const char *comm_library(void); /* that this program is linked with */
 bool comm_use(const struct device *d, enum comm_way way, struct err *e);
 bool comm_on_device(void); /* NCCL moves bulk data */
 int comm_sharers(void);    /* most ranks that share one GPU; 1 on the CPU */
+/* Bulk calls take at most so many multiprocessors of a device; before the first comm_split(). 0 = as many as they like. */
+void comm_limit(int multiprocessors);
 /* Host memory for staging, twice: no call moves more bytes at once. Nothing is taken where none is needed. */
 void comm_reserve(size_t bytes);
 /* What messages about failures name, until the next call. Not copied. */

@@ -31,6 +31,8 @@ void mpi_broadcast(const struct comm_group *g, int from, void *data, size_t byte
 enum { NCCL_ID_BYTES = 128 };
 bool nccl_open(struct err *e); /* finds the library */
 const char *nccl_name(void);   /* "NCCL 2.27.3" */
+void nccl_limit(
+    int multiprocessors); /* comm_limit(), by NCCL's own variables, of which those that are set win */
 void nccl_id(char id[NCCL_ID_BYTES]);
 void nccl_join(struct comm_group *g, const char id[NCCL_ID_BYTES]);
 void nccl_leave(void *comm);

@@ -6,6 +6,7 @@
 #include "device/watch.h"
 #include <dlfcn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef void *handle; /* ncclComm_t */
@@ -93,6 +94,16 @@ static void check_earlier(const struct comm_group *g, const char *call)
     int error = OK;
     check(g, nccl.async_error(g->nccl, &error), "ncclCommGetAsyncError");
     check(g, error, call);
+}
+
+void nccl_limit(int multiprocessors)
+{
+    char text[16];
+    if (multiprocessors == 0)
+        return;
+    snprintf(text, sizeof text, "%d", multiprocessors);
+    setenv("NCCL_MAX_CTAS", text, 0);
+    setenv("NCCL_MAX_P2P_NCHANNELS", text, 0);
 }
 
 void nccl_id(char id[NCCL_ID_BYTES])

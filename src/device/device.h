@@ -50,8 +50,9 @@ struct device {
     /* Which lane the calls that follow, of this thread, belong to; at first that of compute. NULL where calls return when they are done. put
      * and get wait for their lane, wait and what releases memory for both, marks and records are of the lane of compute. */
     void (*lane)(enum device_lane lane);
-    /* Places in the lane in use, by number: what follows in another lane waits for the last time that one was set. */
-    void (*places)(int n); /* there are so many, at least */
+    /* From now on both lanes are used: kernels of compute that stay on a multiprocessor leave so many alone, which changes no
+     * bit. Places in the lane in use, by number: what follows in another lane waits for the last time that one was set. */
+    void (*lanes)(int n_places, int blocks_left);
     void (*place)(int which);
     void (*behind)(int which);
     /* Makes weights in place, with the low bits of the master (NULL: not wanted); NULL where the host does it. */

@@ -13,7 +13,7 @@ extern "C" {
 static cudaStream_t lanes[2];
 static thread_local int in_use; /* lane, of this thread's calls */
 static cudaEvent_t *places_;
-static int n_places;
+static int n_places, blocks_left_;
 static cudaEvent_t marks[DEVICE_MARKS];
 static int device_; /* the current one of every thread that copies */
 static char description[512];
@@ -107,8 +107,14 @@ static void lane(enum device_lane which)
     in_use = which;
 }
 
-static void places(int n)
+extern "C" int cuda_blocks_left(void)
 {
+    return blocks_left_;
+}
+
+static void use_lanes(int n, int blocks_left)
+{
+    blocks_left_ = blocks_left;
     if (n <= n_places)
         return;
     cudaEvent_t *more = (cudaEvent_t *)arena_slab(sizeof *more * (size_t)n);
@@ -249,7 +255,7 @@ static int64_t used(void)
 static const struct device cuda = { "cuda",       CUDA,      allocate,  release,  put,
                                     get,          copy,      zero,      wait_,    host_allocate,
                                     host_release, put_later, get_later, mark,     reach,
-                                    stream,       lane,      places,    place,    behind,
+                                    stream,       lane,      use_lanes, place,    behind,
                                     fill,         sum,       move,      identity, record_begin,
                                     record_end,   replay,    forget,    used,     memory };
 

@@ -207,7 +207,7 @@ static void upload_constants(struct exec *x)
             exec_put(x, p->value[v], p->graph->values[v].data, p->buffers[p->value[v].buffer].bytes);
 }
 
-void exec_new(struct arena *a, struct program *p, const struct device *d, struct exec *x)
+void exec_new(struct arena *a, struct program *p, const struct device *d, int blocks, struct exec *x)
 {
     CHECK(d->backend == p->plan.numbers.backend, "the plan is for %s",
           plan_backend_name[p->plan.numbers.backend]);
@@ -221,8 +221,10 @@ void exec_new(struct arena *a, struct program *p, const struct device *d, struct
                 experts = p->list[k].item[i].n;
     x->counts = ARENA_NEW(a, int32_t, experts * p->plan.expert_parallel + 1);
     x->ends = ARENA_NEW(a, int32_t, 2 * experts + 1);
-    if (has_lanes(x))
-        d->places(p->n_marks + 1);
+    if (has_lanes(x)) {
+        d->lanes(p->n_marks + 1, comm_on_device() ? blocks : 0);
+        comm_limit(blocks);
+    }
     make_groups(a, x);
     make_outboxes(a, x);
     collect_staging(x);

@@ -37,7 +37,8 @@ struct exec {
     double *spent[LISTS]; /* seconds by instruction, since cleared; NULL = not asked for (it makes every
                                    * instruction wait for the device) */
 };
-void exec_new(struct arena *a, struct program *p, const struct device *d, struct exec *x);
+/* blocks: multiprocessors of a device that communication beside compute may take. */
+void exec_new(struct arena *a, struct program *p, const struct device *d, int blocks, struct exec *x);
 void exec_free(struct exec *x);
 /* Bytes of the device that are taken outside the slab: context, libraries, code, other programs; -1 = on the host. */
 int64_t exec_outside(const struct exec *x);

@@ -40,6 +40,7 @@ static bool begin(struct arena *a, const struct config *c, bool open, struct set
                          .compat_nnscaler = c->compat_nnscaler,
                          .graphs = c->graphs,
                          .overlap = c->overlap,
+                         .overlap_blocks = (int)c->overlap_blocks,
                          .master = c->master,
                          .moments = c->moments,
                          .gradient = c->gradient_dtype };
@@ -426,7 +427,7 @@ void engine_build(const struct setup *s, const struct plan *p, bool training, bo
     *x = (struct engine){ 0 };
     x->graph = build_graph(s, s->arena, p, logits, &x->values);
     sched_lower(s->arena, x->graph, p, comm_rank(), training, o, &x->program);
-    exec_new(s->arena, &x->program, s->device, &x->exec);
+    exec_new(s->arena, &x->program, s->device, s->overlap_blocks, &x->exec);
     if (s->graphs != GRAPHS_OFF)
         stretch_new(s->arena, &x->exec, s->graphs == GRAPHS_ON);
 }

@@ -15,6 +15,7 @@ struct setup {
     const struct device *device; /* NULL: only described, not opened */
     enum backend backend;
     int graphs, overlap;           /* GRAPHS_*, OVERLAP_* of config.h */
+    int overlap_blocks;            /* device.h: lanes */
     struct rules rules;            /* of --constraint */
     int master, moments, gradient; /* as the options say: those of config.h */
 };

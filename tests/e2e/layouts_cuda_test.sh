@@ -49,6 +49,14 @@ for kind in "fp32 --zero 3" "int8 --zero 1"; do
     fi
     ok "$name: resumed on one rank" train_again 1 $name-one $common --micro_batch_size 8 --moments ${kind%% *} --resume_path runs/$name/checkpoints/step-00000003
 done
+# The lane of communication changes no bit; with --comm mpi it waits for the host, but the lists are those of two lanes.
+for options in "--expert_parallel 4 --zero 1" "--expert_parallel 4 --zero 1 --row_capacity 512 --recompute 1000" "--expert_parallel 2 --zero 3" \
+    "--tensor_parallel 2 --expert_parallel 2 --zero 2"; do
+    name=lanes-$(echo "$options" | tr -dc 'a-z0-9')
+    [[ $options = *tensor* ]] || options="$options --tensor_parallel 1"
+    layout $name-off 4 $options --micro_batch_size 16 --overlap off && layout $name-on 4 $options --micro_batch_size 16 --overlap on &&
+        same "$name" $name-on $name-off
+done
 layout pipeline 2 --micro_batch_size 8 --pipeline_stages 2 && same "pipeline" pipeline one-rank
 layout pipeline-3 3 --micro_batch_size 8 --pipeline_stages 3 --recompute 9 && same "pipeline-3" pipeline-3 one-rank
 layout interleaved 2 --micro_batch_size 8 --pipeline_stages 2 --pipeline_chunks 2 && same "interleaved" interleaved one-rank
@@ -96,6 +104,11 @@ for ranks in 2 4 8; do
         train $ranks $name $common --comm nccl --reproducible --micro_batch_size $((4 * ranks)) --expert_parallel $ep --zero 1 ||
             { failed $name $name.err; continue; }
         same $name $name same-$ranks-ep-1
+        for overlap in on off; do
+            train $ranks $name-$overlap $common --comm nccl --micro_batch_size $((4 * ranks)) --expert_parallel $ep --tensor_parallel 1 \
+                --zero 1 --row_capacity 2048 --overlap $overlap || failed $name-$overlap $name-$overlap.err
+        done
+        same "$name: with and without a lane of communication" $name-on $name-off
         if grep -q '^ranks .*NCCL' $name.out; then passed "$name: through NCCL"; else failed "$name: the ranks line" $name.out; fi
     done
 done
