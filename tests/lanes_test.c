@@ -1,6 +1,6 @@
 /* Two lanes: whatever the speed of either, no instruction touches what one under way in the other lane writes, nor writes
  * what that one reads, in the bytes of the slab. The lists of random plans are walked as exec does, loops for one round and
- * for three; what is under way is what no wait stands behind. Which bytes an instruction touches is written here anew. */
+ * for three, micro-batches as the last one and as another; what is under way is what no wait stands behind. Which bytes an instruction touches is written here anew. */
 #include "base/rng.h"
 #include "model/deepseek_v2.h"
 #include "plan/cut.h"
@@ -40,7 +40,9 @@ static int64_t gradient_bytes(const struct program *p, const struct instr *in, i
 {
     const int param = p->graph->values[p->graph->nodes[in->node].arg[arg]].param;
     const struct place *at = param < 0 ? NULL : &p->layout.place[param];
-    return !at || (p->plan.reproducible && at->flat == EXPERT) ? -1 : (at->end - at->begin) * 4;
+    return !at || (p->plan.reproducible && p->plan.expert_parallel > 1 && at->flat == EXPERT)
+               ? -1
+               : (at->end - at->begin) * 4;
 }
 
 static void touch_call(const struct program *p, const struct instr *in, struct touched *t)
@@ -121,13 +123,13 @@ static void launch(struct walk *w, int i)
         w->marked[in->mark - 1] = w->n_done;
 }
 
-static void walk_section(struct walk *w, struct section s, int rounds)
+static void walk_section(struct walk *w, struct section s, int rounds, bool last)
 {
     int head = 0, round = 0;
     w->n_done = w->known[0] = w->known[1] = 0;
     for (int i = s.from; i < s.to; i++) {
         const struct instr *in = &w->list->item[i];
-        if (in->once && round > 0)
+        if ((in->once && round > 0) || (in->last && !last))
             continue;
         launch(w, i);
         if (in->kind == RUN_ROUND)
@@ -140,7 +142,7 @@ static void walk_section(struct walk *w, struct section s, int rounds)
     }
 }
 
-static int64_t check_program(struct arena *a, const struct program *p, int rounds)
+static int64_t check_program(struct arena *a, const struct program *p, int rounds, bool last)
 {
     int64_t n_beside = 0;
     for (int k = 0; k < LISTS; k++) {
@@ -154,7 +156,7 @@ static int64_t check_program(struct arena *a, const struct program *p, int round
         for (int i = 0; i < length; i++)
             touch(p, &p->list[k].item[i], &w.touched[i]);
         for (int i = 0; i < n; i++)
-            walk_section(&w, section[i], rounds);
+            walk_section(&w, section[i], rounds, last);
         n_beside += w.n_beside;
     }
     return n_beside;
@@ -229,8 +231,10 @@ TEST(lanes_never_meet)
         struct program x;
         if (is_legal(g, &p)) {
             sched_lower(a, g, &p, below(&d, p.n_ranks), true, &adam, &x);
-            n_beside += check_program(a, &x, 1) > 0;
-            check_program(a, &x, ROUNDS);
+            n_beside += check_program(a, &x, 1, true) > 0;
+            check_program(a, &x, 1, false);
+            check_program(a, &x, ROUNDS, true);
+            check_program(a, &x, ROUNDS, false);
             n++;
         }
         arena_free(a);

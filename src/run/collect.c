@@ -71,12 +71,25 @@ static struct ref element(struct ref r, int64_t i, enum dtype t)
     return r;
 }
 
-/* Elements [*begin, *end) of an instruction's range that a member reduces. */
-static void range_of(const struct flat *f, const struct instr *in, int member, int64_t *begin, int64_t *end)
+/* Elements [*begin, *end) of an instruction's range that a member owns. */
+static void owned_of(const struct flat *f, const struct instr *in, int member, int64_t *begin, int64_t *end)
 {
     const int fine = layout_fine_of(f, member);
     *begin = clamp(f->cut[fine], in->first, in->first + in->n_elements);
     *end = clamp(f->cut[fine + 1], in->first, in->first + in->n_elements);
+}
+
+/* Those that it sums: what it owns, or as many as the others. */
+static void range_of(const struct flat *f, const struct instr *in, int member, int64_t *begin, int64_t *end)
+{
+    enum { EVEN = 64 };
+    const int64_t each = (in->n_elements / f->n_ranks + EVEN) / EVEN * EVEN, to = in->first + in->n_elements;
+    if (!in->spread) {
+        owned_of(f, in, member, begin, end);
+        return;
+    }
+    *begin = clamp(in->first + member * each, in->first, to);
+    *end = clamp(*begin + each, in->first, to);
 }
 
 /* What each member gets from this rank in the block at `at` of its range, from element `first` of the instruction's on;
@@ -97,6 +110,36 @@ static int64_t plan_block(const struct flat *f, const struct instr *in, int64_t 
     return mine;
 }
 
+/* Elements that the block of `from`'s range at `at` has of what `owner` owns; *first: of them. */
+static int64_t passed_on(const struct flat *f, const struct instr *in, int64_t at, int from, int owner,
+                         int64_t *first)
+{
+    int64_t begin, end, owned, owned_end;
+    range_of(f, in, from, &begin, &end);
+    owned_of(f, in, owner, &owned, &owned_end);
+    begin = clamp(begin + at, begin, end);
+    end = clamp(end, begin, begin + in->n);
+    *first = clamp(owned, begin, end);
+    return clamp(owned_end, *first, end) - *first;
+}
+
+/* The sums of a block, which stand in the staging, to those who own them. */
+static void pass_on(struct exec *x, const struct instr *in, int64_t at, struct comm_rows *r)
+{
+    const struct flat *f = &x->program->layout.flat[in->flat];
+    const enum dtype t = gradient_type(x);
+    int64_t begin, end;
+    range_of(f, in, f->index, &begin, &end);
+    for (int m = 0; m < f->n_ranks; m++) {
+        r->send_rows[m] = passed_on(f, in, at, f->index, m, &r->send_at[m]);
+        r->send_at[m] -= clamp(begin + at, begin, end);
+        r->recv_rows[m] = passed_on(f, in, at, m, f->index, &r->recv_at[m]);
+        r->recv_at[m] -= in->first;
+    }
+    comm_exchange(x->replica[in->flat], exec_at(x, in->ref[1]), exec_at(x, element(in->ref[2], in->first, t)),
+                  r, (int64_t)num_dtype_bytes(t));
+}
+
 /* Reduce-scatter in blocks: every member sends the owner its part of the owner's range; the owner adds them
  * in the tree. The result does not depend on which ranges belong to whom. */
 void collect_reduce(struct exec *x, const struct instr *in)
@@ -115,13 +158,16 @@ void collect_reduce(struct exec *x, const struct instr *in)
         const int64_t mine = plan_block(f, in, at, &r);
         comm_exchange(x->replica[in->flat], exec_at(x, element(in->ref[0], in->first, t)),
                       exec_at(x, in->ref[1]), &r, (int64_t)num_dtype_bytes(t));
-        x->device->sum(&(struct device_sum){ .parts = exec_at(x, in->ref[1]),
-                                             .out = exec_at(x, element(in->ref[2], begin + at, t)),
-                                             .type = t,
-                                             .n_parts = n,
-                                             .stride = in->n,
-                                             .n = mine,
-                                             .add = in->add });
+        x->device->sum(&(struct device_sum){
+            .parts = exec_at(x, in->ref[1]),
+            .out = exec_at(x, in->spread ? in->ref[1] : element(in->ref[2], begin + at, t)),
+            .type = t,
+            .n_parts = n,
+            .stride = in->n,
+            .n = mine,
+            .add = in->add });
+        if (in->spread)
+            pass_on(x, in, at, &r);
     }
 }
 

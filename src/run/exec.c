@@ -365,7 +365,7 @@ static bool run_section(struct exec *x, enum list_kind which, struct section s)
     double before = exec_now();
     for (int i = s.from; i < s.to; i++) {
         const struct instr *in = &list->item[i];
-        if (in->once && rows.loop > 0)
+        if ((in->once && rows.loop > 0) || (in->last && !x->last))
             continue;
         comm_doing_instruction(in->name, list_name[which], i);
         enter(x, list, in);

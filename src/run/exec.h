@@ -23,6 +23,7 @@ struct exec {
     struct comm_outbox **outbox;  /* by number */
     struct comm_group *replica[FLATS], *mirror[FLATS], *shard[FLATS], *expert, *tensor;
     struct step_control control;
+    bool last;   /* set by the host: the micro-batch is the last of its step */
     bool refuse; /* set by the host: stop before the update, whatever the gradient */
     double grad_norm;
     int64_t bad_chunk;           /* first chunk of the gradient that is not finite; -1 */

@@ -25,7 +25,7 @@ static void add_gradient(struct accesses *x, const struct instr *in, int arg, bo
     const struct graph *g = x->p->graph;
     const int param = g->values[g->nodes[in->node].arg[arg]].param;
     const struct place *held = param < 0 ? NULL : &x->p->layout.place[param];
-    if (!held || (x->p->plan.reproducible && held->flat == EXPERT))
+    if (!held || (x->p->plan.reproducible && x->p->plan.expert_parallel > 1 && held->flat == EXPERT))
         add_whole(x, in->grad[arg], write);
     else
         add(x, in->grad[arg],

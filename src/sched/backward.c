@@ -212,13 +212,13 @@ void lower_backward(struct lower *l, int first, int last)
         const int region = lower_beside_backward(l, i, first, last);
         if (region == i && !lower_is_region(l, node)) {
             lower_backward_op(l, &g->backs[i], false);
-            lower_reduce_done(l, i);
+            lower_reduce_done(l, i, l->p->plan.expert_parallel == 1);
             continue;
         }
         const struct region r = lower_region_at(l, g->backs[region].node);
         lower_region_backward(l, &r, (struct section){ i, region });
         for (i = region; i + 1 < g->n_backs && lower_in_region(&r, g->backs[i + 1].node);)
             i++;
-        lower_reduce_done(l, i);
+        lower_reduce_done(l, i, true); /* the rows have come back, and none travel for a while */
     }
 }

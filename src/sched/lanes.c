@@ -75,9 +75,10 @@ static void order_beside(struct maker *m, int i)
         k--;
     in->after = k < m->section.from ? 0 : k + 1;
     m->side[m->n_side++] = i;
+    CHECK(!in->last || m->head < 0, "%s: the last time alone, inside a loop", in->name);
     if (m->head >= 0 && !in->once)
         m->loop_side = i;
-    if (!lingers(in->kind))
+    if (!lingers(in->kind) || in->last)
         return;
     m->due = m->reduced;
     m->reduced = i;
@@ -90,8 +91,11 @@ static void order_compute(struct maker *m, int i)
     if (!in->once && m->due > last)
         last = m->due;
     for (int k = m->n_side - 1; k >= 0 && m->side[k] >= m->waited && m->side[k] > last; k--)
-        if (conflict(m, i, m->side[k]))
+        if (conflict(m, i, m->side[k])) {
+            CHECK(!m->item[m->side[k]].last, "%s needs %s, which runs the last time alone", in->name,
+                  m->item[m->side[k]].name);
             last = m->side[k];
+        }
     in->after = last < m->waited ? 0 : last + 1;
     if (in->once)
         return;

@@ -20,6 +20,7 @@ struct lower {
     enum list_kind which;             /* that is being made */
     struct ref *gathered, *collected; /* by bucket: weights and gradients for the moment (shard.c) */
     int *last_back;                   /* by bucket: last backward step that adds to its gradients */
+    bool *summed;                     /* by bucket: early, and done */
     int n_parts;
     int64_t most_experts;
 };
@@ -49,10 +50,13 @@ void lower_forget_weights(struct lower *l);                         /* what was 
 struct ref lower_weight(struct lower *l, int param);                /* gathers its bucket if need be */
 struct ref lower_gradient(struct lower *l, int param);              /* a place to add to */
 void lower_touch_params(struct lower *l, int node, bool gradients); /* so that nothing is gathered later */
-void lower_reduce_done(struct lower *l,
-                       int back); /* sums buckets to which nothing is added after this step */
-void lower_reduce(struct lower *l, int flat, int64_t first, int64_t n, struct ref from, struct ref to,
-                  bool add);
+/* Sums buckets to which nothing is added after this backward step. quiet: nothing waits for other communication soon. */
+void lower_reduce_done(struct lower *l, int back, bool quiet);
+/* Are the gradients of a flat space, which each rank has whole, summed bucket by bucket in the last micro-batch? */
+bool lower_reduces_early(const struct lower *l, int flat);
+/* Returns the instruction, valid until the next one is emitted. */
+struct instr *lower_reduce(struct lower *l, enum list_kind which, const struct bucket *b, struct ref from,
+                           struct ref to);
 void lower_make_persistent(struct lower *l, bool training); /* persistent.c */
 bool lower_keeps_parts(const struct lower *l, int flat);    /* are gradients kept apart by sender? shard.c */
 void lower_tree(struct lower *l);                           /* its list and what it keeps; tree.c */

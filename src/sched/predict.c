@@ -123,7 +123,9 @@ static double collective_us(const struct program *p, const struct instr *in, con
     const double bytes = (double)n * (double)num_dtype_bytes(t);
     const int members = in->kind == RUN_REDUCE ? f->n_ranks : gather ? f->n_shards : f->n_ranks / f->n_shards;
     const int stride = in->kind == RUN_MIRROR ? f->stride * f->n_shards : f->stride;
-    return link_us(bytes * (members - 1) / members, members - 1, links_of(p, c, members, stride),
+    const int ways = in->spread ? 2 : 1; /* to who adds, and on to who owns */
+    return link_us(ways * bytes * (members - 1) / members, ways * (members - 1),
+                   links_of(p, c, members, stride),
                    in->kind == RUN_REDUCE ? TRANSFER_REDUCE : TRANSFER_GATHER) +
            (in->kind == RUN_REDUCE ? 1e6 * 2 * bytes / c->memory_bytes_per_s : 0);
 }
@@ -206,9 +208,10 @@ static void add_wait(void *context, int index, bool for_group, double us)
     s->us[sched_cost_class(&s->item[index], s->which)] += us;
 }
 
-/* A section `times` over; *beside_us: what its communication takes under compute. */
+/* A section `times` over, with what runs in the last micro-batch alone or without; *beside_us: what its communication takes
+ * under compute. */
 static void add(const struct program *p, const struct cluster *c, enum list_kind which, struct section s,
-                double times, double us[COST_CLASSES], double *beside_us)
+                bool last, double times, double us[COST_CLASSES], double *beside_us)
 {
     struct arena *a = arena_new("prediction");
     struct sums sums = { .item = p->list[which].item, .which = which };
@@ -217,7 +220,7 @@ static void add(const struct program *p, const struct cluster *c, enum list_kind
     clock_section(&clock, &p->list[which], s.from);
     for (int i = s.from; i < s.to; i++) {
         const struct instr *in = &p->list[which].item[i];
-        const double each = sched_instr_us(p, in, c);
+        const double each = in->last && !last ? 0 : sched_instr_us(p, in, c);
         clock_run(&clock, i, clock_come(&clock, i), each);
         sums.all_us += each;
         if (!clock_beside(&clock, i))
@@ -237,25 +240,27 @@ static void add_tree(const struct program *p, const struct cluster *c, double us
     for (int k = 0; k < plan_tree_levels(&p->plan); k++)
         for (int part = 0; part < p->plan.chunks; part++) {
             const double times = (double)(plan_own_shards(&p->plan) >> (k + 1));
-            add(p, c, LIST_TREE, p->tree_keep[part][k], times, us, beside_us);
-            add(p, c, LIST_TREE, p->tree_add[part][k], times, us, beside_us);
+            add(p, c, LIST_TREE, p->tree_keep[part][k], false, times, us, beside_us);
+            add(p, c, LIST_TREE, p->tree_add[part][k], false, times, us, beside_us);
         }
 }
 
-static void add_list(const struct program *p, const struct cluster *c, enum list_kind which, double times,
-                     double us[COST_CLASSES], double *beside_us)
+static void add_list(const struct program *p, const struct cluster *c, enum list_kind which, bool last,
+                     double times, double us[COST_CLASSES], double *beside_us)
 {
     struct section section[2 * PLAN_CHUNKS];
     const int n = lanes_sections(p, which, section);
     for (int i = 0; i < n; i++)
-        add(p, c, which, section[i], times, us, beside_us);
+        add(p, c, which, section[i], last, times, us, beside_us);
 }
 
 void sched_predict(const struct program *p, const struct cluster *c, struct plan_cost *out)
 {
     double us[COST_CLASSES] = { 0 }, beside_us = 0;
-    add_list(p, c, LIST_MICRO, (double)p->plan.accumulation, us, &beside_us);
-    add_list(p, c, LIST_UPDATE, 1, us, &beside_us);
+    if (p->plan.accumulation > 1)
+        add_list(p, c, LIST_MICRO, false, (double)(p->plan.accumulation - 1), us, &beside_us);
+    add_list(p, c, LIST_MICRO, true, 1, us, &beside_us);
+    add_list(p, c, LIST_UPDATE, true, 1, us, &beside_us);
     add_tree(p, c, us, &beside_us);
     *out = (struct plan_cost){ .compute_us = us[COST_COMPUTE],
                                .exchange_us = us[COST_EXCHANGE],

@@ -31,7 +31,7 @@ enum instr_kind {
     RUN_TENSOR_GATHER, /* rows ref[0] of all members of the tensor group -> ref[1], in their order; n bytes of one member */
     RUN_TENSOR_SCATTER, /* partial sums ref[0] of rows of all members -> this member's rows ref[1], added in a tree; n elements of one member; add: to what is there; ref[2] staging */
     RUN_PARTS,  /* tree sum of the n_parts parts ref[0] into ref[1], n elements; add: to what is there */
-    RUN_REDUCE, /* gradients ref[0] of flat `flat`, elements [first, first + n_elements): tree sum over the replica group into each member's fine range of ref[2] (add: to what is there); ref[1] staging */
+    RUN_REDUCE, /* gradients ref[0] of flat `flat`, elements [first, first + n_elements): tree sum over the replica group into each member's fine range of ref[2] (add: to what is there); ref[1] staging. spread: every member sums its part of the range, whoever owns it, and sends the owners what is theirs */
     RUN_MIRROR, /* gradients ref[0]: members with the same shard exchange their fine ranges */
     RUN_PASS_OUT, /* n bytes of ref[0] to rank `peer`; goes on at once */
     RUN_PASS_IN,  /* n bytes from rank `peer` to ref[0] */
@@ -47,9 +47,11 @@ struct instr {
     bool both;            /* with backward: that kernel instead of bwd, and nothing ran forward */
     int round;            /* of a loop: which of those that are under way together (plan_at_once) */
     bool once;            /* inside a loop: the first time alone */
+    bool last;            /* in the last micro-batch of a step alone */
     bool beside;          /* runs in the lane of communication (lanes.h); else in that of compute */
     int after; /* 1 + index of the instruction of the other lane that has to end before this one begins; 0: none */
     int mark; /* 1 + number of the place behind it that others wait for; 0: none does */
+    bool spread;
     int node, flat, n_parts;
     int peer, tag, outbox;     /* of a pass; tag: the same at both ends; outbox: number of what goes out */
     int64_t first, n_elements; /* of a flat space; its refs are where element 0 would lie */

@@ -76,7 +76,7 @@ static struct section backward_section(struct lower *l, int chunk)
     if (last < n_nodes)
         pass(l, LIST_MICRO, RUN_PASS_IN, last, part + 1, true);
     lower_backward(l, first, last);
-    lower_reduce_done(l, INT_MAX); /* buckets end with the part */
+    lower_reduce_done(l, INT_MAX, true); /* buckets end with the part */
     if (first > 0)
         pass(l, LIST_MICRO, RUN_PASS_OUT, first, part - 1, true);
     lower_forget_weights(l);

@@ -1,4 +1,4 @@
-/* shard.c - ZeRO 2 and 3: a rank keeps its own range of gradients, of weights. Weights come bucket by bucket before their
+/* shard.c - buckets of gradients and weights. ZeRO 2 and 3: a rank keeps its own range of gradients, of weights. Weights come bucket by bucket before their
  * first use, and again for backward; gradients of a bucket are summed at their owners when the last of them is complete.
  * Both in every micro-batch, through buffers that live as long as the bucket is in use. */
 #include "sched/lower.h"
@@ -28,6 +28,7 @@ void lower_shards_begin(struct lower *l)
     l->gathered = ARENA_NEW(l->arena, struct ref, n + 1);
     l->collected = ARENA_NEW(l->arena, struct ref, n + 1);
     l->last_back = ARENA_NEW(l->arena, int, n + 1);
+    l->summed = ARENA_NEW(l->arena, bool, n + 1);
     lower_forget_weights(l);
     for (int i = 0; i < n; i++)
         l->collected[i] = NOWHERE;
@@ -104,14 +105,36 @@ void lower_touch_params(struct lower *l, int node, bool gradients)
     }
 }
 
-void lower_reduce_done(struct lower *l, int back)
+bool lower_reduces_early(const struct lower *l, int flat)
+{
+    const struct plan *p = &l->p->plan;
+    const struct flat *f = &l->p->layout.flat[flat];
+    return p->overlap && p->shards == 0 && p->chunks == 1 && f->n_ranks > 1 &&
+           !layout_shards_gradients(p, f) && !lower_keeps_parts(l, flat);
+}
+
+/* Each rank has them whole: every member sums a part, since a bucket lies in the ranges of few owners. */
+static void reduce_early(struct lower *l, int bucket)
+{
+    const struct bucket *b = &l->p->layout.bucket[bucket];
+    const struct ref all = l->p->gradients[b->flat];
+    struct instr *i = lower_reduce(l, LIST_MICRO, b, all, all);
+    i->last = i->spread = true;
+    l->summed[bucket] = true;
+}
+
+void lower_reduce_done(struct lower *l, int back, bool quiet)
 {
     const struct layout *y = &l->p->layout;
     for (int k = 0; k < y->n_buckets; k++) {
         const struct bucket *b = &y->bucket[k];
-        if (l->collected[k].buffer < 0 || l->last_back[k] > back)
+        if (l->last_back[k] > back)
             continue;
-        lower_reduce(l, b->flat, b->first, b->n_elements, l->collected[k], l->p->gradients[b->flat], true);
-        l->collected[k] = NOWHERE;
+        if (l->collected[k].buffer >= 0) {
+            lower_reduce(l, LIST_MICRO, b, l->collected[k], l->p->gradients[b->flat])->add = true;
+            l->collected[k] = NOWHERE;
+        } else if (quiet && !l->summed[k] && lower_reduces_early(l, b->flat)) {
+            reduce_early(l, k);
+        }
     }
 }

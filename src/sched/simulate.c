@@ -231,6 +231,8 @@ static bool run_rank(struct sim *x, int rank, struct err *e)
         if (w->list == LISTS)
             return true;
         const struct instr *in = instr_of(w);
+        if (in->last && micro_of(w) != x->plan->accumulation - 1)
+            continue;
         const struct members m = sched_members(x->plan, rank, sched_group(in->kind), in->flat);
         const double us = w->times->us[w->list][w->index];
         w->came_us = clock_come(&w->clock, w->index);

@@ -11,21 +11,19 @@ static int64_t staging_elements(const struct program *p)
     return p->plan.numbers.backend == CUDA ? 1 << 20 : 1 << 18;
 }
 
-void lower_reduce(struct lower *l, int flat, int64_t first, int64_t n, struct ref from, struct ref to,
-                  bool add)
+struct instr *lower_reduce(struct lower *l, enum list_kind which, const struct bucket *b, struct ref from,
+                           struct ref to)
 {
     struct program *p = l->p;
-    const struct flat *f = &p->layout.flat[flat];
-    struct instr *i =
-        lower_emit(l, add ? LIST_MICRO : LIST_UPDATE, RUN_REDUCE, p->buffers[p->gradients[flat].buffer].name);
+    const struct flat *f = &p->layout.flat[b->flat];
+    struct instr *i = lower_emit(l, which, RUN_REDUCE, p->buffers[p->gradients[b->flat].buffer].name);
     int64_t most = 0;
     for (int m = 0; m < f->n_ranks; m++)
         most = f->cut[m + 1] - f->cut[m] > most ? f->cut[m + 1] - f->cut[m] : most;
-    most = most < n ? most : n;
-    i->flat = flat;
-    i->first = first;
-    i->n_elements = n;
-    i->add = add;
+    most = most < b->n_elements ? most : b->n_elements;
+    i->flat = b->flat;
+    i->first = b->first;
+    i->n_elements = b->n_elements;
     i->ref[0] = from;
     i->ref[2] = to;
     i->n = most < staging_elements(p) ? most : staging_elements(p);
@@ -33,6 +31,7 @@ void lower_reduce(struct lower *l, int flat, int64_t first, int64_t n, struct re
         (struct ref){ lower_buffer(l, "reduce staging", MEM_EXCHANGE,
                                    i->n * f->n_ranks * (int64_t)num_dtype_bytes(p->plan.numbers.gradient)),
                       0 };
+    return i;
 }
 
 static void reduce_flat(struct lower *l, int which)
@@ -42,8 +41,9 @@ static void reduce_flat(struct lower *l, int which)
     const struct ref all = p->gradients[which];
     if (f->n_ranks == 1 || f->n_elements == 0)
         return;
-    if (!layout_shards_gradients(&p->plan, f) || (l->n_parts > 1 && which == EXPERT))
-        lower_reduce(l, which, 0, f->n_elements, all, all, false);
+    if ((!layout_shards_gradients(&p->plan, f) && !lower_reduces_early(l, which)) ||
+        lower_keeps_parts(l, which))
+        lower_reduce(l, LIST_UPDATE, &(struct bucket){ which, 0, f->n_elements }, all, all);
     if (f->n_ranks / f->n_shards > 1) {
         struct instr *i = lower_emit(l, LIST_UPDATE, RUN_MIRROR, p->buffers[all.buffer].name);
         i->flat = which;

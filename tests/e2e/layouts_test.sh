@@ -42,7 +42,7 @@ else
 fi
 
 # Communication in a lane of its own takes the same way to the same bits; so do one and many rounds.
-for options in "--expert_parallel 4 --zero 1" "--expert_parallel 4 --row_capacity 40 --recompute 1000" \
+for options in "--expert_parallel 4 --zero 1" "--expert_parallel 1 --tensor_parallel 1 --zero 0" "--plan_ngpus 2 --expert_parallel 2 --tensor_parallel 1 --zero 1" "--expert_parallel 4 --row_capacity 40 --recompute 1000" \
     "--expert_parallel 2 --tensor_parallel 1 --zero 2" "--expert_parallel 2 --tensor_parallel 1 --zero 3 --recompute 20" "--tensor_parallel 2 --expert_parallel 4 --zero 1" "--pipeline_stages 2 --expert_parallel 2"; do
     name=lanes-$(echo "$options" | tr -dc 'a-z0-9')
     layout $name-off 4 $options --micro_batch_size 4 --overlap off
@@ -70,6 +70,8 @@ for core in "" Haswell; do
     reproducible same-recompute$tag same-ep-1$tag --expert_parallel 1 --zero 1 --recompute 1000
     reproducible same-recompute-some$tag same-ep-1$tag --expert_parallel 1 --zero 0 --recompute 13
     reproducible same-recompute-ep$tag same-ep-1$tag --expert_parallel 2 --zero 0 --recompute 3
+    reproducible same-lanes$tag same-ep-1$tag --expert_parallel 4 --zero 1 --overlap on
+    reproducible same-lanes-zero$tag same-ep-1$tag --expert_parallel 1 --zero 1 --overlap on
     reproducible same-rounds$tag same-ep-1$tag --expert_parallel 4 --zero 1 --row_capacity 40 --threads 1
 done
 finish
