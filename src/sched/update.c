@@ -154,6 +154,27 @@ static void clear(struct lower *l, struct ref r, int64_t bytes, const char *name
     i->n = bytes;
 }
 
+static bool is_gathered(const struct lower *l, int flat)
+{
+    const struct flat *f = &l->p->layout.flat[flat];
+    return f->n_shards > 1 && f->n_elements && !layout_shards_weights(&l->p->plan, f);
+}
+
+/* What is gathered comes first: it travels while the rest is updated. */
+static void update_flat(struct lower *l, int flat, const struct adamw *o)
+{
+    const struct program *p = l->p;
+    for (int i = 0; i < p->graph->params.n; i++)
+        if (p->layout.place[i].flat == flat)
+            update_param(l, i, o);
+    if (!is_gathered(l, flat))
+        return;
+    struct instr *in = lower_emit(l, LIST_UPDATE, RUN_GATHER, p->buffers[p->weights[flat].buffer].name);
+    in->flat = flat;
+    in->n_elements = p->layout.flat[flat].n_elements;
+    in->ref[0] = in->ref[1] = p->weights[flat];
+}
+
 void lower_update(struct lower *l, const struct adamw *o)
 {
     const struct program *p = l->p;
@@ -162,16 +183,13 @@ void lower_update(struct lower *l, const struct adamw *o)
     for (int i = 0; i < FLATS; i++)
         reduce_flat(l, i);
     norm_sums(l);
-    for (int i = 0; i < p->graph->params.n; i++)
-        update_param(l, i, o);
+    for (int i = 0; i < FLATS; i++)
+        if (is_gathered(l, i))
+            update_flat(l, i, o);
+    for (int i = 0; i < FLATS; i++)
+        if (!is_gathered(l, i))
+            update_flat(l, i, o);
     for (int i = 0; i < FLATS; i++) {
-        const struct flat *f = &p->layout.flat[i];
-        if (f->n_shards > 1 && f->n_elements && !layout_shards_weights(&p->plan, f)) {
-            struct instr *in = lower_emit(l, LIST_UPDATE, RUN_GATHER, p->buffers[p->weights[i].buffer].name);
-            in->flat = i;
-            in->n_elements = f->n_elements;
-            in->ref[0] = in->ref[1] = p->weights[i];
-        }
         clear(l, (struct ref){ p->gradients[i].buffer, 0 }, p->buffers[p->gradients[i].buffer].bytes,
               "gradients");
     }
