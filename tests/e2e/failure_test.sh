@@ -27,7 +27,7 @@ nonfinite 1
 nonfinite 2
 
 # One rank dies: the others end within seconds.
-(train 4 dying --global_batch_size 8 --max_steps 100000 --save_every 0; echo $? >dying.status) &
+(train 4 dying --global_batch_size 8 --max_steps 100000 --epochs 100000 --save_every 0; echo $? >dying.status) &
 wait_for 60 steps_done dying 3
 n=$(my_ranks | wc -l)
 if [ "$n" = 4 ]; then passed "4 ranks run"; else failed "dying: $n ranks" dying.err; fi
