@@ -270,3 +270,35 @@ TEST(shared_experts_run_while_rows_travel)
     EXPECT_INT(n_back, 2 * 2);
     arena_free(a);
 }
+
+/* Behind the last step that adds to them, gradients are summed once each, in the last micro-batch; of those that stay whole,
+ * nothing is left to the update. */
+TEST(gradients_are_summed_in_the_last_backward)
+{
+    struct arena *a = arena_new("lanes");
+    struct plan p = one_rank_plan(2, 16, 1000);
+    struct program x;
+    int64_t n_elements[FLATS] = { 0 };
+    p.n_ranks = p.unit_ranks = p.zero_ranks = 4;
+    p.zero = 1;
+    p.expert_parallel = 2;
+    p.row_capacity = 64;
+    p.global_batch = 8;
+    p.overlap = true;
+    sched_lower(a, graph_of(a, &p), &p, 1, true, &adam, &x);
+    for (int i = 0; i < x.list[LIST_MICRO].n; i++) {
+        const struct instr *in = &x.list[LIST_MICRO].item[i];
+        if (in->kind != RUN_REDUCE)
+            continue;
+        EXPECT(in->last && in->spread && in->beside && in->n_elements > 0);
+        n_elements[in->flat] += in->n_elements;
+    }
+    EXPECT(n_elements[DENSE] > 0 && n_elements[DENSE] <= x.layout.flat[DENSE].n_elements);
+    EXPECT(n_elements[EXPERT] > 0 && n_elements[EXPERT] <= x.layout.flat[EXPERT].n_elements);
+    for (int k = 0; k < x.layout.n_buckets; k++)
+        n_elements[x.layout.bucket[k].flat] -= x.layout.bucket[k].n_elements;
+    EXPECT(n_elements[DENSE] == 0 && n_elements[EXPERT] == 0);
+    for (int i = 0; i < x.list[LIST_UPDATE].n; i++)
+        EXPECT(x.list[LIST_UPDATE].item[i].kind != RUN_REDUCE);
+    arena_free(a);
+}

@@ -144,6 +144,25 @@ TEST(compute_waits_for_what_is_beside)
     arena_free(a);
 }
 
+TEST(what_is_last_runs_in_the_last_micro_batch)
+{
+    struct arena *a = arena_new("simulate");
+    struct hand h;
+    struct simulation s;
+    struct seen seen = { 0 };
+    struct err e = { 0 };
+    struct plan_cost cost;
+    begin(&h, 1, 3);
+    emit(&h, LIST_MICRO, RUN_ZERO, "always", 10);
+    emit(&h, LIST_MICRO, RUN_ZERO, "last", 4);
+    h.item[LIST_MICRO][1].last = true;
+    EXPECT(simulate(a, &h, 1, &s, &seen, &e));
+    sched_predict(&h.p, &slow, &cost);
+    EXPECT_INT(seen.n, 4);
+    EXPECT(fabs(s.step_us - 34) < 1e-9 && fabs(cost.step_us - 34) < 1e-9);
+    arena_free(a);
+}
+
 /* A stage of two: forward, a message, backward, a message. */
 static void begin_stage(struct hand *h, int stage, int tag_back)
 {

@@ -319,7 +319,7 @@ static bool run_one(struct exec *x, enum list_kind which, int index, const struc
 
 static const char *const list_name[LISTS] = { "micro-batch", "update", "evaluation", "sum of shards" };
 
-/* The place that stands for the beginning and the end of sections, and for the round that begins. */
+/* The place that stands for the beginning and the end of sections. */
 static int joint(const struct exec *x)
 {
     return x->program->n_marks;

@@ -156,6 +156,18 @@ static void local_sizes(const struct lower *l, int node, int64_t *dim, double *a
             attr[n->anno->letter_attr[i]] = (double)dim[i];
 }
 
+double lower_backward_seconds(const struct lower *l, int node)
+{
+    static const double flops_per_s[BACKENDS] = { 5e10, 600e12 }, bytes_per_s[BACKENDS] = { 1e10, 3.5e12 };
+    const enum backend backend = l->p->plan.numbers.backend;
+    int64_t dim[OP_DIMS];
+    double attr[OP_ATTRS], flops[2], bytes[2];
+    local_sizes(l, node, dim, attr);
+    op_cost(l->p->graph->nodes[node].op, dim, attr, flops, bytes);
+    const double compute = flops[1] / flops_per_s[backend], memory = bytes[1] / bytes_per_s[backend];
+    return compute > memory ? compute : memory;
+}
+
 static enum dtype value_dtype(const struct lower *l, const struct value_info *v)
 {
     return v->model_float ? plan_float(&l->p->plan) : v->dtype;

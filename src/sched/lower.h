@@ -20,6 +20,7 @@ struct lower {
     enum list_kind which;             /* that is being made */
     struct ref *gathered, *collected; /* by bucket: weights and gradients for the moment (shard.c) */
     int *last_back;                   /* by bucket: last backward step that adds to its gradients */
+    bool early;                       /* gradients are summed in the last backward, if at all it can be */
     bool *summed;                     /* by bucket: early, and done */
     int n_parts;
     int64_t most_experts;
@@ -29,7 +30,8 @@ int lower_buffer(struct lower *l, const char *name, enum memory_class class, int
 int lower_persistent(struct lower *l, const char *name, enum memory_class class, int64_t bytes);
 struct ref lower_at(struct ref r, int64_t element, enum dtype t); /* `element` elements further */
 struct instr *lower_emit(struct lower *l, enum list_kind which, enum instr_kind kind, const char *name);
-void lower_work(struct lower *l, struct instr *i); /* the workspace that its sizes ask for */
+void lower_work(struct lower *l, struct instr *i);              /* the workspace that its sizes ask for */
+double lower_backward_seconds(const struct lower *l, int node); /* on this rank, by a rough machine */
 int64_t lower_value_bytes(const struct lower *l, int node, int arg); /* of argument `arg` on this rank */
 struct instr *lower_emit_op(struct lower *l, enum list_kind which, int node,
                             bool backward); /* without arguments */

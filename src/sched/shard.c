@@ -21,8 +21,38 @@ static struct ref room_for(struct lower *l, const struct bucket *b, const char *
     return lower_at(r, -b->first, t);
 }
 
+bool lower_reduces_early(const struct lower *l, int flat)
+{
+    const struct plan *p = &l->p->plan;
+    const struct flat *f = &l->p->layout.flat[flat];
+    return l->early && f->n_ranks > 1 && !layout_shards_gradients(p, f) && !lower_keeps_parts(l, flat);
+}
+
+/* Twice the bytes under backward take less of a step than once behind it, where backward of a micro-batch is longer. */
+static bool pays_early(const struct lower *l)
+{
+    static const double link_bytes_per_s[BACKENDS] = { 1e10, 150e9 };
+    const struct plan *p = &l->p->plan;
+    double backward = 0, reduce = 0;
+    int first, last;
+    plan_part_nodes(p, l->p->graph->n_nodes, l->p->layout.stage, &first, &last);
+    for (int i = 0; i < l->p->graph->n_backs; i++)
+        if (l->p->graph->backs[i].node >= first && l->p->graph->backs[i].node < last)
+            backward += lower_backward_seconds(l, l->p->graph->backs[i].node);
+    for (int k = 0; k < FLATS; k++) {
+        const struct flat *f = &l->p->layout.flat[k];
+        if (lower_reduces_early(l, k))
+            reduce += (double)f->n_elements * (double)num_dtype_bytes(p->numbers.gradient) *
+                      (f->n_ranks - 1) / f->n_ranks / link_bytes_per_s[p->numbers.backend];
+    }
+    return reduce < backward;
+}
+
 void lower_shards_begin(struct lower *l)
 {
+    const struct plan *p = &l->p->plan;
+    l->early = p->overlap && p->shards == 0 && p->chunks == 1; /* else gradients end later */
+    l->early = l->early && pays_early(l);
     const struct graph *g = l->p->graph;
     const int n = l->p->layout.n_buckets;
     l->gathered = ARENA_NEW(l->arena, struct ref, n + 1);
@@ -103,14 +133,6 @@ void lower_touch_params(struct lower *l, int node, bool gradients)
         if (gradients)
             lower_gradient(l, param);
     }
-}
-
-bool lower_reduces_early(const struct lower *l, int flat)
-{
-    const struct plan *p = &l->p->plan;
-    const struct flat *f = &l->p->layout.flat[flat];
-    return p->overlap && p->shards == 0 && p->chunks == 1 && f->n_ranks > 1 &&
-           !layout_shards_gradients(p, f) && !lower_keeps_parts(l, flat);
 }
 
 /* Each rank has them whole: every member sums a part, since a bucket lies in the ranges of few owners. */
