@@ -5,6 +5,7 @@
 #include "run/stretch.h"
 #include "run/tensor.h"
 #include "sched/predict.h"
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -207,6 +208,20 @@ static void upload_constants(struct exec *x)
             exec_put(x, p->value[v], p->graph->values[v].data, p->buffers[p->value[v].buffer].bytes);
 }
 
+/* With MOEC_TEST_LATE in the environment, a host that has one lane runs what is beside as late as compute allows: as a
+ * device might, and before the results are there that compute should have waited for. */
+struct late {
+    int index;
+    struct rows rows;
+};
+enum { LATE = 4096 };
+
+static void make_late(struct arena *a, struct exec *x)
+{
+    if (getenv("MOEC_TEST_LATE") && !x->device->lane && x->program->n_marks > 0)
+        x->late = ARENA_NEW(a, struct late, LATE);
+}
+
 void exec_new(struct arena *a, struct program *p, const struct device *d, int blocks, struct exec *x)
 {
     CHECK(d->backend == p->plan.numbers.backend, "the plan is for %s",
@@ -235,6 +250,7 @@ void exec_new(struct arena *a, struct program *p, const struct device *d, int bl
     for (int k = 0; k < LISTS; k++)
         bind_list(a, x, (enum list_kind)k);
     upload_constants(x);
+    make_late(a, x);
 }
 
 void exec_free(struct exec *x)
@@ -357,6 +373,21 @@ static void leave(const struct exec *x, const struct instr *in)
     lane(x, false);
 }
 
+static void put_off(struct exec *x, int index, const struct rows *rows)
+{
+    CHECK(x->late_to < LATE, "%d instructions are put off", LATE);
+    x->late[x->late_to++] = (struct late){ index, *rows };
+}
+
+/* What was put off and stands before instruction `to`. */
+static void run_late(struct exec *x, enum list_kind which, int to)
+{
+    for (; x->late_from < x->late_to && x->late[x->late_from].index < to; x->late_from++)
+        run_one(x, which, x->late[x->late_from].index, &x->late[x->late_from].rows);
+    if (x->late_from == x->late_to)
+        x->late_from = x->late_to = 0;
+}
+
 static bool run_section(struct exec *x, enum list_kind which, struct section s)
 {
     const struct list *list = &x->program->list[which];
@@ -367,6 +398,11 @@ static bool run_section(struct exec *x, enum list_kind which, struct section s)
         const struct instr *in = &list->item[i];
         if ((in->once && rows.loop > 0) || (in->last && !x->last))
             continue;
+        if (x->late && in->beside) {
+            put_off(x, i, &rows);
+            continue;
+        }
+        run_late(x, which, in->after);
         comm_doing_instruction(in->name, list_name[which], i);
         enter(x, list, in);
         const int at = i, behind = stretch_run(x, which, i);
@@ -397,6 +433,7 @@ bool exec_run_section(struct exec *x, enum list_kind which, struct section s, in
     x->slot = slot;
     join(x, true);
     const bool ok = run_section(x, which, s);
+    run_late(x, which, s.to);
     join(x, false);
     x->slot = 0;
     return ok;

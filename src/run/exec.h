@@ -26,7 +26,9 @@ struct exec {
     bool last;   /* set by the host: the micro-batch is the last of its step */
     bool refuse; /* set by the host: stop before the update, whatever the gradient */
     double grad_norm;
-    int64_t bad_chunk;           /* first chunk of the gradient that is not finite; -1 */
+    int64_t bad_chunk; /* first chunk of the gradient that is not finite; -1 */
+    struct late *late; /* communication that is put off (a test); NULL: nothing is */
+    int late_from, late_to;
     int64_t rounds, most_rounds; /* of the exchange loop under way; most since cleared */
     struct stretch
         *stretches[LISTS]; /* stretch.h; replays: they are recorded and replayed, must_replay: or else die */
