@@ -242,6 +242,15 @@ TEST(lanes_never_meet)
     EXPECTF(n_beside > PLANS / 2, "%d of %d plans have something beside", n_beside, n);
 }
 
+/* May instruction `i` run while one of that kind does? */
+static bool runs_beside(const struct program *p, const struct span *span, int i, enum instr_kind kind)
+{
+    for (int k = 0; k < p->list[LIST_MICRO].n; k++)
+        if (p->list[LIST_MICRO].item[k].kind == kind && span[k].first <= i && i <= span[k].last)
+            return true;
+    return false;
+}
+
 /* Of each layer with experts the shared ones, both operators, in forward and in backward: half of them under the way out of
  * the rows, half under their way back. */
 TEST(shared_experts_run_while_rows_travel)
@@ -249,21 +258,18 @@ TEST(shared_experts_run_while_rows_travel)
     struct arena *a = arena_new("lanes");
     struct plan p = one_rank_plan(1, 16, 1000);
     struct program x;
-    int n_once = 0, n_out = 0, n_back = 0, under_way = -1;
+    int n_once = 0, n_out = 0, n_back = 0;
     p.n_ranks = p.unit_ranks = p.expert_parallel = 4;
     p.row_capacity = 64;
     p.global_batch = 4;
     p.overlap = true;
     sched_lower(a, graph_of(a, &p), &p, 1, true, &adam, &x);
+    const struct span *span = lanes_spans(a, &x, LIST_MICRO);
     for (int i = 0; i < x.list[LIST_MICRO].n; i++) {
-        const struct instr *in = &x.list[LIST_MICRO].item[i];
-        if (in->beside)
-            under_way = i;
-        else if (in->after > under_way)
-            under_way = -1;
-        n_once += in->once;
-        n_out += in->once && under_way >= 0 && x.list[LIST_MICRO].item[under_way].kind == RUN_SEND;
-        n_back += in->once && under_way >= 0 && x.list[LIST_MICRO].item[under_way].kind == RUN_RETURN;
+        const bool once = x.list[LIST_MICRO].item[i].once;
+        n_once += once;
+        n_out += once && runs_beside(&x, span, i, RUN_SEND);
+        n_back += once && runs_beside(&x, span, i, RUN_RETURN);
     }
     EXPECT_INT(n_once, 2 * 4);
     EXPECT_INT(n_out, 2 * 2);

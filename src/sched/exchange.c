@@ -142,7 +142,8 @@ static void begin_rounds(struct lower *l, enum list_kind which, const struct reg
     i->n = ends;
 }
 
-/* What was emitted from instruction `from` on runs in the first round alone. */
+/* What was emitted from instruction `from` on runs in the first round alone. Behind the head of a loop it stands in front of
+ * the sends, which do not wait for it: a host that launches them meanwhile leaves no lane without work. */
 static void mark_once(struct lower *l, enum list_kind which, int from)
 {
     for (int i = from; i < l->p->list[which].n; i++)
@@ -186,9 +187,10 @@ void lower_region_forward(struct lower *l, enum list_kind which, const struct re
     i->ref[1] = l->counts;
     i->n = experts;
     begin_rounds(l, which, r);
-    for (l->round = 0; l->round < at_once(l); l->round++)
-        for_edges(l, which, r, true, send_value);
+    l->round = 0;
     forward_beside(l, which, beside.from, half_of(beside));
+    for (; l->round < at_once(l); l->round++)
+        for_edges(l, which, r, true, send_value);
     for (l->round = 0; l->round < at_once(l); l->round++) {
         for (int node = r->first; node < r->last; node++)
             lower_forward_op(l, which, node, true);
@@ -245,11 +247,12 @@ void lower_region_backward(struct lower *l, const struct region *r, struct secti
     for (int i = beside.from; i < beside.to; i++)
         lower_touch_params(l, g->backs[i].node, true);
     begin_rounds(l, LIST_MICRO, r);
-    for (l->round = 0; l->round < at_once(l); l->round++) {
+    l->round = 0;
+    backward_beside(l, beside.from, half_of(beside));
+    for (; l->round < at_once(l); l->round++) {
         for_edges(l, LIST_MICRO, r, true, send_value);
         for_edges(l, LIST_MICRO, r, false, send_grad);
     }
-    backward_beside(l, beside.from, half_of(beside));
     for (l->round = 0; l->round < at_once(l); l->round++) {
         round_backward(l, r, again);
         for_edges(l, LIST_MICRO, r, true, return_grad);
