@@ -130,7 +130,7 @@ static void set_ends(struct exec *x, const struct rows *all, int which)
         cursor[s] = at;
         at += rows;
     }
-    int32_t *end = x->ends, *from = end + r->experts;
+    int32_t *end = x->ends + which * 2 * r->experts, *from = end + r->experts;
     w = walk_begin(x, r, x->program->layout.ep_index, NULL);
     for (int64_t e = 0; e < w.per_member; e++)
         for (int s = 0; s < n; s++) {
@@ -139,13 +139,14 @@ static void set_ends(struct exec *x, const struct rows *all, int which)
             *from++ = (int32_t)cursor[s];
             cursor[s] += g.end - g.begin;
         }
-    exec_put(x, r->head->ref[1 + which], x->ends, 2 * r->experts * (int64_t)sizeof *x->ends);
 }
 
 static void set_all_ends(struct exec *x, const struct rows *r)
 {
-    for (int k = 0; k < plan_at_once(&x->program->plan); k++)
+    const int n = plan_at_once(&x->program->plan);
+    for (int k = 0; k < n; k++)
         set_ends(x, r, k);
+    exec_put(x, r->head->ref[1], x->ends, n * 2 * r->experts * (int64_t)sizeof *x->ends);
 }
 
 void rows_begin(struct exec *x, const struct instr *head, struct rows *r)

@@ -130,14 +130,13 @@ static void begin_rounds(struct lower *l, enum list_kind which, const struct reg
     const int64_t ends = n->dim[l->split[r->first].expert]; /* E/ep experts x ep senders */
     forget_inner(l);
     /* ends, and where each segment begins in the packed rows */
+    const int64_t bytes = 2 * ends * (int64_t)sizeof(int32_t);
+    const int all = lower_buffer(l, "round ends", MEM_EXCHANGE, at_once(l) * bytes);
     for (int k = 0; k < at_once(l); k++)
-        l->round_end[k] =
-            (struct ref){ lower_buffer(l, "round ends", MEM_EXCHANGE, 2 * ends * (int64_t)sizeof(int32_t)),
-                          0 };
+        l->round_end[k] = (struct ref){ all, k * bytes };
     struct instr *i = lower_emit(l, which, RUN_ROUND, n->name);
     i->ref[0] = l->counts;
-    for (int k = 0; k < at_once(l); k++)
-        i->ref[1 + k] = l->round_end[k];
+    i->ref[1] = l->round_end[0];
     i->node = r->first;
     i->n = ends;
 }

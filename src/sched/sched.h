@@ -24,7 +24,7 @@ enum instr_kind {
     RUN_OP,    /* fwd or bwd kernel of an operator */
     RUN_ZERO,  /* n bytes of ref[0] */
     RUN_ROUTE, /* ends ref[0] of all ranks of the expert group -> counts ref[1]; sets the number of rounds */
-    RUN_ROUND, /* head of a loop over rounds with counts ref[0]; ends at the matching RUN_ROUND_END; writes the ends of the rounds that are under way together to ref[1], ref[2] */
+    RUN_ROUND, /* head of a loop over rounds with counts ref[0]; ends at the matching RUN_ROUND_END; writes the ends of the rounds that are under way together to ref[1] */
     RUN_ROUND_END,
     RUN_SEND, /* rows ref[0] (sorted by expert) -> rows ref[1] at the owners of the experts; ref[2] ends; ref[3] counts; ref[4] staging */
     RUN_RETURN, /* rows ref[1] -> back to ref[0]; as RUN_SEND */
