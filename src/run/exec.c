@@ -382,7 +382,7 @@ static void put_off(struct exec *x, int index, const struct rows *rows)
 /* What was put off and stands before instruction `to`. */
 static void run_late(struct exec *x, enum list_kind which, int to)
 {
-    for (; x->late_from < x->late_to && x->late[x->late_from].index < to; x->late_from++)
+    for (; x->late && x->late_from < x->late_to && x->late[x->late_from].index < to; x->late_from++)
         run_one(x, which, x->late[x->late_from].index, &x->late[x->late_from].rows);
     if (x->late_from == x->late_to)
         x->late_from = x->late_to = 0;

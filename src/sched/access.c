@@ -10,13 +10,13 @@ struct accesses {
 static void add(struct accesses *x, struct ref r, int64_t bytes, bool write)
 {
     if (r.buffer >= 0)
-        x->item[x->n++] = (struct access){ r.buffer, r.at_bytes, r.at_bytes + bytes, write };
+        x->item[x->n++] = (struct access){ r.at_bytes, r.at_bytes + bytes, r.buffer, write };
 }
 
 static void add_whole(struct accesses *x, struct ref r, bool write)
 {
     if (r.buffer >= 0)
-        x->item[x->n++] = (struct access){ r.buffer, 0, x->p->buffers[r.buffer].bytes, write };
+        x->item[x->n++] = (struct access){ 0, x->p->buffers[r.buffer].bytes, r.buffer, write };
 }
 
 /* Gradients of parameters stand side by side in one buffer, but for those that are kept apart by sender. */

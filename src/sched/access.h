@@ -3,9 +3,9 @@
 #include "sched/sched.h"
 enum { ACCESSES = 2 * OP_ARGS + 6 };
 struct access {
-    int buffer;
     int64_t begin, end; /* bytes of the buffer */
-    bool write;         /* perhaps reads too */
+    int buffer;
+    bool write; /* perhaps reads too */
 };
 /* Returns how many. */
 int access_list(const struct program *p, const struct instr *in, struct access out[ACCESSES]);

@@ -45,13 +45,13 @@ struct instr {
     enum instr_kind kind;
     bool backward, again; /* again: the kernel of that name, or saved_again, instead of fwd */
     bool both;            /* with backward: that kernel instead of bwd, and nothing ran forward */
-    int round;            /* of a loop: which of those that are under way together (plan_at_once) */
     bool once;            /* inside a loop: the first time alone */
     bool last;            /* in the last micro-batch of a step alone */
     bool beside;          /* runs in the lane of communication (lanes.h); else in that of compute */
+    bool spread;          /* of RUN_REDUCE */
+    int round;            /* of a loop: which of those that are under way together (plan_at_once) */
     int after; /* 1 + index of the instruction of the other lane that has to end before this one begins; 0: none */
     int mark; /* 1 + number of the place behind it that others wait for; 0: none does */
-    bool spread;
     int node, flat, n_parts;
     int peer, tag, outbox;     /* of a pass; tag: the same at both ends; outbox: number of what goes out */
     int64_t first, n_elements; /* of a flat space; its refs are where element 0 would lie */
