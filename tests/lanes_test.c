@@ -308,3 +308,29 @@ TEST(gradients_are_summed_in_the_last_backward)
         EXPECT(x.list[LIST_UPDATE].item[i].kind != RUN_REDUCE);
     arena_free(a);
 }
+
+/* With ZeRO 3 the next bucket of weights is on its way while an operator runs; but for the first ones, and where one operator
+ * needs several. */
+TEST(weights_travel_before_they_are_needed)
+{
+    struct arena *a = arena_new("lanes");
+    struct plan p = one_rank_plan(2, 16, 1000);
+    struct program x;
+    int n = 0, n_beside = 0;
+    p.n_ranks = p.unit_ranks = p.zero_ranks = 4;
+    p.zero = 3;
+    p.global_batch = 8;
+    p.overlap = true;
+    sched_lower(a, graph_of(a, &p), &p, 1, true, &adam, &x);
+    const struct list *list = &x.list[LIST_MICRO];
+    const struct span *span = lanes_spans(a, &x, LIST_MICRO);
+    for (int i = 0; i < list->n; i++) {
+        bool any = false;
+        for (int k = span[i].first; k <= span[i].last; k++)
+            any |= list->item[k].kind == RUN_OP;
+        n += list->item[i].kind == RUN_GATHER;
+        n_beside += list->item[i].kind == RUN_GATHER && any;
+    }
+    EXPECTF(n > 20 && n_beside > n * 3 / 4, "%d of %d gathers are beside something", n_beside, n);
+    arena_free(a);
+}

@@ -202,6 +202,15 @@ void lower_backward_op(struct lower *l, const struct back *b, bool inside)
                         b->add >> j & 1);
 }
 
+static void fetch_ahead(struct lower *l, int back, int first, int last)
+{
+    const struct graph *g = l->p->graph;
+    lower_fetch(l, g->backs[back].node, true);
+    for (int i = back + 1; i < g->n_backs && g->backs[i].node >= first && g->backs[i].node < last; i++)
+        if (!lower_fetch_next(l, g->backs[i].node, true))
+            return;
+}
+
 void lower_backward(struct lower *l, int first, int last)
 {
     const struct graph *g = l->p->graph;
@@ -209,6 +218,7 @@ void lower_backward(struct lower *l, int first, int last)
         const int node = g->backs[i].node;
         if (node < first || node >= last)
             continue;
+        fetch_ahead(l, i, first, last);
         const int region = lower_beside_backward(l, i, first, last);
         if (region == i && !lower_is_region(l, node)) {
             lower_backward_op(l, &g->backs[i], false);

@@ -313,11 +313,20 @@ void lower_forward_op(struct lower *l, enum list_kind which, int node, bool insi
     lower_run_forward(l, which, node, inside, UINT32_MAX);
 }
 
+static void fetch_ahead(struct lower *l, enum list_kind which, int node, int last)
+{
+    lower_fetch(l, node, false);
+    for (int next = node + 1; next < last; next++)
+        if (!(which == LIST_MICRO && lower_is_merged(l, next)) && !lower_fetch_next(l, next, false))
+            return;
+}
+
 void lower_forward(struct lower *l, enum list_kind which, int first, int last)
 {
     for (int node = first; node < last; node++) {
         if (which == LIST_MICRO && lower_is_merged(l, node))
             continue;
+        fetch_ahead(l, which, node, last);
         if (!lower_is_region(l, node)) {
             lower_forward_op(l, which, node, false);
             continue;

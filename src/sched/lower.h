@@ -22,6 +22,7 @@ struct lower {
     int *last_back;                   /* by bucket: last backward step that adds to its gradients */
     bool early;                       /* gradients are summed in the last backward, if at all it can be */
     bool *summed;                     /* by bucket: early, and done */
+    bool *ahead;                      /* by bucket: gathered, and no node has come to it yet */
     int n_parts;
     int64_t most_experts;
 };
@@ -52,6 +53,10 @@ void lower_forget_weights(struct lower *l);                         /* what was 
 struct ref lower_weight(struct lower *l, int param);                /* gathers its bucket if need be */
 struct ref lower_gradient(struct lower *l, int param);              /* a place to add to */
 void lower_touch_params(struct lower *l, int node, bool gradients); /* so that nothing is gathered later */
+/* With plan.overlap: gathers what `node` reads, or backward of it, for which it must be there. Then lower_fetch_next() for
+ * those behind it in turn, until one bucket more is on its way, which returns false: it travels beside the work of `node`. */
+void lower_fetch(struct lower *l, int node, bool backward);
+bool lower_fetch_next(struct lower *l, int node, bool backward);
 /* Sums buckets to which nothing is added after this backward step. quiet: nothing waits for other communication soon. */
 void lower_reduce_done(struct lower *l, int back, bool quiet);
 /* Are the gradients of a flat space, which each rank has whole, summed bucket by bucket in the last micro-batch? */

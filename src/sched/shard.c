@@ -21,6 +21,44 @@ static struct ref room_for(struct lower *l, const struct bucket *b, const char *
     return lower_at(r, -b->first, t);
 }
 
+static bool fetches(const struct lower *l)
+{
+    return l->p->plan.overlap && l->p->plan.zero >= 3;
+}
+
+/* The bucket of input j of a node, if it reads a weight that is gathered, or backward of it does; else -1. */
+static int bucket_read(const struct lower *l, int node, int j, bool backward)
+{
+    const struct graph *g = l->p->graph;
+    const int param = g->values[g->nodes[node].arg[j]].param;
+    if (param < 0 || (backward && !lower_is_merged(l, node) && !(g->nodes[node].anno->saved >> j & 1)) ||
+        !layout_shards_weights(&l->p->plan, &l->p->layout.flat[l->p->layout.place[param].flat]))
+        return -1;
+    return l->p->layout.bucket_of[param];
+}
+
+void lower_fetch(struct lower *l, int node, bool backward)
+{
+    const struct graph *g = l->p->graph;
+    for (int j = 0; fetches(l) && j < g->nodes[node].anno->n_inputs; j++)
+        if (bucket_read(l, node, j, backward) >= 0)
+            lower_weight(l, g->values[g->nodes[node].arg[j]].param);
+}
+
+bool lower_fetch_next(struct lower *l, int node, bool backward)
+{
+    const struct graph *g = l->p->graph;
+    for (int j = 0; fetches(l) && j < g->nodes[node].anno->n_inputs; j++) {
+        const int bucket = bucket_read(l, node, j, backward);
+        if (bucket < 0 || (l->gathered[bucket].buffer >= 0 && !l->ahead[bucket]))
+            continue;
+        lower_weight(l, g->values[g->nodes[node].arg[j]].param);
+        l->ahead[bucket] = true;
+        return false;
+    }
+    return fetches(l);
+}
+
 bool lower_reduces_early(const struct lower *l, int flat)
 {
     const struct plan *p = &l->p->plan;
@@ -58,6 +96,7 @@ void lower_shards_begin(struct lower *l)
     l->gathered = ARENA_NEW(l->arena, struct ref, n + 1);
     l->collected = ARENA_NEW(l->arena, struct ref, n + 1);
     l->last_back = ARENA_NEW(l->arena, int, n + 1);
+    l->ahead = ARENA_NEW(l->arena, bool, n + 1);
     l->summed = ARENA_NEW(l->arena, bool, n + 1);
     lower_forget_weights(l);
     for (int i = 0; i < n; i++)
@@ -85,6 +124,7 @@ struct ref lower_weight(struct lower *l, int param)
         return at_element(p->weights[at->flat], at->at, t);
     const struct bucket *b = bucket_of(l, param);
     struct ref *here = &l->gathered[p->layout.bucket_of[param]];
+    l->ahead[p->layout.bucket_of[param]] = false;
     if (here->buffer < 0) {
         *here = room_for(l, b, "gathered weights", MEM_WEIGHTS, t);
         struct instr *i = lower_emit(l, l->which, RUN_GATHER, p->graph->params.item[param].name);
