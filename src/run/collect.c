@@ -123,7 +123,38 @@ static int64_t passed_on(const struct flat *f, const struct instr *in, int64_t a
     return clamp(owned_end, *first, end) - *first;
 }
 
-/* The sums of a block, which stand in the staging, to those who own them. */
+/* Where in the staging a member's part of what this rank owns stands: its own sums in front, then the others' blocks. */
+static struct ref passed_at(const struct exec *x, const struct instr *in, int64_t at, int from, int64_t first)
+{
+    const struct flat *f = &x->program->layout.flat[in->flat];
+    int64_t begin, end;
+    range_of(f, in, from, &begin, &end);
+    const int64_t place = from == f->index  ? first - begin - at
+                          : from < f->index ? (from + 1) * in->n
+                                            : from * in->n;
+    return element(in->ref[1], place, gradient_type(x));
+}
+
+static void add_passed(struct exec *x, const struct instr *in, int64_t at)
+{
+    const struct flat *f = &x->program->layout.flat[in->flat];
+    for (int m = 0; m < f->n_ranks; m++) {
+        int64_t first;
+        const int64_t n = passed_on(f, in, at, m, f->index, &first);
+        if (n > 0)
+            x->device->sum(
+                &(struct device_sum){ .parts = exec_at(x, passed_at(x, in, at, m, first)),
+                                      .out = exec_at(x, element(in->ref[2], first, gradient_type(x))),
+                                      .type = gradient_type(x),
+                                      .n_parts = 1,
+                                      .stride = in->n,
+                                      .n = n,
+                                      .add = true });
+    }
+}
+
+/* The sums of a block, which stand in front of the staging, to those who own them: to where they belong, or behind the sums,
+ * from where they are added. */
 static void pass_on(struct exec *x, const struct instr *in, int64_t at, struct comm_rows *r)
 {
     const struct flat *f = &x->program->layout.flat[in->flat];
@@ -134,10 +165,15 @@ static void pass_on(struct exec *x, const struct instr *in, int64_t at, struct c
         r->send_rows[m] = passed_on(f, in, at, f->index, m, &r->send_at[m]);
         r->send_at[m] -= clamp(begin + at, begin, end);
         r->recv_rows[m] = passed_on(f, in, at, m, f->index, &r->recv_at[m]);
-        r->recv_at[m] -= in->first;
+        r->recv_at[m] = in->add ? (m < f->index ? m : m - 1) * in->n : r->recv_at[m] - in->first;
+        if (in->add && m == f->index)
+            r->send_rows[m] = r->recv_rows[m] = r->recv_at[m] = 0;
     }
-    comm_exchange(x->replica[in->flat], exec_at(x, in->ref[1]), exec_at(x, element(in->ref[2], in->first, t)),
-                  r, (int64_t)num_dtype_bytes(t));
+    const struct ref to = in->add ? element(in->ref[1], in->n, t) : element(in->ref[2], in->first, t);
+    comm_exchange(x->replica[in->flat], exec_at(x, in->ref[1]), exec_at(x, to), r,
+                  (int64_t)num_dtype_bytes(t));
+    if (in->add)
+        add_passed(x, in, at);
 }
 
 /* Reduce-scatter in blocks: every member sends the owner its part of the owner's range; the owner adds them
@@ -165,7 +201,7 @@ void collect_reduce(struct exec *x, const struct instr *in)
             .n_parts = n,
             .stride = in->n,
             .n = mine,
-            .add = in->add });
+            .add = in->add && !in->spread });
         if (in->spread)
             pass_on(x, in, at, &r);
     }

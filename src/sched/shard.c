@@ -175,7 +175,17 @@ void lower_touch_params(struct lower *l, int node, bool gradients)
     }
 }
 
-/* Each rank has them whole: every member sums a part, since a bucket lies in the ranges of few owners. */
+/* Every member sums a part: a bucket lies in the ranges of few owners, whose links alone would be busy. */
+static void reduce_collected(struct lower *l, int bucket)
+{
+    const struct bucket *b = &l->p->layout.bucket[bucket];
+    struct instr *i = lower_reduce(l, LIST_MICRO, b, l->collected[bucket], l->p->gradients[b->flat]);
+    i->add = true;
+    i->spread = l->p->layout.flat[b->flat].n_ranks > 2; /* between two it is the same */
+    l->collected[bucket] = NOWHERE;
+}
+
+/* The same where each rank has them whole. */
 static void reduce_early(struct lower *l, int bucket)
 {
     const struct bucket *b = &l->p->layout.bucket[bucket];
@@ -193,8 +203,7 @@ void lower_reduce_done(struct lower *l, int back, bool quiet)
         if (l->last_back[k] > back)
             continue;
         if (l->collected[k].buffer >= 0) {
-            lower_reduce(l, LIST_MICRO, b, l->collected[k], l->p->gradients[b->flat])->add = true;
-            l->collected[k] = NOWHERE;
+            reduce_collected(l, k);
         } else if (quiet && !l->summed[k] && lower_reduces_early(l, b->flat)) {
             reduce_early(l, k);
         }
