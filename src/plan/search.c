@@ -5,8 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* On CUDA for half of the rows, and half as much again: two rounds travel beside each other, or one behind the other with the
- * same bits. */
+/* For all rows, and half as much again; where two rounds travel beside each other, for half of that. */
 static int64_t default_rows(const struct plan *p, const struct plan_limits *l, int64_t token_copies,
                             int64_t experts)
 {
@@ -15,7 +14,9 @@ static int64_t default_rows(const struct plan *p, const struct plan_limits *l, i
     const int64_t mean = p->micro_batch * token_copies; /* rows received when routing is even */
     const int64_t pads = p->tile > 1 ? experts * (p->tile - 1) : 0;
     const int64_t all = mean + mean / 2 + pads, segment = p->micro_batch * p->sequence;
-    int64_t rows = l->row_capacity ? l->row_capacity : p->numbers.backend == CUDA ? all / 2 : all;
+    int64_t rows = l->row_capacity                                     ? l->row_capacity
+                   : plan_at_once(p) > 1 && p->numbers.backend == CUDA ? all / 2
+                                                                       : all;
     if (!l->row_capacity && plan_whole_segments(p) && rows < segment)
         rows = segment;
     return (rows + p->tile - 1) / p->tile * p->tile;

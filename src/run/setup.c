@@ -331,8 +331,7 @@ static void base_plan(const struct setup *s, int64_t sequence, bool reproducible
                         .numbers = numbers_of(s, 0),
                         .head_chunk = head_chunk(s),
                         .reproducible = reproducible,
-                        .overlap =
-                            s->overlap == OVERLAP_ON || (s->overlap == OVERLAP_AUTO && s->backend == CUDA),
+                        .overlap = s->overlap == OVERLAP_ON,
                         .tile = plan_tile(s->backend, reproducible) };
     memcpy(p->model, s->model.fingerprint, sizeof p->model);
     cluster_signature(&s->cluster, p->cluster);

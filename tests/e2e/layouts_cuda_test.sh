@@ -50,8 +50,8 @@ for kind in "fp32 --zero 3" "int8 --zero 1"; do
     ok "$name: resumed on one rank" train_again 1 $name-one $common --micro_batch_size 8 --moments ${kind%% *} --resume_path runs/$name/checkpoints/step-00000003
 done
 # The lane of communication changes no bit; with --comm mpi it waits for the host, but the lists are those of two lanes.
-for options in "--expert_parallel 4 --zero 1" "--expert_parallel 4 --zero 1 --row_capacity 512 --recompute 1000" "--expert_parallel 2 --zero 3" \
-    "--tensor_parallel 2 --expert_parallel 2 --zero 2"; do
+for options in "--expert_parallel 4 --zero 1 --row_capacity 2048" "--expert_parallel 4 --zero 1 --row_capacity 512 --recompute 1000" \
+    "--expert_parallel 2 --zero 3 --row_capacity 2048" "--tensor_parallel 2 --expert_parallel 2 --zero 2 --row_capacity 2048"; do
     name=lanes-$(echo "$options" | tr -dc 'a-z0-9')
     [[ $options = *tensor* ]] || options="$options --tensor_parallel 1"
     layout $name-off 4 $options --micro_batch_size 16 --overlap off && layout $name-on 4 $options --micro_batch_size 16 --overlap on &&
