@@ -20,6 +20,7 @@ static struct plan plan_of(int ranks, int unit, int ep, int zero, int64_t micro,
                       .expert_parallel = ep,
                       .tensor_parallel = 1,
                       .vocabulary_parallel = 1,
+                      .width_parallel = 1,
                       .stages = 1,
                       .chunks = 1,
                       .zero_ranks = zero,
@@ -124,6 +125,11 @@ TEST(cuts_are_checked)
     p.tensor_parallel = 2;
     p.vocabulary_parallel = 4;
     expect_refused(p, "vocabulary_parallel");
+    p.vocabulary_parallel = 1;
+    p.width_parallel = 4;
+    expect_refused(p, "width_parallel");
+    p.width_parallel = 2; /* 4 groups of 2 are 8 ranks */
+    expect_refused(p, "width_parallel");
     p = plan_of(4, 4, 4, 4, 1, false);
     p.stages = 2;
     expect_refused(p, "expert_parallel");
@@ -137,11 +143,12 @@ TEST(cuts_are_checked)
 
 /* Over all ranks: every element of every parameter has exactly one fine owner, each coarse range is the union of
  * its members' fine ranges, chunks have the same identity everywhere. */
-static void check_cover(int ranks, int unit, int ep, int tensor, int zero, int stages)
+static void check_cover(int ranks, int unit, int ep, int tensor, int width, int zero, int stages)
 {
     struct arena *a = arena_new("test");
     struct plan p = plan_of(ranks, unit, ep, zero, 1, false);
     p.tensor_parallel = p.vocabulary_parallel = tensor;
+    p.width_parallel = width;
     p = piped(p, stages, 1);
     const struct graph *g = graph_of(a, &p);
     for (int i = 0; i < g->params.n; i++) {
@@ -162,8 +169,9 @@ static void check_cover(int ranks, int unit, int ep, int tensor, int zero, int s
         }
         for (int64_t e = 0; e < g->params.item[i].n_elements; e++)
             if (owned[e] != 1) {
-                EXPECTF(false, "ranks %d unit %d ep %d tensor %d zero %d stages %d: %s[%lld] has %d owners",
-                        ranks, unit, ep, tensor, zero, stages, g->params.item[i].name, (long long)e,
+                EXPECTF(false,
+                        "ranks %d unit %d ep %d tensor %d width %d zero %d stages %d: %s[%lld] has %d owners",
+                        ranks, unit, ep, tensor, width, zero, stages, g->params.item[i].name, (long long)e,
                         owned[e]);
                 break;
             }
@@ -173,18 +181,22 @@ static void check_cover(int ranks, int unit, int ep, int tensor, int zero, int s
 
 TEST(every_element_has_one_owner)
 {
-    check_cover(1, 1, 1, 1, 1, 1);
-    check_cover(4, 4, 1, 1, 4, 1);
-    check_cover(4, 4, 4, 1, 4, 1);
-    check_cover(4, 2, 2, 1, 2, 1);
-    check_cover(8, 4, 2, 1, 8, 1);
-    check_cover(8, 4, 4, 1, 1, 1);
-    check_cover(6, 3, 1, 1, 3, 1);
-    check_cover(2, 2, 1, 2, 1, 1);
-    check_cover(8, 4, 4, 2, 4, 1);
-    check_cover(8, 4, 1, 2, 8, 1);
-    check_cover(8, 8, 2, 2, 2, 4);
-    check_cover(8, 4, 2, 1, 4, 2);
+    check_cover(1, 1, 1, 1, 1, 1, 1);
+    check_cover(4, 4, 1, 1, 1, 4, 1);
+    check_cover(4, 4, 4, 1, 1, 4, 1);
+    check_cover(4, 2, 2, 1, 1, 2, 1);
+    check_cover(8, 4, 2, 1, 1, 8, 1);
+    check_cover(8, 4, 4, 1, 1, 1, 1);
+    check_cover(6, 3, 1, 1, 1, 3, 1);
+    check_cover(2, 2, 1, 2, 1, 1, 1);
+    check_cover(8, 4, 4, 2, 1, 4, 1);
+    check_cover(8, 4, 1, 2, 1, 8, 1);
+    check_cover(8, 8, 2, 2, 1, 2, 4);
+    check_cover(8, 4, 2, 1, 1, 4, 2);
+    check_cover(4, 4, 2, 2, 2, 4, 1);
+    check_cover(8, 4, 2, 2, 2, 8, 1);
+    check_cover(8, 8, 2, 4, 4, 8, 1);
+    check_cover(8, 8, 2, 2, 2, 4, 2);
 }
 
 /* Heads and MLP widths are split, nothing else: by annotations alone. */
@@ -388,7 +400,8 @@ TEST(search_splits_tensors_unless_bits_matter)
     struct err e = { 0 };
     EXPECTF(search((int64_t)1 << 40, &free, &e), "%s", e.text);
     EXPECTF(search_as(true, (int64_t)1 << 40, &exact, &e), "%s", e.text);
-    EXPECT_INT(free.n_candidates, 2 * exact.n_candidates); /* tensor parallel 1 and 2; 1 alone */
+    EXPECT_INT(2 * free.n_candidates,
+               5 * exact.n_candidates); /* 1 2 x 1 2, and 1 x 2 with widths split; 1 2 x 1 */
     for (int i = 0; i < exact.n; i++)
         EXPECT_INT(exact.best[i].tensor_parallel, 1);
 }
@@ -399,8 +412,8 @@ TEST(search_keeps_the_limit_and_the_order)
     struct err e = { 0 };
     EXPECTF(search((int64_t)1 << 40, &all, &e), "%s", e.text);
     EXPECT_INT(all.n, SEARCH_KEEP);
-    /* micro-batch 1 2 4, expert and tensor parallel 1 2, ZeRO off, inside, across */
-    EXPECT_INT(all.n_candidates, 3 * 2 * 2 * 3);
+    /* micro-batch 1 2 4, expert and tensor parallel 1 2 or parts of widths, ZeRO off, inside, across */
+    EXPECT_INT(all.n_candidates, 3 * (2 * 2 + 1) * 3);
     for (int i = 1; i < all.n; i++)
         EXPECT(all.best[i - 1].cost.step_us <= all.best[i].cost.step_us);
     struct search_result none;

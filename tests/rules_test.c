@@ -35,6 +35,10 @@ TEST(rules_for_operators)
     expect_rules("experts: ep=", "expected NAME");
     expect_rules("experts: ep=4x", "expected NAME");
     expect_rules("experts: recompute=maybe", "expected NAME");
+    expect_rules("experts: ep=4, width=on", NULL);
+    expect_rules("experts: width=maybe", "expected NAME");
+    expect_rules("attention: width=on", "split by experts");
+    expect_rules("experts: ep=4, width=on; mlp: width=off", "contrary");
     expect_rules("experts: ep=4,,", "expected NAME");
     expect_rules("nobody: ep=4", "nobody");
     expect_rules("attention: ep=4", "split by experts");

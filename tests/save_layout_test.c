@@ -179,15 +179,18 @@ static void check_plan(const struct plan *p, bool codes, const char *name)
 TEST(what_ranks_hold_comes_back)
 {
     static const struct {
-        int ranks, unit, ep, tensor, zero_ranks, zero;
-    } plans[] = { { 2, 2, 1, 2, 1, 0 }, { 4, 4, 4, 2, 4, 1 }, { 8, 4, 2, 2, 8, 3 },
-                  { 8, 4, 1, 2, 4, 3 }, { 4, 4, 2, 1, 4, 3 }, { 6, 3, 1, 3, 6, 2 } };
-    for (int i = 0; i < 12; i++) {
+        int ranks, unit, ep, tensor, width, zero_ranks, zero;
+    } plans[] = { { 2, 2, 1, 2, 1, 1, 0 }, { 4, 4, 4, 2, 1, 4, 1 }, { 8, 4, 2, 2, 1, 8, 3 },
+                  { 8, 4, 1, 2, 1, 4, 3 }, { 4, 4, 2, 1, 1, 4, 3 }, { 6, 3, 1, 3, 1, 6, 2 },
+                  { 2, 2, 1, 2, 2, 1, 0 }, { 8, 4, 2, 2, 2, 8, 3 }, { 8, 8, 2, 4, 4, 1, 0 },
+                  { 6, 6, 2, 3, 3, 6, 1 } };
+    for (int i = 0; i < 20; i++) {
         const struct plan p = { .n_ranks = plans[i / 2].ranks,
                                 .unit_ranks = plans[i / 2].unit,
                                 .expert_parallel = plans[i / 2].ep,
                                 .tensor_parallel = plans[i / 2].tensor,
                                 .vocabulary_parallel = 1,
+                                .width_parallel = plans[i / 2].width,
                                 .zero_ranks = plans[i / 2].zero_ranks,
                                 .zero = plans[i / 2].zero,
                                 .micro_batch = 1,

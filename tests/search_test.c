@@ -171,7 +171,7 @@ static void add_all(struct world *w, struct plan p, struct brute *b)
     struct err e = { 0 };
     int64_t least = 0;
     if (p.expert_parallel > 1) {
-        const int64_t mean = p.micro_batch * p.sequence * w->model.experts_per_token;
+        const int64_t mean = p.micro_batch * p.width_parallel * p.sequence * w->model.experts_per_token;
         p.row_capacity = mean + mean / 2;
     }
     if (p.tensor_parallel > 1 && !ready(w, &p, &e))
@@ -197,6 +197,17 @@ static void add_zero(struct world *w, struct plan p, struct brute *b)
         }
 }
 
+/* The width of experts whole, and split where it can be. */
+static void add_widths(struct world *w, struct plan p, struct brute *b)
+{
+    p.width_parallel = 1;
+    add_zero(w, p, b);
+    p.width_parallel = p.tensor_parallel;
+    if (p.tensor_parallel > 1 && w->model.experts &&
+        plan_unit_workers(&p) % (p.expert_parallel * p.tensor_parallel) == 0)
+        add_zero(w, p, b);
+}
+
 static void enumerate(struct world *w, struct brute *b)
 {
     struct plan p = w->base;
@@ -215,7 +226,7 @@ static void enumerate(struct world *w, struct brute *b)
                 if (share % p.micro_batch == 0 && unit % p.expert_parallel == 0 &&
                     unit % p.tensor_parallel == 0 && (p.expert_parallel == 1 || w->model.experts) &&
                     w->model.experts % p.expert_parallel == 0)
-                    add_zero(w, p, b);
+                    add_widths(w, p, b);
             }
 }
 

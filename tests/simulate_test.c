@@ -21,6 +21,7 @@ static void begin(struct hand *h, int n_ranks, int64_t accumulation)
                                     .expert_parallel = n_ranks > 1 ? 2 : 1,
                                     .tensor_parallel = 1,
                                     .vocabulary_parallel = 1,
+                                    .width_parallel = 1,
                                     .zero_ranks = 1,
                                     .row_capacity = 1,
                                     .stages = 1,

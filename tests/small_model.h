@@ -39,6 +39,7 @@ static inline struct plan one_rank_plan(int64_t batch, int64_t sequence, int64_t
                           .expert_parallel = 1,
                           .tensor_parallel = 1,
                           .vocabulary_parallel = 1,
+                          .width_parallel = 1,
                           .stages = 1,
                           .chunks = 1,
                           .zero_ranks = 1,

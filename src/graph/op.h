@@ -23,6 +23,8 @@
  *          instead of writing it.
  *   passes bit i: the gradient of input i is that of the first output. Where it is the only one of that input, no kernel
  *          makes it: both lie in one buffer, and bwd gets a NULL grad of the input
+ *   sums   bit i: every output is a sum of terms, each of them linear in one of these inputs, and nothing else: partial
+ *          sums of all of them give partial sums of the outputs. Their gradients do not depend on them
  *   joins  the gradients of all float inputs that are no parameters are the same sum, with that of the first output
  *          in it: those of them whose add bit is not set may share one buffer, which may be that of the first
  *          output as well (each element is read before it is written)
@@ -69,7 +71,7 @@ struct op {
     double saved_again_part;   /* what that costs, as a part of fwd */
     kernel *both[BACKENDS];
     void (*fill)(const struct call *c, uint64_t seed);
-    uint32_t passes;
+    uint32_t passes, sums;
     bool joins;
     bool in_place;
     const struct op_case *cases; /* sizes for test, bench and profile; a case with dim[0] = 0 ends the list */

@@ -50,6 +50,7 @@ const struct op op_combine_add = {
     .saved = "row place",
     .cost = cost,
     .passes = 1 << BASE,
+    .sums = 1 << Z | 1 << BASE,
     .fwd = { [CPU] = fwd, [CUDA] = combine_add_fwd_cuda },
     .bwd = { [CPU] = bwd, [CUDA] = combine_add_bwd_cuda },
     .fill = fill,

@@ -127,7 +127,8 @@ int64_t layout_run(const struct place *p, int64_t held, int64_t *stored)
     *stored = held;
     if (p->slices == 1)
         return p->end - held;
-    const int64_t slice = held / p->unit, outer = held % p->unit / p->run, at = held % p->run;
+    const int64_t each = p->n_elements / p->slices;
+    const int64_t slice = held / each, outer = held % each / p->run, at = held % p->run;
     *stored = (outer * p->slices + slice) * p->run + at;
     return p->run - at;
 }
@@ -154,12 +155,13 @@ static void place_sliced(const struct param *w, int dim, int tensor, int index, 
     at->end = at->begin + at->unit;
 }
 
+/* Of all elements, or of a slice of each expert: the experts of the rank. */
 static void place_expert(const struct param *w, int parallel, int index, struct place *at)
 {
-    const int64_t share = w->n_elements / parallel;
+    const int64_t share = (at->end - at->begin) / parallel;
     at->flat = EXPERT;
-    at->unit = w->n_elements / w->shape[0];
-    at->begin = share * index;
+    at->unit = (at->end - at->begin) / w->shape[0];
+    at->begin += share * index;
     at->end = at->begin + share;
 }
 
@@ -187,10 +189,15 @@ static void place_params(struct arena *a, const struct graph *g, const struct pl
         const struct param *w = &g->params.item[i];
         struct place *at = &l->place[i];
         const int dim = dims[i];
-        *at = (struct place){ DENSE, 0, 0, w->n_elements, w->n_elements, 1, w->n_elements };
+        *at = (struct place){ .flat = DENSE,
+                              .n_elements = w->n_elements,
+                              .end = w->n_elements,
+                              .unit = w->n_elements,
+                              .slices = 1,
+                              .run = w->n_elements };
         if (dim >= 0)
             place_sliced(w, dim, p->tensor_parallel, l->tensor_index, at);
-        else if (expert[i])
+        if (expert[i])
             place_expert(w, p->expert_parallel, l->ep_index, at);
         at->at = l->flat[at->flat].n_elements;
         if (!held[i])
@@ -271,7 +278,8 @@ static void cut_flat(struct arena *a, const struct layout *l, int which, struct 
 
 struct flat layout_flat(const struct plan *p, int rank, int which)
 {
-    const int apart[FLATS] = { 1, p->expert_parallel, p->tensor_parallel }, stride = apart[which];
+    const int apart[FLATS] = { 1, p->expert_parallel * p->width_parallel, p->tensor_parallel },
+              stride = apart[which];
     const int worker = plan_worker(p, rank);
     return (struct flat){ .n_ranks = plan_workers(p) / stride,
                           .index = worker / stride,
@@ -281,16 +289,21 @@ struct flat layout_flat(const struct plan *p, int rank, int which)
                           .n_shards = p->zero_ranks > stride ? p->zero_ranks / stride : 1 };
 }
 
+bool layout_is_tensor(const struct layout *l, int node)
+{
+    return l->tensor.letter[node] >= 0 || l->tensor.joined[node];
+}
+
 void layout_make(struct arena *a, const struct graph *g, const struct plan *p, int rank, struct layout *l)
 {
     struct node_split *split = ARENA_NEW(a, struct node_split, g->n_nodes);
     const int worker = plan_worker(p, rank);
     *l = (struct layout){ .rank = rank,
                           .stage = plan_stage(p, rank),
-                          .ep_index = worker % p->expert_parallel,
+                          .ep_index = worker / p->width_parallel % p->expert_parallel,
                           .tensor_index = worker % p->tensor_parallel };
     layout_split(a, g, split);
-    components_find(a, g, split, p->tensor_parallel, plan_width(p), &l->tensor);
+    components_find(a, g, split, p->tensor_parallel, plan_width(p), p->width_parallel > 1, &l->tensor);
     for (int i = 0; i < FLATS; i++)
         l->flat[i] = layout_flat(p, rank, i);
     place_params(a, g, p, l);

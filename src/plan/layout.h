@@ -1,6 +1,6 @@
 /* layout.h - where the elements of parameters lie under a plan: pure functions of (graph, plan, rank).
  * All dense parameters of a rank stand back to back in one flat space, all expert parameters (its experts
- * only) in another, its slices of tensor-parallel parameters in a third. The ranks that hold the same elements form
+ * or its slices of them only) in another, its slices of tensor-parallel parameters in a third. The ranks that hold the same elements form
  * a replica group. Gradients are reduced over the replica group; each member ends up with one fine range, each
  * shard owner with one coarse range.
  *
@@ -14,8 +14,9 @@ enum { DENSE, EXPERT, TENSOR, FLATS };
 struct place {
     int flat;            /* DENSE, EXPERT or TENSOR */
     int64_t at;          /* first element in the flat space */
+    int64_t n_elements;  /* of the full parameter */
     int64_t begin, end;  /* elements of the full parameter held by this rank, in held order */
-    int64_t unit;        /* elements of one expert, of one slice, or all */
+    int64_t unit;        /* elements of one expert, of one slice, of one expert's slice, or all */
     int64_t slices, run; /* see above; 1 slice: the order is that of the parameter */
 };
 struct chunk { /* pieces of the gradient norm: the same for every layout */
@@ -58,6 +59,8 @@ void layout_make(struct arena *a, const struct graph *g, const struct plan *p, i
  * over the micro-batches first, so they are whole. */
 bool layout_shards_gradients(const struct plan *p, const struct flat *f);
 bool layout_shards_weights(const struct plan *p, const struct flat *f);
+/* Does the node run with the tokens of the whole tensor group? */
+bool layout_is_tensor(const struct layout *l, int node);
 int layout_fine_of(const struct flat *f, int member);    /* which fine range a member reduces */
 int layout_tree_place(const struct flat *f, int member); /* of its gradients in the tree */
 /* Coarse range [*begin, *end) whose optimizer state a member owns. */

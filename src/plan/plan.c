@@ -120,6 +120,11 @@ static bool check_ranks(const struct plan *p, struct err *e)
         return bad(e, "tensor_parallel", p->tensor_parallel, "a divisor of plan_ngpus / pipeline_stages");
     if (p->vocabulary_parallel > 1 && p->vocabulary_parallel != p->tensor_parallel)
         return bad(e, "vocabulary_parallel", p->vocabulary_parallel, "1 or tensor_parallel");
+    if (p->width_parallel > 1 && p->width_parallel != p->tensor_parallel)
+        return bad(e, "width_parallel", p->width_parallel, "1 or tensor_parallel");
+    if (p->width_parallel < 1 || plan_unit_workers(p) % ((int64_t)p->expert_parallel * p->width_parallel))
+        return bad(e, "width_parallel", p->width_parallel,
+                   "with expert_parallel times it a divisor of plan_ngpus / pipeline_stages");
     if (p->zero_ranks != 1 && p->zero_ranks != plan_unit_workers(p) && p->zero_ranks != plan_workers(p))
         return bad(e, "zero_ranks", p->zero_ranks, "1, or plan_ngpus or runtime_ngpus over pipeline_stages");
     if (p->zero < 0 || p->zero > 3 || (p->zero > 0) != (p->zero_ranks > 1))
@@ -147,12 +152,13 @@ static bool check_amounts(const struct plan *p, struct err *e)
         return bad(e, "tile", p->tile, "128 on CUDA; on the CPU 8 with reproducible, else 1");
     if (p->expert_parallel > 1 && (p->row_capacity < p->tile || p->row_capacity % p->tile))
         return bad(e, "row_capacity", p->row_capacity, "a positive multiple of tile");
-    const int64_t segment = (p->micro_batch * p->sequence + p->tile - 1) / p->tile * p->tile;
+    const int64_t tokens = p->micro_batch * p->sequence * p->width_parallel,
+                  segment = (tokens + p->tile - 1) / p->tile * p->tile;
     if (p->expert_parallel > 1 && plan_whole_segments(p) && p->row_capacity < segment)
         return err_set(
             e,
             "plan: row_capacity = %lld, expected with --reproducible on CUDA at least %lld: the rows "
-            "of one expert from one rank",
+            "of one expert from one sender",
             (long long)p->row_capacity, (long long)segment);
     if ((p->n_ranks > 1 || p->shards) && plan_whole_segments(p) && p->numbers.gradient != F32)
         return err_set(e, "plan: gradients in %s, expected F32 with --reproducible on several ranks",
@@ -172,22 +178,6 @@ static bool check_numbers(const struct numbers *n, struct err *e)
     return true;
 }
 
-/* A tensor group must have something to split. */
-static bool check_tensor(const struct plan *p, const struct graph *g, struct err *e)
-{
-    if (p->tensor_parallel == 1)
-        return true;
-    struct arena *a = arena_new("plan check");
-    struct layout l;
-    layout_make(a, g, p, 0, &l);
-    const bool ok = l.flat[TENSOR].n_elements > 0;
-    arena_free(a);
-    return ok || err_set(e,
-                         "plan: tensor_parallel = %d divides neither the heads nor the widths of this model: "
-                         "nothing would be split",
-                         p->tensor_parallel);
-}
-
 static bool check_experts(const struct plan *p, const struct graph *g, struct err *e)
 {
     struct arena *a = arena_new("plan check");
@@ -200,6 +190,34 @@ static bool check_experts(const struct plan *p, const struct graph *g, struct er
     return bad < 0 ||
            err_set(e, "plan: expert_parallel = %d does not divide the %lld experts of %s", p->expert_parallel,
                    (long long)g->params.item[bad].shape[0], g->params.item[bad].name);
+}
+
+/* A tensor group must have something to split; where that is the width of experts, it is that of all. */
+static bool check_tensor(const struct plan *p, const struct graph *g, struct err *e)
+{
+    if (p->tensor_parallel == 1)
+        return true;
+    struct arena *a = arena_new("plan check");
+    struct layout l;
+    const bool *expert = layout_experts(a, g);
+    int n = 0, whole = -1;
+    layout_make(a, g, p, 0, &l);
+    const bool splits = l.flat[TENSOR].n_elements > 0 || p->width_parallel > 1;
+    for (int i = 0; i < g->params.n; i++) {
+        n += expert[i];
+        whole = expert[i] && l.place[i].slices == 1 ? i : whole;
+    }
+    arena_free(a);
+    if (!splits)
+        return err_set(e,
+                       "plan: tensor_parallel = %d divides neither the heads nor the widths of this model: "
+                       "nothing would be split",
+                       p->tensor_parallel);
+    if (p->width_parallel > 1 && n == 0)
+        return bad(e, "width_parallel", p->width_parallel, "1: the model has no experts");
+    return p->width_parallel == 1 || whole < 0 ||
+           err_set(e, "plan: width_parallel = %d does not divide the width of %s in multiples of %d",
+                   p->width_parallel, g->params.item[whole].name, plan_width(p));
 }
 
 bool plan_check(const struct plan *p, const struct graph *g, struct err *e)
@@ -220,12 +238,13 @@ static void add_decisions(const struct plan *p, struct str *s)
         s, "  \"device\": \"%s\",\n  \"master\": \"%s\",\n  \"moments\": \"%s\",\n  \"gradients\": \"%s\",\n",
         plan_backend_name[p->numbers.backend], plan_master_name[p->numbers.master],
         plan_moments_name[p->numbers.moments], num_dtype_name(p->numbers.gradient));
-    str_addf(
-        s,
-        "  \"runtime_ngpus\": %d,\n  \"plan_ngpus\": %d,\n  \"expert_parallel\": %d,\n  "
-        "\"tensor_parallel\": %d,\n  \"vocabulary_parallel\": %d,\n  \"zero\": %d,\n  \"zero_ranks\": %d,\n",
-        p->n_ranks, p->unit_ranks, p->expert_parallel, p->tensor_parallel, p->vocabulary_parallel, p->zero,
-        p->zero_ranks);
+    str_addf(s,
+             "  \"runtime_ngpus\": %d,\n  \"plan_ngpus\": %d,\n  \"expert_parallel\": %d,\n  "
+             "\"tensor_parallel\": %d,\n  \"vocabulary_parallel\": %d,\n  \"width_parallel\": %d,\n  "
+             "\"zero\": %d,\n  "
+             "\"zero_ranks\": %d,\n",
+             p->n_ranks, p->unit_ranks, p->expert_parallel, p->tensor_parallel, p->vocabulary_parallel,
+             p->width_parallel, p->zero, p->zero_ranks);
     str_addf(s, "  \"pipeline_stages\": %d,\n  \"pipeline_chunks\": %d,\n  \"cut\": [", p->stages, p->chunks);
     for (int i = 0; plan_parts(p) > 1 && i <= plan_parts(p); i++)
         str_addf(s, "%s%d", i ? ", " : "", p->cut[i]);
@@ -257,20 +276,23 @@ static void add_nodes(const struct plan *p, const struct graph *g, struct str *s
     struct node_split *split = ARENA_NEW(a, struct node_split, g->n_nodes);
     struct components tensor;
     layout_split(a, g, split);
-    components_find(a, g, split, p->tensor_parallel, plan_width(p), &tensor);
+    components_find(a, g, split, p->tensor_parallel, plan_width(p), p->width_parallel > 1, &tensor);
     str_add(s, "  \"nodes\": [\n");
     for (int i = 0; i < g->n_nodes; i++) {
         const struct node *n = &g->nodes[i];
         str_addf(s, "    {\"node\": \"%s\", \"op\": \"%s\"", n->name, n->op->name);
-        if (split[i].expert >= 0)
-            str_addf(s, ", \"split\": {\"%s\": %d}, \"exchange\": %s", n->anno->letter[split[i].expert],
-                     p->expert_parallel, p->expert_parallel > 1 ? "true" : "false");
-        else if (tensor.letter[i] >= 0)
+        if (split[i].expert >= 0) {
+            str_addf(s, ", \"split\": {\"%s\": %d", n->anno->letter[split[i].expert], p->expert_parallel);
+            if (tensor.letter[i] >= 0)
+                str_addf(s, ", \"%s\": %d", n->anno->letter[tensor.letter[i]], p->width_parallel);
+            str_addf(s, "}, \"exchange\": %s", p->expert_parallel > 1 ? "true" : "false");
+        } else if (tensor.letter[i] >= 0)
             str_addf(s, ", \"split\": {\"%s\": %d, \"%s\": %d}", n->anno->letter[split[i].batch],
                      plan_workers(p) / p->tensor_parallel, n->anno->letter[tensor.letter[i]],
                      p->tensor_parallel);
         else if (split[i].batch >= 0)
-            str_addf(s, ", \"split\": {\"%s\": %d}", n->anno->letter[split[i].batch], plan_workers(p));
+            str_addf(s, ", \"split\": {\"%s\": %d}", n->anno->letter[split[i].batch],
+                     plan_workers(p) / (tensor.joined[i] ? p->tensor_parallel : 1));
         str_addf(s, "}%s\n", i + 1 < g->n_nodes ? "," : "");
     }
     str_add(s, "  ]\n");
@@ -416,6 +438,7 @@ static bool read_plan(const struct json *j, struct plan *p, struct err *e)
         !want_ranks(j, "expert_parallel", &p->expert_parallel, e) ||
         !want_ranks(j, "tensor_parallel", &p->tensor_parallel, e) ||
         !want_ranks(j, "vocabulary_parallel", &p->vocabulary_parallel, e) ||
+        !want_ranks(j, "width_parallel", &p->width_parallel, e) ||
         !json_want_int(j, r, "zero", 0, 3, &zero, e) || !want_ranks(j, "zero_ranks", &p->zero_ranks, e) ||
         !read_cuts(j, p, e) || !json_want_int(j, r, "sequence_length", 2, top, &p->sequence, e) ||
         !json_want_int(j, r, "global_batch", 1, INT64_MAX, &p->global_batch, e) ||

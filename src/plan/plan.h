@@ -5,7 +5,8 @@
  * unit_ranks ranks, the same share of every stage, holds one copy of the model. Every worker of a stage works on its
  * own sequences (data parallel inside and across units), and worker w of a stage passes them on to worker w of the
  * next. Experts are split over expert_parallel consecutive workers of a unit, matrices that tokens share
- * (plan/component.h) over tensor_parallel of them; the vocabulary too, where vocabulary_parallel says so. Optimizer states (ZeRO, arXiv 1910.02054: level
+ * (plan/component.h) over tensor_parallel of them; the vocabulary and the width of experts too, where vocabulary_parallel and
+ * width_parallel say so: then expert_parallel tensor groups share the experts. Optimizer states (ZeRO, arXiv 1910.02054: level
  * 1; 2: gradients too; 3: weights too) are split over zero_ranks workers: 1 = not, plan_unit_workers() = inside each
  * unit, plan_workers() = across all.
  *
@@ -15,7 +16,7 @@
 #include "base/err.h"
 #include "graph/graph.h"
 #include "plan/cluster.h"
-enum { PLAN_VERSION = 8, PLAN_CHUNKS = 16, PLAN_PARTS = 256 };
+enum { PLAN_VERSION = 9, PLAN_CHUNKS = 16, PLAN_PARTS = 256 };
 enum { PLAN_TREE_LEVELS = 12, PLAN_SHARDS = 1 << PLAN_TREE_LEVELS };
 enum memory_class {
     MEM_WEIGHTS,
@@ -46,7 +47,7 @@ struct
     int64_t global_batch, micro_batch; /* sequences: of a step over all ranks; of a scale unit at a time */
     int64_t row_capacity, memory_bytes;
     int recompute; /* -1 = as little as fits */
-    enum split_vocabulary { VOCABULARY_AUTO, VOCABULARY_SPLIT, VOCABULARY_WHOLE } vocabulary;
+    enum split_choice { SPLIT_AUTO, SPLIT_ON, SPLIT_OFF } vocabulary, widths;
     bool reproducible;
     int shards;      /* plan.shards */
     int max_degree;  /* of expert and tensor parallelism; 0 = any */
@@ -66,6 +67,7 @@ struct plan {
     struct numbers numbers;
     int n_ranks, unit_ranks, expert_parallel, tensor_parallel, zero_ranks;
     int vocabulary_parallel; /* parts of the vocabulary: tensor_parallel, or 1 = whole */
+    int width_parallel;      /* parts of the width of experts: tensor_parallel, or 1 = whole */
     int stages, chunks;
     int cut
         [PLAN_PARTS +

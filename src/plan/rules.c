@@ -8,9 +8,10 @@
 
 static bool bad_rule(struct err *e, const char *word)
 {
-    return err_code(
-        e, EXIT_USAGE,
-        "--constraint: at \"%.40s\", expected NAME: ep=N, tensor=N|off, recompute=on|off; NAME: ...", word);
+    return err_code(e, EXIT_USAGE,
+                    "--constraint: at \"%.40s\", expected NAME: ep=N, width=on|off, tensor=N|off, "
+                    "recompute=on|off; NAME: ...",
+                    word);
 }
 
 /* The word before the next of `ends`, without spaces around it; *at goes to the end. */
@@ -45,6 +46,10 @@ static bool set(struct rule *r, const char *word)
         return (r->tensor = 1);
     if (strncmp(word, "tensor=", 7) == 0)
         return degree(word + 7, &r->tensor);
+    if (strcmp(word, "width=on") == 0)
+        return (r->width = SPLIT_ON);
+    if (strcmp(word, "width=off") == 0)
+        return (r->width = SPLIT_OFF);
     if (strncmp(word, "recompute=", 10) != 0)
         return false;
     r->recompute = strcmp(word + 10, "on") == 0;
@@ -99,10 +104,14 @@ static bool apply(const struct rule *r, const struct graph *g, const struct node
     if (!known)
         return err_code(e, EXIT_USAGE, "--constraint: no operator of the model has \"%s\" in its name",
                         r->name);
-    if (r->expert && !experts)
+    if ((r->expert || r->width) && !experts)
         return err_code(e, EXIT_USAGE,
-                        "--constraint \"%s: ep=%d\": no operator of that name is split by experts", r->name,
-                        r->expert);
+                        "--constraint \"%s: %s\": no operator of that name is split by experts", r->name,
+                        r->expert ? "ep" : "width");
+    if (r->width && l->widths && r->width != l->widths)
+        return err_code(e, EXIT_USAGE, "--constraint \"%s: width\": the contrary is asked for elsewhere",
+                        r->name);
+    l->widths = r->width ? r->width : l->widths;
     if (r->recompute >= 0 && l->recompute >= 0)
         return err_code(e, EXIT_USAGE, "--constraint \"%s: recompute\": --recompute %d fixes it for all",
                         r->name, l->recompute);

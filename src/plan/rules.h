@@ -1,4 +1,4 @@
-/* rules.h - what the user asks of operators by name: "experts: ep=4; attention: tensor=off, recompute=on". NAME stands for
+/* rules.h - what the user asks of operators by name: "experts: ep=4, width=on; attention: tensor=off, recompute=on". NAME stands for
  * every node that has it in its name. A plan has one degree of each kind: a rule for some operators holds for all that
  * are split so. */
 #pragma once
@@ -7,7 +7,8 @@ enum { RULES = 16 };
 struct rule {
     char name[64];
     int expert, tensor; /* degrees; 0 = free */
-    int recompute;      /* -1 = free, 0 = never, 1 = always */
+    enum split_choice width;
+    int recompute; /* -1 = free, 0 = never, 1 = always */
 };
 struct rules {
     int n;

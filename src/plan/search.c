@@ -11,9 +11,10 @@ static int64_t default_rows(const struct plan *p, const struct plan_limits *l, i
 {
     if (p->expert_parallel == 1)
         return 0;
-    const int64_t mean = p->micro_batch * token_copies; /* rows received when routing is even */
+    const int64_t mean =
+        p->micro_batch * p->width_parallel * token_copies; /* rows received when routing is even */
     const int64_t pads = p->tile > 1 ? experts * (p->tile - 1) : 0;
-    const int64_t all = mean + mean / 2 + pads, segment = p->micro_batch * p->sequence;
+    const int64_t all = mean + mean / 2 + pads, segment = p->micro_batch * p->width_parallel * p->sequence;
     int64_t rows = l->row_capacity                                     ? l->row_capacity
                    : plan_at_once(p) > 1 && p->numbers.backend == CUDA ? all / 2
                                                                        : all;
@@ -197,19 +198,41 @@ static bool try_zero(struct space *s, struct plan p, struct err *e)
  * anything: that gains memory alone. */
 static bool try_vocabulary(struct space *s, struct plan p, struct err *e)
 {
-    const enum split_vocabulary wanted = p.tensor_parallel == 1 ? VOCABULARY_WHOLE : s->l->vocabulary;
+    const enum split_choice wanted = p.tensor_parallel == 1 ? SPLIT_OFF : s->l->vocabulary;
     struct err why = { 0 };
     s->floor_us = 0;
     s->fits_plainly = false;
     p.vocabulary_parallel = 1;
-    if (wanted != VOCABULARY_SPLIT && !try_zero(s, p, e))
+    if (wanted != SPLIT_ON && !try_zero(s, p, e))
         return false;
-    if (wanted == VOCABULARY_AUTO && s->fits_plainly && !s->for_smallest)
+    if (wanted == SPLIT_AUTO && s->fits_plainly && !s->for_smallest)
         return true;
     s->floor_us = 0;
     p.vocabulary_parallel = p.tensor_parallel;
-    return wanted == VOCABULARY_WHOLE || try_zero(s, p, wanted == VOCABULARY_SPLIT ? e : &why) ||
-           wanted == VOCABULARY_AUTO;
+    return wanted == SPLIT_OFF || try_zero(s, p, wanted == SPLIT_ON ? e : &why) || wanted == SPLIT_AUTO;
+}
+
+/* Sums have another order where the width of experts is split: where bits matter, only where it is asked for. */
+static enum split_choice widths_of(const struct space *s, const struct plan *p)
+{
+    if (p->tensor_parallel == 1 || s->experts == 0)
+        return SPLIT_OFF;
+    return s->l->widths == SPLIT_AUTO && p->reproducible ? SPLIT_OFF : s->l->widths;
+}
+
+/* Whole and split: that gains memory, and time where less to add up outweighs tokens of all members. */
+static bool try_widths(struct space *s, struct plan p, struct err *e)
+{
+    const enum split_choice wanted = widths_of(s, &p);
+    const int64_t together = (int64_t)p.expert_parallel * p.tensor_parallel;
+    struct err why = { 0 };
+    p.width_parallel = 1;
+    if (wanted != SPLIT_ON && !try_vocabulary(s, p, e))
+        return false;
+    if (wanted == SPLIT_OFF || plan_unit_workers(&p) % together)
+        return true;
+    p.width_parallel = p.tensor_parallel;
+    return try_vocabulary(s, p, wanted == SPLIT_ON ? e : &why) || wanted == SPLIT_AUTO;
 }
 
 static bool try_tensor(struct space *s, struct plan p, struct err *e)
@@ -226,7 +249,7 @@ static bool try_tensor(struct space *s, struct plan p, struct err *e)
         p.tensor_parallel = t;
         if (!plan_tree_fits(&p))
             continue;
-        if (try_vocabulary(s, p, fixed ? e : &why))
+        if (try_widths(s, p, fixed ? e : &why))
             continue;
         if (fixed)
             return false;
@@ -376,9 +399,19 @@ static bool check_limits(const struct plan_limits *l, int64_t experts, struct er
     if (l->tensor_parallel && unit % l->tensor_parallel)
         return err_code(e, EXIT_USAGE, "--tensor_parallel %d does not divide %s %d", l->tensor_parallel, of,
                         unit);
-    if (l->vocabulary == VOCABULARY_SPLIT && l->tensor_parallel < 2)
+    if (l->vocabulary == SPLIT_ON && l->tensor_parallel < 2)
         return err_code(e, EXIT_USAGE,
                         "--split_vocabulary on: expected --tensor_parallel of 2 or more with it");
+    if (l->widths == SPLIT_ON && (l->tensor_parallel < 2 || experts == 0))
+        return err_code(
+            e, EXIT_USAGE,
+            "--split_experts on: expected a model with experts and --tensor_parallel of 2 or more");
+    if (l->widths == SPLIT_ON && l->expert_parallel &&
+        unit % ((int64_t)l->expert_parallel * l->tensor_parallel))
+        return err_code(
+            e, EXIT_USAGE,
+            "--split_experts on: --expert_parallel %d x --tensor_parallel %d does not divide %s %d",
+            l->expert_parallel, l->tensor_parallel, of, unit);
     if (l->micro_batch && l->micro_batch % unit)
         return err_code(e, EXIT_USAGE,
                         "--micro_batch_size %lld: the %d ranks of a scale unit share its sequences; choose a "

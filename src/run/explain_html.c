@@ -73,7 +73,8 @@ static void add_cell(struct str *out, const struct plan *p, const struct layers 
     const int worker = plan_worker(p, rank);
     for (int half = 0; half < 2; half++) {
         const bool expert = half && l->experts[layer];
-        const int of = expert ? p->expert_parallel : p->tensor_parallel, share = worker % of;
+        const int of = expert ? p->expert_parallel : p->tensor_parallel,
+                  share = worker / (expert ? p->width_parallel : 1) % of;
         add_box(out, x, layer * LAYER_HEIGHT + half * (LAYER_HEIGHT / 2 - 0.5), width, LAYER_HEIGHT / 2 - 0.5,
                 colors[(share + expert) % COLORS]);
         str_addf(out, "<title>rank %d, layer %d: %s %d of %d</title>", rank, layer,
@@ -171,11 +172,12 @@ static void add_time(struct str *out, const struct plan *p)
 static void add_row(struct str *out, const struct plan *p, const char *why, const char *wins)
 {
     str_addf(out,
-             "<tr><td>%d</td><td>%d</td><td>%d x %d</td><td>%d over %d</td><td>%lld x "
+             "<tr><td>%d</td><td>%d%s</td><td>%d x %d</td><td>%d over %d</td><td>%lld x "
              "%lld</td><td>%d</td><td>%.1f</td><td>%.3f"
              "</td><td>",
-             p->expert_parallel, p->tensor_parallel, p->stages, p->chunks, p->zero, p->zero_ranks,
-             (long long)p->micro_batch, (long long)p->accumulation, p->recompute, p->cost.step_us / 1e3,
+             p->expert_parallel, p->tensor_parallel, p->width_parallel > 1 ? ", widths of experts too" : "",
+             p->stages, p->chunks, p->zero, p->zero_ranks, (long long)p->micro_batch,
+             (long long)p->accumulation, p->recompute, p->cost.step_us / 1e3,
              (double)p->memory.peak_bytes / 1e9);
     add_escaped(out, why);
     str_add(out, "</td><td>");

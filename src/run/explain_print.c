@@ -16,11 +16,18 @@ static const char *name_in_layer(const char *name)
     return *at == '.' ? at + 1 : name;
 }
 
-static void split_text(const struct plan *p, const struct node_split *s, int tensor_letter, char *out,
-                       size_t bytes)
+static void split_text(const struct plan *p, const struct node_split *s, int tensor_letter, bool joined,
+                       char *out, size_t bytes)
 {
-    if (s->expert >= 0 && p->expert_parallel > 1)
+    if (s->expert >= 0 && tensor_letter >= 0)
+        snprintf(out, bytes,
+                 p->expert_parallel > 1 ? "widths over %d ranks, experts over %d groups, tokens exchanged"
+                                        : "tokens over groups, widths over %d ranks",
+                 p->width_parallel, p->expert_parallel);
+    else if (s->expert >= 0 && p->expert_parallel > 1)
         snprintf(out, bytes, "experts over %d ranks, tokens exchanged", p->expert_parallel);
+    else if (joined)
+        snprintf(out, bytes, "tokens over %d groups", plan_workers(p) / p->tensor_parallel);
     else if (tensor_letter >= 0)
         snprintf(out, bytes, "tokens over %d groups, heads or widths over %d ranks",
                  plan_workers(p) / p->tensor_parallel, p->tensor_parallel);
@@ -52,9 +59,9 @@ int explain_kinds(struct arena *a, const struct graph *g, const struct plan *p, 
     int n = 0;
     *out = ARENA_NEW(a, struct node_kind, g->n_nodes);
     layout_split(a, g, split);
-    components_find(a, g, split, p->tensor_parallel, plan_width(p), &tensor);
+    components_find(a, g, split, p->tensor_parallel, plan_width(p), p->width_parallel > 1, &tensor);
     for (int i = 0; i < g->n_nodes; i++) {
-        split_text(p, &split[i], tensor.letter[i], text, sizeof text);
+        split_text(p, &split[i], tensor.letter[i], tensor.joined[i], text, sizeof text);
         add_kind(*out, &n, name_in_layer(g->nodes[i].name), g->nodes[i].op->name, text);
     }
     return n;
@@ -80,10 +87,12 @@ static void add_kinds(struct str *out, const struct node_kind *kind, int n)
 
 static void add_layout(struct str *out, const struct plan *p)
 {
-    str_addf(out,
-             "experts / %d, tensors / %d, stages %d x %d, ZeRO %d / %d, micro-batch %lld x %lld, %d repeated",
-             p->expert_parallel, p->tensor_parallel, p->stages, p->chunks, p->zero, p->zero_ranks,
-             (long long)p->micro_batch, (long long)p->accumulation, p->recompute);
+    str_addf(
+        out,
+        "experts / %d, tensors%s / %d, stages %d x %d, ZeRO %d / %d, micro-batch %lld x %lld, %d repeated",
+        p->expert_parallel, p->width_parallel > 1 ? " and widths of experts" : "", p->tensor_parallel,
+        p->stages, p->chunks, p->zero, p->zero_ranks, (long long)p->micro_batch, (long long)p->accumulation,
+        p->recompute);
 }
 
 static void add_purchase(struct str *out, const struct plan *best, const struct purchase *b)
@@ -132,13 +141,13 @@ static void add_string(struct str *out, const char *key, const char *text)
 static void add_plan(struct str *out, const struct plan *p)
 {
     str_addf(out,
-             "{\"expert_parallel\": %d, \"tensor_parallel\": %d, \"stages\": %d, \"chunks\": %d, \"zero\": "
-             "%d, \"zero_ranks\": %d, "
+             "{\"expert_parallel\": %d, \"tensor_parallel\": %d, \"width_parallel\": %d, \"stages\": %d, "
+             "\"chunks\": %d, \"zero\": %d, \"zero_ranks\": %d, "
              "\"micro_batch\": %lld, \"accumulation\": %lld, \"recompute\": %d, \"step_us\": %.0f, "
              "\"peak_bytes\": %lld}",
-             p->expert_parallel, p->tensor_parallel, p->stages, p->chunks, p->zero, p->zero_ranks,
-             (long long)p->micro_batch, (long long)p->accumulation, p->recompute, p->cost.step_us,
-             (long long)p->memory.peak_bytes);
+             p->expert_parallel, p->tensor_parallel, p->width_parallel, p->stages, p->chunks, p->zero,
+             p->zero_ranks, (long long)p->micro_batch, (long long)p->accumulation, p->recompute,
+             p->cost.step_us, (long long)p->memory.peak_bytes);
 }
 
 void explain_json(struct str *out, const struct graph *g, const struct plan *p, const struct explanation *x)

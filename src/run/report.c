@@ -116,6 +116,10 @@ void report_plan(struct str *out, const struct setup *s, const struct plan *p,
         str_addf(out, "vocabulary: %s\n",
                  p->vocabulary_parallel > 1 ? "embedding, head and loss over the ranks of tensors"
                                             : "whole on each rank");
+    if (p->tensor_parallel > 1 && s->model.experts)
+        str_addf(out, "width of experts: %s\n",
+                 p->width_parallel > 1 ? "over the ranks of tensors, which share their tokens"
+                                       : "whole on each rank");
     if (p->stages > 1)
         str_addf(
             out,

@@ -83,8 +83,10 @@ static bool write_description(struct run *r, struct err *e)
     chosen.global_batch_size = r->plan.global_batch;
     chosen.expert_parallel = r->plan.expert_parallel;
     chosen.tensor_parallel = r->plan.tensor_parallel;
-    if (r->plan.tensor_parallel > 1)
-        chosen.split_vocabulary = r->plan.vocabulary_parallel > 1 ? VOCABULARY_SPLIT : VOCABULARY_WHOLE;
+    if (r->plan.tensor_parallel > 1) {
+        chosen.split_vocabulary = r->plan.vocabulary_parallel > 1 ? SPLIT_ON : SPLIT_OFF;
+        chosen.split_experts = r->plan.width_parallel > 1 ? SPLIT_ON : SPLIT_OFF;
+    }
     chosen.overlap = r->plan.overlap ? OVERLAP_ON : OVERLAP_OFF;
     chosen.pipeline_stages = r->plan.stages;
     chosen.pipeline_chunks = r->plan.chunks;

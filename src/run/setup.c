@@ -152,6 +152,16 @@ static bool check_vocabulary(const struct setup *s, const struct plan *p, struct
                     (long long)vocab, p->tensor_parallel, (long long)each);
 }
 
+static bool check_widths(const struct setup *s, const struct plan *p, struct err *e)
+{
+    const int64_t width = s->model.expert_width, each = (int64_t)p->width_parallel * plan_width(p);
+    return p->width_parallel == 1 || width % each == 0 ||
+           err_code(e, EXIT_USAGE,
+                    "the width of %lld of experts cannot be split over --tensor_parallel %d: expected a "
+                    "multiple of %lld, or --split_experts auto",
+                    (long long)width, p->tensor_parallel, (long long)each);
+}
+
 /* The rank of a stage that owns most stands for the others. */
 static int fullest_rank(const struct graph *g, const struct plan *p, int stage)
 {
@@ -166,7 +176,7 @@ static int fullest_rank(const struct graph *g, const struct plan *p, int stage)
 /* The graph of a candidate, cut where its stages need it, and the ranks that stand for all. NULL: it cannot be. */
 static struct drawn *make_ready(struct measuring *m, struct plan *p, struct err *e)
 {
-    struct drawn *d = check_vocabulary(m->s, p, e) ? draw(m, p, e) : NULL;
+    struct drawn *d = check_vocabulary(m->s, p, e) && check_widths(m->s, p, e) ? draw(m, p, e) : NULL;
     const bool chosen = plan_parts(p) == 1 || p->cut[plan_parts(p)] > 0;
     if (!d || (!chosen && !choose_cuts(m->s, d, p, e)))
         return NULL;
@@ -415,7 +425,7 @@ void setup_small_plan(const struct setup *s, int64_t batch, int64_t sequence, st
 {
     base_plan(s, sequence, false, p);
     p->n_ranks = p->unit_ranks = p->expert_parallel = p->tensor_parallel = p->vocabulary_parallel =
-        p->zero_ranks = p->stages = p->chunks = 1;
+        p->width_parallel = p->zero_ranks = p->stages = p->chunks = 1;
     p->micro_batch = p->global_batch = batch;
     p->accumulation = 1;
 }

@@ -53,7 +53,8 @@ bool train_limits(const struct config *c, struct plan_limits *l, struct err *e)
         .row_capacity = c->row_capacity,
         .recompute = (int)c->recompute,
         .max_degree = (int)c->max_degree,
-        .vocabulary = (enum split_vocabulary)c->split_vocabulary,
+        .vocabulary = (enum split_choice)c->split_vocabulary,
+        .widths = (enum split_choice)c->split_experts,
         .memory_bytes = (int64_t)(c->mem_constraint * 1e9),
         .reproducible = c->reproducible || c->reproducible_shards > 0,
         .shards = (int)c->reproducible_shards,
@@ -323,13 +324,14 @@ static void print_start(const struct run *r)
     fputs(s.text, stdout);
     printf("ranks %d (%s), threads per rank %d, BLAS %s\n", comm_ranks(), comm_name(), pool_threads(),
            blas_name());
-    printf("plan %s: expert parallel %d, tensor parallel %d, vocabulary parallel %d, stages %d, ZeRO-%d over "
+    printf("plan %s: expert parallel %d, tensor parallel %d, vocabulary parallel %d, width parallel %d, "
+           "stages %d, ZeRO-%d over "
            "%d, micro-batch %lld x "
            "accumulation %lld x ranks %d = "
            "%lld sequences of %lld\n",
-           r->plan_hash, p->expert_parallel, p->tensor_parallel, p->vocabulary_parallel, p->stages, p->zero,
-           p->zero_ranks, (long long)p->micro_batch, (long long)p->accumulation, plan_workers(p),
-           (long long)p->global_batch, (long long)p->sequence);
+           r->plan_hash, p->expert_parallel, p->tensor_parallel, p->vocabulary_parallel, p->width_parallel,
+           p->stages, p->zero, p->zero_ranks, (long long)p->micro_batch, (long long)p->accumulation,
+           plan_workers(p), (long long)p->global_batch, (long long)p->sequence);
     str_clear(&s);
     report_shards(&s, p);
     report_numbers(&s, p);

@@ -174,8 +174,8 @@ const char *weights_chunk_tensor(struct arena *a, const struct graph *g, const s
 {
     struct plan one = *p; /* one rank holds every chunk */
     struct layout l;
-    one.n_ranks = one.unit_ranks = one.expert_parallel = one.tensor_parallel = one.zero_ranks = one.stages =
-        one.chunks = 1;
+    one.n_ranks = one.unit_ranks = one.expert_parallel = one.tensor_parallel = one.width_parallel =
+        one.zero_ranks = one.stages = one.chunks = 1;
     layout_make(a, g, &one, 0, &l);
     for (int i = 0; i < l.n_chunks; i++) {
         if (l.chunk[i].id != id)

@@ -66,7 +66,7 @@ static struct ref outer_ref(struct lower *l, int node, int arg, bool grad)
             graph_elements(info) / info->shape[0] *
             (int64_t)num_dtype_bytes(info->model_float ? plan_float(&l->p->plan) : info->dtype);
         *at = (struct ref){
-            lower_buffer(l, info->name, MEM_ACTIVATIONS, lower_local_rows(l, info->shape[0]) * row), 0
+            lower_buffer(l, info->name, MEM_ACTIVATIONS, lower_local_rows(l, node, info->shape[0]) * row), 0
         };
     }
     return *at;

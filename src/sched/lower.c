@@ -63,13 +63,13 @@ bool lower_is_merged(const struct lower *l, int node)
     return !lower_is_region(l, node) && merge_is(l->p->graph, l->p->plan.numbers.backend, node);
 }
 
-/* Rows of the token copies of this rank, with the padding that whole tiles need. */
-int64_t lower_local_rows(const struct lower *l, int64_t rows)
+int64_t lower_local_rows(const struct lower *l, int node, int64_t rows)
 {
     const struct plan *p = &l->p->plan;
+    const int64_t own = rows / lower_token_share(l, node);
     if (p->expert_parallel > 1) /* copies are sorted without tiles, and sent */
-        return rows / plan_workers(p);
-    return (rows / plan_workers(p) + l->most_experts * (p->tile - 1)) / p->tile * p->tile;
+        return own;
+    return (own + l->most_experts * (p->tile - 1)) / p->tile * p->tile;
 }
 
 struct ref lower_at(struct ref r, int64_t element, enum dtype t)
@@ -111,7 +111,7 @@ static int64_t local_dim(const struct lower *l, int node, int letter)
     const struct node_split s = l->split[node];
     const int of = rows_letter_of(n->anno, letter);
     if (of >= 0)
-        return lower_is_region(l, node) ? p->row_capacity : lower_local_rows(l, n->dim[letter]);
+        return lower_is_region(l, node) ? p->row_capacity : lower_local_rows(l, node, n->dim[letter]);
     if (letter == s.batch)
         return n->dim[letter] / lower_token_share(l, node);
     if (letter == l->p->layout.tensor.letter[node])
@@ -131,9 +131,8 @@ static int64_t local_dim(const struct lower *l, int node, int letter)
 /* Where this rank's part of the letter begins that its tensor group splits. */
 static double first_of(const struct lower *l, int node, const int64_t *dim)
 {
-    return lower_is_tensor(l, node)
-               ? (double)(l->p->layout.tensor_index * dim[l->p->layout.tensor.letter[node]])
-               : 0;
+    const int letter = l->p->layout.tensor.letter[node];
+    return letter >= 0 ? (double)(l->p->layout.tensor_index * dim[letter]) : 0;
 }
 
 static void local_sizes(const struct lower *l, int node, int64_t *dim, double *attr)

@@ -104,5 +104,6 @@ void lower_again_op(struct lower *l, int node, bool inside); /* for backward: wh
 void lower_backward_op(struct lower *l, const struct back *b, bool inside);
 void lower_want_again(struct lower *l,
                       value v); /* before backward reads v: computes it again if it was dropped */
-/* Rows of the token copies of this rank, with the padding that whole tiles need. */
-int64_t lower_local_rows(const struct lower *l, int64_t rows);
+/* Rows of the token copies of this rank, or of its tensor group where the node has them, with the padding that whole tiles
+ * need. */
+int64_t lower_local_rows(const struct lower *l, int node, int64_t rows);

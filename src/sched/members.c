@@ -52,7 +52,9 @@ struct members sched_members(const struct plan *p, int rank, enum group_kind kin
     case GROUP_SHARD:
         return of_flat(p, rank, kind, flat);
     case GROUP_EXPERT:
-        return (struct members){ rank - worker % p->expert_parallel, 1, p->expert_parallel };
+        return (struct members){ rank - worker % (p->expert_parallel * p->width_parallel) +
+                                     worker % p->width_parallel,
+                                 p->width_parallel, p->expert_parallel };
     case GROUP_TENSOR:
         return (struct members){ rank - worker % p->tensor_parallel, 1, p->tensor_parallel };
     case GROUP_ALL:

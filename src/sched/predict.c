@@ -54,7 +54,8 @@ static int real_rows(const struct program *p, const struct instr *in, int64_t *r
             if (d->rows_of < 0 || strcmp(n->anno->letter[d->rows_of], "n") == 0)
                 continue;
             const int64_t pads = p->plan.tile > 1 ? dim_named(n, d->rows_of) * p->plan.tile / 2 : 0;
-            *rows = (n->dim[d->letter] / plan_workers(&p->plan) + pads) / plan_at_once(&p->plan);
+            const int64_t tokens_of = layout_is_tensor(&p->layout, in->node) ? p->plan.tensor_parallel : 1;
+            *rows = (n->dim[d->letter] / plan_workers(&p->plan) * tokens_of + pads) / plan_at_once(&p->plan);
             return d->letter;
         }
     return -1;
@@ -109,8 +110,9 @@ static double exchange_us(const struct program *p, const struct instr *in, const
         rows = p->plan.row_capacity;
     const double rounds = ceil((double)rows / (double)p->plan.row_capacity),
                  bytes = (double)rows * (double)in->row_bytes;
-    return 1e6 * 2 * bytes / c->memory_bytes_per_s +
-           link_us(bytes * (ep - 1) / ep, (int)rounds * (ep - 1), links_of(p, c, ep, 1), TRANSFER_EXCHANGE);
+    return 1e6 * 2 * bytes / c->memory_bytes_per_s + link_us(bytes * (ep - 1) / ep, (int)rounds * (ep - 1),
+                                                             links_of(p, c, ep, p->plan.width_parallel),
+                                                             TRANSFER_EXCHANGE);
 }
 
 /* Bytes that one member moves: everything it holds once out and once in, in the worst of the collectives. */
@@ -173,7 +175,8 @@ double sched_instr_us(const struct program *p, const struct instr *in, const str
     case RUN_RETURN:
         return exchange_us(p, in, c);
     case RUN_ROUTE:
-        return link_us((double)in->n * 4, ep - 1, links_of(p, c, ep, 1), TRANSFER_EXCHANGE);
+        return link_us((double)in->n * 4, ep - 1, links_of(p, c, ep, p->plan.width_parallel),
+                       TRANSFER_EXCHANGE);
     case RUN_REDUCE:
     case RUN_MIRROR:
     case RUN_GATHER:

@@ -1,11 +1,11 @@
-/* tensor.c - nodes that a tensor group shares run with a part of their split letter and with the tokens of the whole
- * group. What they read besides comes in by a gather along the tokens; the partial sums that they write go out by a
+/* tensor.c - nodes that a tensor group shares run with a part of their split letter, if they have one, and with the tokens
+ * of the whole group. What they read besides comes in by a gather along the tokens; the partial sums that they write go out by a
  * sum that leaves every member its own tokens. Backward is the mirror of it. */
 #include "sched/lower.h"
 
 bool lower_is_tensor(const struct lower *l, int node)
 {
-    return l->p->layout.tensor.letter[node] >= 0;
+    return layout_is_tensor(&l->p->layout, node);
 }
 
 int64_t lower_token_share(const struct lower *l, int node)
@@ -18,7 +18,7 @@ bool lower_crosses(const struct lower *l, int node, int arg)
 {
     const value v = l->p->graph->nodes[node].arg[arg];
     const enum value_kind kind = l->p->graph->values[v].kind;
-    return lower_is_tensor(l, node) && l->p->layout.tensor.dim[v] < 0 &&
+    return lower_is_tensor(l, node) && l->p->layout.tensor.dim[v] < 0 && !l->p->layout.tensor.inner[v] &&
            (kind == VALUE_ACT || kind == VALUE_INPUT);
 }
 

@@ -32,6 +32,30 @@ layout zero-2 4 --zero 2 --expert_parallel 2 && close_to zero-2 zero-2 one-rank 
 layout zero-3 4 --zero 3 --recompute 1000 && close_to zero-3 zero-3 one-rank $reordered
 layout tensor-2 4 --tensor_parallel 2 --expert_parallel 2 && close_to tensor-2 tensor-2 one-rank $reordered
 layout tensor-vocabulary 4 --tensor_parallel 2 --expert_parallel 2 --split_vocabulary on && close_to tensor-vocabulary tensor-vocabulary one-rank $reordered
+# The experts' width of 136 in halves of 68 is refused; with 144, halves of 72 are multiples of 8.
+refused "halves of 68" 2 'width of 136 of experts.*multiple of 16' "$moec" train --model_id model --dataset_path data $common \
+    --runtime_ngpus 4 --run_mode compile --tensor_parallel 2 --split_experts on
+sed 's/"moe_intermediate_size": 136/"moe_intermediate_size": 144/' model/config.json >wider.json
+mkdir -p wide && cp model/* wide/ && cp wider.json wide/config.json
+mv model narrow && mv wide model
+if layout wide 1 --micro_batch_size 8; then
+    layout width-2 2 --tensor_parallel 2 --split_experts on && close_to width-2 width-2 wide $reordered
+    layout width-2-ep-2 4 --tensor_parallel 2 --expert_parallel 2 --split_experts on --zero 3 --recompute 1000 && close_to width-2-ep-2 width-2-ep-2 wide $reordered
+    planned=$(sed -n 's/^memory of the largest rank: \([0-9]*\) bytes allocated, \([0-9]*\) bytes planned/\1 \2/p' width-2-ep-2.out)
+    if [ -n "$planned" ] && [ "${planned% *}" = "${planned#* }" ]; then passed "width-2-ep-2: planned = allocated"; else failed "width-2-ep-2: planned, allocated: $planned" width-2-ep-2.out; fi
+    options="--tensor_parallel 2 --expert_parallel 2 --split_experts on --moments int8 --zero 1 --keep_last 0 --save_every 3"
+    if layout width-int8 4 $options && train_again 4 width-again $common --comm mpi $options --resume_path runs/width-int8/checkpoints/step-00000003 &&
+        diff -r runs/width-int8/checkpoints/step-00000006 runs/width-again/checkpoints/step-00000006 >diff.log; then
+        passed "width-int8: stopped and resumed, the same bits"
+    else
+        failed "width-int8: stopped and resumed" diff.log
+    fi
+    same_width="--reproducible --tensor_parallel 2 --split_experts on --micro_batch_size 16"
+    if layout width-same-1 4 $same_width --expert_parallel 1 --zero 0 && layout width-same-2 4 $same_width --expert_parallel 2 --zero 1; then
+        same width-same width-same-2 width-same-1
+    fi
+fi
+mv model wide && mv narrow model
 
 # Stopped and resumed: what ranks hold in slices comes back as it was, blocks of 8-bit moments too.
 for kind in "fp32 --zero 3" "int8 --zero 1"; do

@@ -30,7 +30,11 @@ layout tensor-2 2 --tensor_parallel 2
 layout tensor-2-ep 4 --tensor_parallel 2 --expert_parallel 4 --zero 1 --recompute 17
 layout tensor-4-zero-2 4 --tensor_parallel 4 --zero 2
 layout tensor-2-zero-3 4 --tensor_parallel 2 --expert_parallel 2 --zero 3 --recompute 1000
-for name in zero-3 zero-3-units zero-3-ep tensor-2 tensor-2-ep tensor-4-zero-2 tensor-2-zero-3; do
+layout width-2 2 --tensor_parallel 2 --split_experts on --zero 0
+layout width-2-ep-2 8 --tensor_parallel 2 --expert_parallel 2 --split_experts on --zero 1 --row_capacity 40
+layout width-4-zero-2 4 --tensor_parallel 4 --split_experts on --zero 2 --recompute 1000
+layout width-2-zero-3 8 --tensor_parallel 2 --expert_parallel 4 --split_experts on --zero 3 --recompute 17
+for name in zero-3 zero-3-units zero-3-ep tensor-2 tensor-2-ep tensor-4-zero-2 tensor-2-zero-3 width-2 width-2-ep-2 width-4-zero-2 width-2-zero-3; do
     ok "the checkpoint of $name is whole" "$moec" verify "runs/$name"
 done
 layout rounds 4 --expert_parallel 4 --row_capacity 40

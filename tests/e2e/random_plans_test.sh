@@ -62,6 +62,7 @@ draw_layout() {
     case $model in lite | v2) one_in 3 ;; *) ! one_in 16 ;; esac || { divisor_of "$workers" && layout="$layout --expert_parallel $drawn"; }
     one_in 2 || { divisor_of "$workers" && tensor=$drawn && layout="$layout --tensor_parallel $tensor"; }
     if [ "$tensor" -gt 1 ]; then one_of auto auto on off && layout="$layout --split_vocabulary $drawn"; fi
+    if [ "$tensor" -gt 1 ] && ! one_in 4; then one_of auto on on off && layout="$layout --split_experts $drawn"; fi
     one_in 4 || { divisor_of "$((batch * unit / ranks / workers))" && layout="$layout --micro_batch_size $((drawn * workers))"; }
     one_in 4 || { one_of 0 1 2 3 && layout="$layout --zero $drawn"; }
     one_in 2 || { one_of 0 1 5 17 1000 && layout="$layout --recompute $drawn"; }
@@ -84,9 +85,9 @@ at_most() { # A B: numbers
 # always the stages, threads, recomputation and ZeRO; in reproducible mode also experts, rounds and units; with shards
 # also the workers, as few as can have the same. Otherwise ZeRO-2 adds micro-batch by micro-batch what it splits.
 class_of() {
-    local stages micro ep zero owners unit workers tensor shards
+    local stages micro ep zero owners unit workers tensor widths shards
     stages=$(decision pipeline_stages "$1") micro=$(decision micro_batch "$1")
-    ep=$(decision expert_parallel "$1") tensor=$(decision tensor_parallel "$1")
+    ep=$(decision expert_parallel "$1") tensor=$(decision tensor_parallel "$1") widths=$(decision width_parallel "$1")
     zero=$(decision zero "$1") owners=$(decision zero_ranks "$1")
     shards=$(decision reproducible_shards "$1")
     unit=$(($(decision plan_ngpus "$1") / stages)) workers=$(($(decision runtime_ngpus "$1") / stages))
@@ -95,6 +96,7 @@ class_of() {
     done
     echo -n "$workers --global_batch_size $batch --tensor_parallel $tensor"
     [ "$tensor" = 1 ] || echo -n " --split_vocabulary $([ "$(decision vocabulary_parallel "$1")" = 1 ] && echo off || echo on)"
+    [ "$tensor" = 1 ] || case $model in lite | v2) echo -n " --split_experts $([ "$widths" = 1 ] && echo off || echo on)" ;; esac
     if [ "$(decision reproducible "$1")" = true ]; then
         echo " --reproducible --reproducible_shards $shards --expert_parallel 1 --zero 0 --micro_batch_size $((micro * workers))"
         return
@@ -103,7 +105,7 @@ class_of() {
     [ "$ep" = 1 ] || echo -n " --row_capacity $(decision row_capacity "$1")"
     if [ "$zero" -lt 2 ] || [ "$(decision accumulation "$1")" = 1 ]; then
         echo " --zero 0 --micro_batch_size $((micro * workers))"
-    elif [ "$owners" -gt "$ep" ] && [ "$owners" -gt "$tensor" ]; then
+    elif [ "$owners" -gt $((ep * widths)) ] && [ "$owners" -gt "$tensor" ]; then
         echo " --zero 2 --micro_batch_size $((micro * workers))"
     else # inside a unit that shares the experts or tensors: those gradients stay whole
         echo " --zero $zero --plan_ngpus $unit --micro_batch_size $((micro * unit))"
@@ -154,7 +156,7 @@ compare_class() { # RUN
 note_kinds() { # RUN
     local name value
     echo "model $model" >>kinds
-    for name in runtime_ngpus plan_ngpus pipeline_stages pipeline_chunks expert_parallel tensor_parallel vocabulary_parallel zero accumulation reproducible reproducible_shards; do
+    for name in runtime_ngpus plan_ngpus pipeline_stages pipeline_chunks expert_parallel tensor_parallel vocabulary_parallel width_parallel zero accumulation reproducible reproducible_shards; do
         echo "$name $(decision $name "$1")" >>kinds
     done
     value=$(decision recompute "$1")

@@ -53,7 +53,7 @@ planned() { # KEY OPTIONS... : of the plan for two ranks
     local key=$1
     shift
     rm -f two.json
-    "$moec" compile --model_id model --dataset_path data --runtime_ngpus 2 --tensor_parallel 2 --zero 0 --recompute 0 --micro_batch_size 4 \
+    "$moec" compile --model_id model --dataset_path data --runtime_ngpus 2 --tensor_parallel 2 --split_experts off --zero 0 --recompute 0 --micro_batch_size 4 \
         --global_batch_size 16 --plan two.json "$@" >two.out 2>&1
     sed -n "s/.*\"$key\": \([0-9]*\).*/\1/p" two.json
 }
