@@ -35,8 +35,8 @@ static void compute_again(struct lower *l, int node)
         if (stash_reads(n, j))
             lower_want_again(l, n->arg[j]);
     for (int j = n->anno->n_inputs; j < n->anno->n_args; j++)
-        if (in_place_overwrites(l->p->graph, l->in_place, n->arg[j]))
-            l->p->value[n->arg[j]] = NOWHERE; /* its buffer holds what backward reads */
+        if (stash_writes(n, j) && l->kept[n->arg[j]].buffer < 0)
+            l->p->value[n->arg[j]] = NOWHERE; /* or its buffer would live from forward until here */
     lower_again_op(l, node, false);
     for (int j = n->anno->n_inputs; j < n->anno->n_args; j++)
         l->present[n->arg[j]] |= stash_writes(n, j);

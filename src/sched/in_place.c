@@ -36,11 +36,3 @@ void in_place_make(const struct graph *g, const struct plan *p, const struct nod
                  count_uses(g, x, false) == 1 && count_uses(g, x, true) == 0;
     }
 }
-
-bool in_place_overwrites(const struct graph *g, const bool *in_place, value v)
-{
-    for (int i = 0; i < g->n_nodes; i++)
-        if (in_place[i] && g->nodes[i].arg[0] == v)
-            return true;
-    return false;
-}

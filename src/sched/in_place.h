@@ -6,5 +6,3 @@
 #include "plan/plan.h"
 /* out: by node. split: by node (layout_split); exchange regions have buffers of their own and are left alone. */
 void in_place_make(const struct graph *g, const struct plan *p, const struct node_split *split, bool *out);
-/* Is v the input of a node that works in place? in_place: by node. */
-bool in_place_overwrites(const struct graph *g, const bool *in_place, value v);
