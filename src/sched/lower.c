@@ -397,12 +397,21 @@ int64_t sched_least_bytes(struct arena *a, const struct graph *g, const struct p
     return bytes;
 }
 
+static const int64_t *value_bytes(const struct lower *l)
+{
+    const struct graph *g = l->p->graph;
+    int64_t *bytes = ARENA_NEW(l->arena, int64_t, g->n_values);
+    for (value v = 0; v < g->n_values; v++)
+        bytes[v] = g->values[v].kind == VALUE_ACT ? lower_passed_bytes(l, v) : 0;
+    return bytes;
+}
+
 void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan, int rank, bool training,
                  const struct adamw *o, struct program *p)
 {
     struct lower l = begin(a, g, plan, rank, p);
     in_place_make(g, plan, l.split, l.in_place);
-    stash_make(a, g, plan, l.split, l.in_place, &l.stash);
+    stash_make(a, g, plan, l.split, l.in_place, value_bytes(&l), &l.stash);
     p->recompute_most = l.stash.n_nodes;
     p->recompute_place = l.stash.place;
     lower_shards_begin(&l);

@@ -13,10 +13,11 @@ struct kind {
 };
 struct state {
     const struct graph *g;
-    bool *saved;   /* by value: some backward step reads it */
-    bool *dropped; /* by value */
-    bool *fixed;   /* by value: the host reads it, or another stage */
-    int *kind_of;  /* by node; -1 = never dropped */
+    bool *saved;          /* by value: some backward step reads it */
+    bool *dropped;        /* by value */
+    bool *fixed;          /* by value: the host reads it, or another stage */
+    const int64_t *bytes; /* by value, on this rank */
+    int *kind_of;         /* by node; -1 = never dropped */
     struct kind *kind;
     int n_kinds;
 };
@@ -69,11 +70,6 @@ static bool leaves(const struct state *s, const struct node *n, int arg)
     return stash_writes(n, arg) && s->saved[n->arg[arg]] && !s->fixed[n->arg[arg]];
 }
 
-static double value_bytes(const struct value_info *v)
-{
-    return (double)graph_elements(v) * (v->model_float ? 2 : 4);
-}
-
 /* Does argument j of n have to stay alive for computing n again, given what is saved and dropped so far? */
 static bool stays(const struct state *s, const struct node *n, int j)
 {
@@ -86,12 +82,12 @@ static double again_bytes(const struct graph *g, const struct node *n)
 {
     double bytes = 0;
     for (int j = n->anno->n_inputs; j < n->anno->n_args; j++)
-        bytes += value_bytes(&g->values[n->arg[j]]);
+        bytes += (double)graph_elements(&g->values[n->arg[j]]) * (g->values[n->arg[j]].model_float ? 2 : 4);
     return bytes;
 }
 
 /* Streams at 3.5 TB/s, products at 600 TFLOP/s. */
-static double seconds_of(const struct graph *g, const struct node *n)
+double stash_seconds(const struct graph *g, const struct node *n)
 {
     double flops[2], bytes[2];
     if (n->op->again[CPU])
@@ -108,14 +104,14 @@ static void add_kind(struct state *s, int node)
     int k = 0;
     double bytes = 0;
     for (int j = 0; j < n->anno->n_args; j++)
-        bytes += leaves(s, n, j) ? value_bytes(&s->g->values[n->arg[j]]) : 0;
+        bytes += leaves(s, n, j) ? (double)s->bytes[n->arg[j]] : 0;
     if (bytes == 0)
         return;
     while (k < s->n_kinds && !same_kind(s->kind[k].name, n->name))
         k++;
     if (k == s->n_kinds)
         s->kind[s->n_kinds++] = (struct kind){ .name = n->name };
-    s->kind[k].seconds += seconds_of(s->g, n);
+    s->kind[k].seconds += stash_seconds(s->g, n);
     s->kind[k].bytes += bytes;
     s->kind_of[node] = k;
 }
@@ -127,7 +123,7 @@ static double freed(const struct state *s, int kind)
     for (int i = 0; i < s->g->n_nodes; i++) {
         const struct node *n = &s->g->nodes[i];
         for (int j = 0; s->kind_of[i] == kind && j < n->anno->n_args; j++)
-            bytes -= stays(s, n, j) ? value_bytes(&s->g->values[n->arg[j]]) : 0;
+            bytes -= stays(s, n, j) ? (double)s->bytes[n->arg[j]] : 0;
     }
     return bytes;
 }
@@ -170,9 +166,10 @@ static void fix_values(struct arena *a, const struct plan *p, struct state *s)
 }
 
 void stash_make(struct arena *a, const struct graph *g, const struct plan *p, const struct node_split *split,
-                const bool *in_place, struct stash *out)
+                const bool *in_place, const int64_t *bytes, struct stash *out)
 {
     struct state s = { .g = g,
+                       .bytes = bytes,
                        .saved = ARENA_NEW(a, bool, g->n_values),
                        .dropped = ARENA_NEW(a, bool, g->n_values),
                        .fixed = ARENA_NEW(a, bool, g->n_values),

@@ -11,9 +11,12 @@ struct stash {
     int n_nodes;   /* largest `recompute` that makes a difference */
 };
 /* split: by node (layout_split); nodes of exchange regions recompute by themselves and are left alone. in_place: by
- * node (in_place.h); those have no input left to compute again from. */
+ * node (in_place.h); those have no input left to compute again from. bytes: by value, on the rank: rows are padded, or are
+ * those of a tensor group. */
 void stash_make(struct arena *a, const struct graph *g, const struct plan *p, const struct node_split *split,
-                const bool *in_place, struct stash *out);
+                const bool *in_place, const int64_t *bytes, struct stash *out);
 /* The arguments that computing a node again reads and writes: all, or fewer where it has a kernel for that (op.h). */
 bool stash_reads(const struct node *n, int arg);
 bool stash_writes(const struct node *n, int arg);
+/* What computing a node again takes, roughly: the price by which the order is made. */
+double stash_seconds(const struct graph *g, const struct node *n);
