@@ -106,16 +106,18 @@ static bool allows(const struct component_state *s, int node, int letter)
 static void judge(const struct component_state *s)
 {
     for (int i = 0; i < s->g->n_nodes; i++)
-        for (int l = 0; l < s->g->nodes[i].anno->n_letters; l++)
+        for (int l = 0; l < s->g->nodes[i].anno->n_letters; l++) {
+            const bool allowed = allows(s, i, l);
             for (int j = 0; j < s->g->nodes[i].anno->n_args; j++) {
                 const int m = component_member(&s->g->nodes[i], j, l);
                 if (m < 0)
                     continue;
                 const int root = component_root(s, m);
-                s->bad[root] |= !allows(s, i, l);
+                s->bad[root] |= !allowed;
                 s->with_param[root] |= s->g->values[m / DIMS].kind == VALUE_PARAM;
                 s->with_rows[root] |= s->split[i].expert >= 0;
             }
+        }
     for (int v = 0; v < s->g->n_kept; v++) /* the host reads them whole */
         for (int k = 0; k < DIMS; k++)
             s->bad[component_root(s, s->g->kept[v] * DIMS + k)] = true;
@@ -126,8 +128,8 @@ static bool wanted(const struct component_state *s, int root)
     return !s->bad[root] && s->with_param[root] && !s->with_rows[root];
 }
 
-/* A node has one split letter: a component that comes second to it stays whole. False when nothing was struck out. */
-static bool strike_rivals(const struct component_state *s)
+/* A node has one split letter: components that come second to it stay whole. Nodes before it then have one still. */
+static void strike_rivals(const struct component_state *s)
 {
     for (int i = 0; i < s->g->n_nodes; i++) {
         int taken = -1;
@@ -137,14 +139,12 @@ static bool strike_rivals(const struct component_state *s)
                           root = m < 0 ? -1 : component_root(s, m);
                 if (root < 0 || !wanted(s, root) || root == taken)
                     continue;
-                if (taken >= 0) {
+                if (taken >= 0)
                     s->bad[root] = true;
-                    return true;
-                }
-                taken = root;
+                else
+                    taken = root;
             }
     }
-    return false;
 }
 
 static void take_wanted(const struct component_state *s, struct components *out)
@@ -171,8 +171,7 @@ static void find(struct arena *a, const struct component_state *s, struct compon
         for (int l = 0; l < s->g->nodes[i].anno->n_letters; l++)
             join_letter(s, i, l);
     judge(s);
-    while (strike_rivals(s))
-        ;
+    strike_rivals(s);
     take_wanted(s, out);
     if (s->experts)
         component_join(a, s, out);

@@ -217,7 +217,8 @@ static enum split_choice widths_of(const struct space *s, const struct plan *p)
 {
     if (p->tensor_parallel == 1 || s->experts == 0)
         return SPLIT_OFF;
-    return s->l->widths == SPLIT_AUTO && p->reproducible ? SPLIT_OFF : s->l->widths;
+    const bool apart = p->reproducible || p->numbers.backend == CUDA; /* not yet seen on devices */
+    return s->l->widths == SPLIT_AUTO && apart ? SPLIT_OFF : s->l->widths;
 }
 
 /* Whole and split: that gains memory, and time where less to add up outweighs tokens of all members. */
