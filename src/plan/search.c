@@ -11,15 +11,14 @@ static int64_t default_rows(const struct plan *p, const struct plan_limits *l, i
 {
     if (p->expert_parallel == 1)
         return 0;
-    const int64_t mean =
-        p->micro_batch * p->width_parallel * token_copies; /* rows received when routing is even */
-    const int64_t pads = p->tile > 1 ? experts * (p->tile - 1) : 0;
-    const int64_t all = mean + mean / 2 + pads, segment = p->micro_batch * p->width_parallel * p->sequence;
-    int64_t rows = l->row_capacity                                     ? l->row_capacity
-                   : plan_at_once(p) > 1 && p->numbers.backend == CUDA ? all / 2
-                                                                       : all;
-    if (!l->row_capacity && plan_whole_segments(p) && rows < segment)
+    const int64_t sequences = p->micro_batch * p->width_parallel, segment = sequences * p->sequence,
+                  mean = sequences * token_copies; /* rows received when routing is even */
+    const int64_t pads = p->tile > 1 ? experts * (p->tile - 1) : 0, all = mean + mean / 2 + pads;
+    int64_t rows = plan_at_once(p) > 1 && p->numbers.backend == CUDA ? all / 2 : all;
+    if (plan_whole_segments(p) && rows < segment)
         rows = segment;
+    if (l->row_capacity)
+        rows = l->row_capacity;
     return (rows + p->tile - 1) / p->tile * p->tile;
 }
 
@@ -217,8 +216,8 @@ static enum split_choice widths_of(const struct space *s, const struct plan *p)
 {
     if (p->tensor_parallel == 1 || s->experts == 0)
         return SPLIT_OFF;
-    const bool apart = p->reproducible || p->numbers.backend == CUDA; /* not yet seen on devices */
-    return s->l->widths == SPLIT_AUTO && apart ? SPLIT_OFF : s->l->widths;
+    const bool not_seen = p->numbers.backend == CUDA; /* on devices, yet */
+    return s->l->widths == SPLIT_AUTO && (p->reproducible || not_seen) ? SPLIT_OFF : s->l->widths;
 }
 
 /* Whole and split: that gains memory, and time where less to add up outweighs tokens of all members. */
