@@ -119,6 +119,8 @@ static void try_messages(void)
             EXPECTF(same, "kind %d of round %d", kind, round);
         }
     }
+    for (int kind = 0; kind < 2; kind++)
+        comm_outbox_free(box[kind]);
 }
 
 static void try_groups(void)

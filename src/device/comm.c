@@ -332,7 +332,7 @@ struct comm_outbox *comm_outbox_new(struct arena *a, size_t bytes, int n)
 
 void comm_outbox_free(struct comm_outbox *o)
 {
-    for (int i = 0; i < o->n; i++)
+    for (int i = 0; i < o->n && mpi_active(); i++)
         mpi_wait(o->requests, i);
     if (device)
         device->host_release(o->memory);
