@@ -1,6 +1,7 @@
 /* Where a pipeline is cut, against a solver of mixed integer programs (cbc, where it is installed). */
 #include "model/deepseek_v2.h"
 #include "plan/cut.h"
+#include "tests/cbc.h"
 #include "tests/small_model.h"
 #include "tests/test.h"
 #include <math.h>
@@ -100,27 +101,15 @@ static void write_program(const struct problem *x, const char *path)
 /* Negative: there is no solution. */
 static double solve(struct arena *a)
 {
-    char line[256];
-    double best = -1;
-    EXPECT_INT(system(arena_printf(a, "cd '%s' && cbc cut.lp ratio 0 solve solu cut.txt >/dev/null 2>&1",
-                                   test_dir())),
-               0);
-    FILE *f = fopen(arena_printf(a, "%s/cut.txt", test_dir()), "r");
-    EXPECT(f && fgets(line, sizeof line, f));
-    if (f && strncmp(line, "Optimal", 7) == 0 && strstr(line, "value"))
-        best = strtod(strstr(line, "value") + 5, NULL);
-    if (f)
-        fclose(f);
-    return best;
+    const char *line = cbc_solve(a, "cut", "ratio 0");
+    return strncmp(line, "Optimal", 7) == 0 ? cbc_value(line) : -1;
 }
 
 TEST(cuts_are_those_of_a_solver)
 {
     int impossible = 0;
-    if (system("command -v cbc >/dev/null 2>&1") != 0) {
-        test_skip("cbc is not installed (coinor-cbc)");
+    if (!have_cbc())
         return;
-    }
     for (int seed = 0; seed < 100; seed++) {
         struct problem x;
         struct err e = { 0 };

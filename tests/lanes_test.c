@@ -2,7 +2,6 @@
  * what that one reads, in the bytes of the slab. The lists of random plans are walked as exec does, loops for one round and
  * for three, micro-batches as the last one and as another; what is under way is what no wait stands behind. Which bytes an instruction touches is written here anew. */
 #include "base/rng.h"
-#include "model/deepseek_v2.h"
 #include "plan/cut.h"
 #include "sched/lanes.h"
 #include "tests/small_model.h"
@@ -202,16 +201,6 @@ static struct plan random_plan(struct draw *d)
     return p;
 }
 
-static struct graph *graph_of(struct arena *a, const struct plan *p)
-{
-    struct model_values v;
-    const struct model_options o = { .batch = plan_graph_batch(p),
-                                     .sequence = p->sequence,
-                                     .vocabulary_parts = p->vocabulary_parallel };
-    const struct model_config m = small_model(96, 32);
-    return deepseek_v2_graph(a, &m, &o, &v);
-}
-
 static bool is_legal(const struct graph *g, struct plan *p)
 {
     struct cluster c;
@@ -227,7 +216,7 @@ TEST(lanes_never_meet)
         struct arena *a = arena_new("lanes");
         struct draw d = { seed, 0 };
         struct plan p = random_plan(&d);
-        const struct graph *g = graph_of(a, &p);
+        const struct graph *g = small_model_graph(a, &p);
         struct program x;
         if (is_legal(g, &p)) {
             sched_lower(a, g, &p, below(&d, p.n_ranks), true, &adam, &x);
@@ -263,7 +252,7 @@ TEST(shared_experts_run_while_rows_travel)
     p.row_capacity = 64;
     p.global_batch = 4;
     p.overlap = true;
-    sched_lower(a, graph_of(a, &p), &p, 1, true, &adam, &x);
+    sched_lower(a, small_model_graph(a, &p), &p, 1, true, &adam, &x);
     const struct span *span = lanes_spans(a, &x, LIST_MICRO);
     for (int i = 0; i < x.list[LIST_MICRO].n; i++) {
         const bool once = x.list[LIST_MICRO].item[i].once;
@@ -291,7 +280,7 @@ TEST(gradients_are_summed_in_the_last_backward)
     p.row_capacity = 64;
     p.global_batch = 8;
     p.overlap = true;
-    sched_lower(a, graph_of(a, &p), &p, 1, true, &adam, &x);
+    sched_lower(a, small_model_graph(a, &p), &p, 1, true, &adam, &x);
     for (int i = 0; i < x.list[LIST_MICRO].n; i++) {
         const struct instr *in = &x.list[LIST_MICRO].item[i];
         if (in->kind != RUN_REDUCE)
@@ -321,7 +310,7 @@ TEST(weights_travel_before_they_are_needed)
     p.zero = 3;
     p.global_batch = 8;
     p.overlap = true;
-    sched_lower(a, graph_of(a, &p), &p, 1, true, &adam, &x);
+    sched_lower(a, small_model_graph(a, &p), &p, 1, true, &adam, &x);
     const struct list *list = &x.list[LIST_MICRO];
     const struct span *span = lanes_spans(a, &x, LIST_MICRO);
     for (int i = 0; i < list->n; i++) {

@@ -1,7 +1,6 @@
 /* Plans: what the checker refuses, layouts cover every element once, exact memory, text both ways, search. */
 #include "base/json.h"
 #include "base/str.h"
-#include "model/deepseek_v2.h"
 #include "plan/cut.h"
 #include "plan/layout.h"
 #include "plan/search.h"
@@ -36,16 +35,6 @@ static struct plan plan_of(int ranks, int unit, int ep, int zero, int64_t micro,
                       .cluster = "0123456789abcdef" };
     p.global_batch = micro * 2 * ranks;
     return p;
-}
-
-static struct graph *graph_of(struct arena *a, const struct plan *p)
-{
-    struct model_values v;
-    const struct model_options o = { .batch = plan_graph_batch(p),
-                                     .sequence = p->sequence,
-                                     .vocabulary_parts = p->vocabulary_parallel };
-    const struct model_config m = small_model(96, 32);
-    return deepseek_v2_graph(a, &m, &o, &v);
 }
 
 static void expect_refused(struct plan p, const char *part)
@@ -94,7 +83,7 @@ static struct plan piped(struct plan p, int stages, int chunks)
     p.chunks = chunks;
     p.accumulation = 2 * stages;
     p.global_batch = p.micro_batch * p.accumulation * plan_workers(&p);
-    choose_cuts(graph_of(a, &p), &p);
+    choose_cuts(small_model_graph(a, &p), &p);
     arena_free(a);
     return p;
 }
@@ -103,7 +92,7 @@ TEST(cuts_are_checked)
 {
     struct arena *a = arena_new("test");
     struct plan p = piped(plan_of(4, 4, 1, 1, 1, false), 4, 1);
-    const struct graph *g = graph_of(a, &p);
+    const struct graph *g = small_model_graph(a, &p);
     struct err e = { 0 };
     EXPECTF(plan_check(&p, g, &e), "%s", e.text);
     for (int i = 0; i < 4; i++)
@@ -150,7 +139,7 @@ static void check_cover(int ranks, int unit, int ep, int tensor, int width, int 
     p.tensor_parallel = p.vocabulary_parallel = tensor;
     p.width_parallel = width;
     p = piped(p, stages, 1);
-    const struct graph *g = graph_of(a, &p);
+    const struct graph *g = small_model_graph(a, &p);
     for (int i = 0; i < g->params.n; i++) {
         unsigned char *owned = ARENA_NEW(a, unsigned char, g->params.item[i].n_elements);
         for (int r = 0; r < ranks; r++) {
@@ -205,7 +194,7 @@ TEST(tensor_groups_split_heads_and_widths)
     struct arena *a = arena_new("test");
     struct plan p = plan_of(2, 2, 1, 1, 1, false);
     p.tensor_parallel = 2;
-    const struct graph *g = graph_of(a, &p);
+    const struct graph *g = small_model_graph(a, &p);
     struct layout l;
     layout_make(a, g, &p, 1, &l);
     for (int i = 0; i < g->params.n; i++) {
@@ -238,7 +227,7 @@ static int64_t end_of(const struct buffer *b)
 static void check_offsets(struct plan p, int rank)
 {
     struct arena *a = arena_new("test");
-    const struct graph *g = graph_of(a, &p);
+    const struct graph *g = small_model_graph(a, &p);
     struct program x;
     sched_lower(a, g, &p, rank, true, &adam, &x);
     int64_t classes = 0;
@@ -282,7 +271,7 @@ TEST(residual_gradients_have_one_buffer)
 {
     struct arena *a = arena_new("test");
     const struct plan p = plan_of(1, 1, 1, 1, 2, false);
-    const struct graph *g = graph_of(a, &p);
+    const struct graph *g = small_model_graph(a, &p);
     struct program x;
     int n = 0, last = 0;
     sched_lower(a, g, &p, 0, true, &adam, &x);
@@ -305,7 +294,7 @@ TEST(loss_runs_forward_and_backward_at_once)
 {
     struct arena *a = arena_new("test");
     const struct plan p = plan_of(1, 1, 1, 1, 2, false);
-    const struct graph *g = graph_of(a, &p);
+    const struct graph *g = small_model_graph(a, &p);
     struct program x;
     int n_both = 0, n_eval = 0;
     sched_lower(a, g, &p, 0, true, &adam, &x);
@@ -334,7 +323,7 @@ static void check_text(struct plan p)
     struct str s = str_new(a, 1u << 24);
     struct err e = { 0 };
     char hash[17], again[17];
-    plan_write(&p, graph_of(a, &p), &s, hash);
+    plan_write(&p, small_model_graph(a, &p), &s, hash);
     EXPECTF(plan_parse(s.text, s.bytes, "plan.json", &q, &e), "%s", e.text);
     plan_hash(&q, again);
     EXPECT_TEXT(again, hash);
@@ -360,7 +349,7 @@ static bool measure(void *context, struct plan *p, struct err *e)
 {
     struct arena *a = arena_new("candidate");
     struct program x;
-    const struct graph *g = graph_of(a, p);
+    const struct graph *g = small_model_graph(a, p);
     const bool ok = plan_parts(p) == 1 || cut_choose(g, context, p, e);
     if (ok) {
         sched_lower(a, g, p, 0, true, &adam, &x);
@@ -437,7 +426,7 @@ TEST(search_keeps_the_limit_and_the_order)
 static void check_fullest(struct plan p, int zero)
 {
     struct arena *a = arena_new("test");
-    const struct graph *g = graph_of(a, &p);
+    const struct graph *g = small_model_graph(a, &p);
     struct layout l;
     p.zero = zero;
     int64_t most = 0, fullest = 0;

@@ -1,5 +1,7 @@
-/* small_model.h - the smallest model with every part of DeepSeek-V2 that tests lower and plan, and a plan of one rank. */
+/* small_model.h - the smallest model with every part of DeepSeek-V2 that tests lower and plan, its graph, and a plan of one
+ * rank. */
 #pragma once
+#include "model/deepseek_v2.h"
 #include "model/model_config.h"
 #include "plan/plan.h"
 
@@ -51,4 +53,15 @@ static inline struct plan one_rank_plan(int64_t batch, int64_t sequence, int64_t
                           .tile = 1,
                           .model = "0123456789abcdef",
                           .cluster = "0123456789abcdef" };
+}
+
+/* Of a vocabulary of 96 and a width of 32, for the micro-batches of a plan. */
+static inline struct graph *small_model_graph(struct arena *a, const struct plan *p)
+{
+    struct model_values v;
+    const struct model_options o = { .batch = plan_graph_batch(p),
+                                     .sequence = p->sequence,
+                                     .vocabulary_parts = p->vocabulary_parallel };
+    const struct model_config m = small_model(96, 32);
+    return deepseek_v2_graph(a, &m, &o, &v);
 }

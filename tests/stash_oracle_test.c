@@ -6,11 +6,11 @@
 #include "sched/merge.h"
 #include "sched/sched.h"
 #include "sched/stash.h"
+#include "tests/cbc.h"
 #include "tests/small_model.h"
 #include "tests/test.h"
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 struct problem {
@@ -212,18 +212,9 @@ static void write_program(const struct problem *x, int64_t limit, const char *pa
 
 static double solve(struct arena *a)
 {
-    char line[256] = "";
-    EXPECT_INT(
-        system(arena_printf(a,
-                            "cd '%s' && cbc stash.lp ratio 0.001 sec 10 solve solu stash.txt >/dev/null "
-                            "2>&1",
-                            test_dir())),
-        0);
-    FILE *f = fopen(arena_printf(a, "%s/stash.txt", test_dir()), "r");
-    EXPECT(f && fgets(line, sizeof line, f) && strstr(line, "value"));
-    if (f)
-        fclose(f);
-    return strstr(line, "value") ? strtod(strstr(line, "value") + 5, NULL) : -1;
+    const char *line = cbc_solve(a, "stash", "ratio 0.001 sec 10");
+    EXPECT(strstr(line, "value"));
+    return cbc_value(line);
 }
 
 struct choice {
@@ -264,10 +255,8 @@ TEST(bytes_that_live_on_are_those_of_the_lists)
 TEST(what_is_repeated_is_near_the_best)
 {
     double sum = 0;
-    if (system("command -v cbc >/dev/null 2>&1") != 0) {
-        test_skip("cbc is not installed (coinor-cbc)");
+    if (!have_cbc())
         return;
-    }
     for (int seed = 0; seed < 100; seed++) {
         struct problem x;
         begin(&x, seed);

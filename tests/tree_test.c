@@ -4,7 +4,6 @@
 #include "base/rng.h"
 #include "base/str.h"
 #include "device/device_impl.h"
-#include "model/deepseek_v2.h"
 #include "plan/cut.h"
 #include "plan/search.h"
 #include "plan/tree.h"
@@ -27,14 +26,6 @@ static struct plan plan_of(int ranks, int shards, int64_t micro_of_shard)
     return p;
 }
 
-static struct graph *graph_of(struct arena *a, const struct plan *p)
-{
-    struct model_values v;
-    const struct model_options o = { .batch = plan_graph_batch(p), .sequence = p->sequence };
-    const struct model_config m = small_model(96, 32);
-    return deepseek_v2_graph(a, &m, &o, &v);
-}
-
 /* A worker that computes nothing but sums. */
 struct summer {
     struct arena *arena;
@@ -46,7 +37,7 @@ static struct summer worker_new(const struct plan *p, int rank)
 {
     struct summer w = { .arena = arena_new("worker") };
     struct err e = { 0 };
-    const struct graph *g = graph_of(w.arena, p);
+    const struct graph *g = small_model_graph(w.arena, p);
     EXPECTF(plan_check(p, g, &e), "%s", e.text);
     sched_lower(w.arena, g, p, rank, true, &adam, &w.p);
     w.slab = aligned_alloc(256, (size_t)w.p.memory.peak_bytes);
@@ -262,7 +253,7 @@ static struct plan piped(void)
     p.stages = p.chunks = 2;
     p.n_ranks = p.unit_ranks = 2;
     cluster_cpu(&c, 1, 1, 1);
-    EXPECTF(cut_choose(graph_of(a, &p), &c, &p, &e), "%s", e.text);
+    EXPECTF(cut_choose(small_model_graph(a, &p), &c, &p, &e), "%s", e.text);
     arena_free(a);
     return p;
 }
@@ -289,7 +280,7 @@ static void check_time(struct plan p)
     s.cluster = &c;
     for (int r = 0; r < p.n_ranks; r++) {
         struct program *x = ARENA_NEW(a, struct program, 1);
-        sched_lower(a, graph_of(a, &p), &p, r, true, &adam, x);
+        sched_lower(a, small_model_graph(a, &p), &p, r, true, &adam, x);
         programs[r] = x;
     }
     EXPECTF(sched_simulate(a, &s, &e), "%s", e.text);
@@ -350,7 +341,7 @@ TEST(text_both_ways)
     struct err e = { 0 };
     char hash[17], other[17];
     p.price = (struct plan_price){ 12345, 678 };
-    plan_write(&p, graph_of(a, &p), &text, hash);
+    plan_write(&p, small_model_graph(a, &p), &text, hash);
     EXPECTF(plan_parse(text.text, text.bytes, "plan.json", &back, &e), "%s", e.text);
     EXPECT_INT(back.shards, 8);
     EXPECT_INT(back.price.bytes, 12345);

@@ -1,21 +1,10 @@
 /* A vocabulary in parts: what a tensor group holds of it, where its calls begin, where stages are cut. */
-#include "model/deepseek_v2.h"
 #include "plan/cut.h"
 #include "plan/layout.h"
 #include "sched/sched.h"
 #include "tests/small_model.h"
 #include "tests/test.h"
 #include <string.h>
-
-static struct graph *graph_of(struct arena *a, const struct plan *p)
-{
-    struct model_values v;
-    const struct model_options o = { .batch = plan_graph_batch(p),
-                                     .sequence = p->sequence,
-                                     .vocabulary_parts = p->vocabulary_parallel };
-    const struct model_config m = small_model(96, 32);
-    return deepseek_v2_graph(a, &m, &o, &v);
-}
 
 /* Tensor groups of two. */
 static struct plan plan_of(int ranks, int parts)
@@ -48,7 +37,7 @@ TEST(tensor_groups_split_the_vocabulary)
     struct plan p = plan_of(4, 2);
     struct program x;
     p.head_chunk = 5;
-    sched_lower(a, graph_of(a, &p), &p, 3, true, &adam, &x);
+    sched_lower(a, small_model_graph(a, &p), &p, 3, true, &adam, &x);
     for (int i = 0; i < x.graph->params.n; i++) {
         const char *name = x.graph->params.item[i].name;
         if (strstr(name, "embed_tokens") || strstr(name, "lm_head")) {
@@ -73,7 +62,7 @@ static struct plan piped(struct plan p, int stages)
     struct err e = { 0 };
     cluster_cpu(&c, 1, 1, 1);
     p.stages = stages;
-    EXPECTF(cut_choose(graph_of(a, &p), &c, &p, &e), "%s", e.text);
+    EXPECTF(cut_choose(small_model_graph(a, &p), &c, &p, &e), "%s", e.text);
     arena_free(a);
     return p;
 }

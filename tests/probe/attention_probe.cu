@@ -4,43 +4,20 @@
  * has them. */
 #include "src/cuda/dnn.cu"
 #include "src/ops/attention_dnn.cu"
+#include "tests/probe/normals.cuh"
 extern "C" {
 #include "device/device.h"
 }
 #include <stdio.h>
 enum { N = 4, S = 2048, A = 16, Q = 192, C = 256, V = 128 };
 
-__device__ static inline uint64_t mixed(uint64_t x)
-{
-    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-    return x ^ x >> 31;
-}
-__global__ static void fill_kernel(bf16 *p, int64_t n, uint64_t seed, float scale)
-{
-    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n;
-         i += (int64_t)gridDim.x * blockDim.x) {
-        const uint64_t x = mixed((seed << 40) + (uint64_t)i);
-        const float u = ((uint32_t)x >> 8) * 0x1p-24f + 0x1p-25f, v = (uint32_t)(x >> 40) * 0x1p-24f;
-        p[i] = __float2bfloat16_rn(scale * sqrtf(-2 * logf(u)) * cospif(2 * v));
-    }
-}
 __global__ static void hash_kernel(unsigned long long *sum, const bf16 *p, int64_t n)
 {
     unsigned long long mine = 0;
     for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n;
          i += (int64_t)gridDim.x * blockDim.x)
-        mine += mixed(((uint64_t)i << 16) + ((const uint16_t *)p)[i] + 1);
+        mine += scrambled(((uint64_t)i << 16) + ((const uint16_t *)p)[i] + 1);
     atomicAdd(sum, mine);
-}
-
-static bf16 *normals(int64_t n, uint64_t seed, float scale)
-{
-    bf16 *p = NULL;
-    CUDA_DO(cudaMalloc((void **)&p, (size_t)n * sizeof *p));
-    fill_kernel<<<2048, 256>>>(p, n, seed, scale);
-    LAUNCHED();
-    return p;
 }
 
 static struct {
@@ -100,20 +77,14 @@ static void run_all(dnn_part plan, int64_t n, int64_t h, bool backward)
 
 static double sustained_us(dnn_part plan, int64_t n, int64_t h, bool backward, double seconds)
 {
-    cudaEvent_t event[2];
+    const struct stopwatch w = stopwatch_new(0);
     int runs = 0;
-    float ms;
-    for (int i = 0; i < 2; i++)
-        CUDA_DO(cudaEventCreate(&event[i]));
     for (const double end = seconds * 1e6 / 800; runs < end / 2; runs++)
         run_all(plan, n, h, backward);
-    CUDA_DO(cudaEventRecord(event[0], 0));
+    stopwatch_start(&w);
     for (runs = 0; runs < seconds * 1e6 / 800; runs++)
         run_all(plan, n, h, backward);
-    CUDA_DO(cudaEventRecord(event[1], 0));
-    CUDA_DO(cudaEventSynchronize(event[1]));
-    CUDA_DO(cudaEventElapsedTime(&ms, event[0], event[1]));
-    return 1e3 * (double)ms / runs;
+    return 1e3 * (double)stopwatch_stop(&w) / runs;
 }
 
 static void describe(dnn_part config)

@@ -4,6 +4,7 @@
 #include "src/cuda/gemm.cu"
 #include "src/cuda/gemm_tune.cu"
 #include "src/cuda/library.cuh"
+#include "tests/probe/normals.cuh"
 extern "C" {
 #include "device/device.h"
 }
@@ -26,41 +27,16 @@ static const struct shape_of shapes[] = {
     { "down dw", TR, NO, 2048, 2816, TOKENS, 1 },    { "gate_up dw", TR, NO, 5632, 2048, TOKENS, 1 },
 };
 
-__global__ static void fill_kernel(bf16 *p, int64_t n, uint64_t seed, float scale)
-{
-    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n;
-         i += (int64_t)gridDim.x * blockDim.x) {
-        const uint64_t x = mixed((seed << 40) + (uint64_t)i);
-        const float u = ((uint32_t)x >> 8) * 0x1p-24f + 0x1p-25f, v = (uint32_t)(x >> 40) * 0x1p-24f;
-        p[i] = __float2bfloat16_rn(scale * sqrtf(-2 * logf(u)) * cospif(2 * v));
-    }
-}
-
-static bf16 *normals(int64_t n, uint64_t seed, float scale)
-{
-    bf16 *p = NULL;
-    CUDA_DO(cudaMalloc((void **)&p, (size_t)n * sizeof *p));
-    fill_kernel<<<2048, 256>>>(p, n, seed, scale);
-    LAUNCHED();
-    return p;
-}
-
 /* us of a call, `seconds` long without a pause */
 static double sustained_us(const struct trial *t, const cublasLtMatmulAlgo_t *algorithm, double us,
                            double seconds)
 {
-    cudaEvent_t event[2];
+    const struct stopwatch w = stopwatch_new(t->stream);
     const int n = (int)(seconds * 1e6 / us) + 1;
-    float ms;
-    for (int i = 0; i < 2; i++)
-        CUDA_DO(cudaEventCreate(&event[i]));
-    CUDA_DO(cudaEventRecord(event[0], t->stream));
+    stopwatch_start(&w);
     for (int i = 0; i < n; i++)
         CHECK(gemm_run(t, algorithm) == CUBLAS_STATUS_SUCCESS, "a product that ran does not run again");
-    CUDA_DO(cudaEventRecord(event[1], t->stream));
-    CUDA_DO(cudaEventSynchronize(event[1]));
-    CUDA_DO(cudaEventElapsedTime(&ms, event[0], event[1]));
-    return 1e3 * (double)ms / n;
+    return 1e3 * (double)stopwatch_stop(&w) / n;
 }
 
 static void probe(const struct shape_of *x)

@@ -10,6 +10,7 @@
 #include "src/cuda/library.cuh"
 #include "tests/probe/grouped_host.cuh"
 #include "tests/probe/grouped_model.cuh"
+#include "tests/probe/probe.cuh"
 extern "C" {
 #include "device/device.h"
 }
@@ -63,15 +64,6 @@ static const struct variant variants[] = {
 };
 
 /* -- data -- */
-__device__ static inline float normal(uint64_t seed, uint64_t i)
-{
-    uint64_t x = (seed << 40) + i;
-    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-    x ^= x >> 31;
-    const float u = ((uint32_t)x >> 8) * 0x1p-24f + 0x1p-25f, v = (uint32_t)(x >> 40) * 0x1p-24f;
-    return sqrtf(-2 * logf(u)) * cospif(2 * v);
-}
 /* Rows of padding (behind end[e], up to the tile) get zeros; `end` NULL: there are none. */
 __global__ static void fill_kernel(bf16 *p, int64_t n, int64_t width, float scale, const int32_t *end,
                                    uint64_t seed)
@@ -419,16 +411,13 @@ static int compare_floats(const void *a, const void *b)
 static double median_ms(const struct data *t)
 {
     static float ms[RUNS];
-    cudaEvent_t begin, end;
-    CUDA_DO(cudaEventCreate(&begin));
-    CUDA_DO(cudaEventCreate(&end));
+    const struct stopwatch w = stopwatch_new(0);
     for (int i = -WARM; i < RUNS; i++) {
-        CUDA_DO(cudaEventRecord(begin, 0));
+        stopwatch_start(&w);
         run(t);
-        CUDA_DO(cudaEventRecord(end, 0));
-        CUDA_DO(cudaEventSynchronize(end));
+        const float one = stopwatch_stop(&w);
         if (i >= 0)
-            CUDA_DO(cudaEventElapsedTime(&ms[i], begin, end));
+            ms[i] = one;
     }
     qsort(ms, RUNS, sizeof *ms, compare_floats);
     return ms[RUNS / 2];
@@ -437,20 +426,14 @@ static double median_ms(const struct data *t)
 /* Of a run, in a queue that is never empty. */
 static double sustained_ms(const struct data *t, double ms)
 {
-    cudaEvent_t begin, end;
-    float all;
+    const struct stopwatch w = stopwatch_new(0);
     const int heating = (int)(1e3 * HEATING_S / ms) + 1, n = (int)(1e3 * SUSTAINED_S / ms) + 1;
-    CUDA_DO(cudaEventCreate(&begin));
-    CUDA_DO(cudaEventCreate(&end));
     for (int i = 0; i < heating + n; i++) {
         if (i == heating)
-            CUDA_DO(cudaEventRecord(begin, 0));
+            stopwatch_start(&w);
         run(t);
     }
-    CUDA_DO(cudaEventRecord(end, 0));
-    CUDA_DO(cudaEventSynchronize(end));
-    CUDA_DO(cudaEventElapsedTime(&all, begin, end));
-    return (double)all / n;
+    return (double)stopwatch_stop(&w) / n;
 }
 
 static int probe(const struct variant *v)
