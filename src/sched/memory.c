@@ -76,7 +76,8 @@ static int touch_all(struct program *p, struct arena *a)
         const struct span *span = lanes_spans(a, p, (enum list_kind)k);
         for (int i = 0; i < p->list[k].n; i++) {
             touch_instr(p, &p->list[k].item[i], begin + span[i].first);
-            touch_instr(p, &p->list[k].item[i], begin + span[i].last);
+            if (span[i].last != span[i].first)
+                touch_instr(p, &p->list[k].item[i], begin + span[i].last);
         }
         begin += p->list[k].n;
     }
