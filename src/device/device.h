@@ -55,6 +55,10 @@ struct device {
     void (*lanes)(int n_places, int blocks_left);
     void (*place)(int which);
     void (*behind)(int which);
+    /* What the time of the lane of compute goes to, waiting for the other one included: from here on to this kind, until the
+     * next call. spent adds what has passed by now to seconds[kind], without a wait; NULL where the clock of the host tells. */
+    void (*spend_on)(int kind);
+    void (*spent)(double *seconds);
     /* Makes weights in place, with the low bits of the master (NULL: not wanted); NULL where the host does it. */
     void (*fill)(void *weight, void *low, enum master master, const struct rng_fill *f);
     void (*sum)(const struct device_sum *s);

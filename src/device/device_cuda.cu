@@ -135,6 +135,45 @@ static void behind(int which)
     CUDA_DO(cudaStreamWaitEvent(lanes[in_use], places_[which], 0));
 }
 
+/* When the lane of compute came to a change of kind: a ring of those that are not counted yet. */
+enum { CHANGES = 1 << 14 };
+static struct change {
+    cudaEvent_t event; /* NULL: not made yet */
+    int kind;
+} changes[CHANGES];
+static int64_t first_change, n_changes; /* numbers: place modulo CHANGES */
+
+static struct change *change_at(int64_t i)
+{
+    return &changes[i % CHANGES];
+}
+
+/* A full ring, whose beginning nobody asked for, forgets it. */
+static void spend_on(int kind)
+{
+    if (n_changes > first_change && change_at(n_changes - 1)->kind == kind)
+        return;
+    if (n_changes - first_change == CHANGES)
+        first_change++;
+    struct change *c = change_at(n_changes++);
+    if (!c->event)
+        CUDA_DO(cudaEventCreate(&c->event));
+    c->kind = kind;
+    CUDA_DO(cudaEventRecord(c->event, lanes[LANE_COMPUTE]));
+}
+
+static void spent(double *seconds)
+{
+    for (; first_change + 1 < n_changes; first_change++) {
+        float ms = 0;
+        if (cudaEventQuery(change_at(first_change + 1)->event) == cudaErrorNotReady)
+            return;
+        CUDA_DO(
+            cudaEventElapsedTime(&ms, change_at(first_change)->event, change_at(first_change + 1)->event));
+        seconds[change_at(first_change)->kind] += 1e-3 * ms;
+    }
+}
+
 enum { TOUCH_BYTES = 1 << 24 }; /* of a task */
 
 static void touch(void *memory, int64_t task)
@@ -252,12 +291,12 @@ static int64_t used(void)
     return (int64_t)(total - available);
 }
 
-static const struct device cuda = { "cuda",       CUDA,      allocate,  release,  put,
-                                    get,          copy,      zero,      wait_,    host_allocate,
-                                    host_release, put_later, get_later, mark,     reach,
-                                    stream,       lane,      use_lanes, place,    behind,
-                                    fill,         sum,       move,      identity, record_begin,
-                                    record_end,   replay,    forget,    used,     memory };
+static const struct device cuda = { "cuda",    CUDA,     allocate,     release,       put,          get,
+                                    copy,      zero,     wait_,        host_allocate, host_release, put_later,
+                                    get_later, mark,     reach,        stream,        lane,         use_lanes,
+                                    place,     behind,   spend_on,     spent,         fill,         sum,
+                                    move,      identity, record_begin, record_end,    replay,       forget,
+                                    used,      memory };
 
 extern "C" const struct device *device_cuda(void)
 {

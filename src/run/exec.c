@@ -74,7 +74,8 @@ void exec_reach(struct exec *x, int turn)
 {
     const double before = exec_now();
     x->device->reach(turn);
-    x->seconds[COST_COMPUTE] += exec_now() - before;
+    if (!x->device->spent)
+        x->seconds[COST_COMPUTE] += exec_now() - before;
 }
 
 enum { PIECE = 1 << 20 }; /* elements that are converted at once */
@@ -359,11 +360,19 @@ static void join(const struct exec *x, bool beside)
     lane(x, false);
 }
 
-static void enter(const struct exec *x, const struct list *list, const struct instr *in)
+/* Compute that waits for another lane spends that time on what it waits for. */
+static void enter(const struct exec *x, enum list_kind which, const struct instr *in)
 {
+    const struct instr *other = in->after ? &x->program->list[which].item[in->after - 1] : NULL;
+    const bool tells = x->device->spend_on && !in->beside;
     lane(x, in->beside);
-    if (in->after && has_lanes(x))
-        x->device->behind(list->item[in->after - 1].mark - 1);
+    if (other && has_lanes(x)) {
+        if (tells)
+            x->device->spend_on(sched_cost_class(other, which));
+        x->device->behind(other->mark - 1);
+    }
+    if (tells)
+        x->device->spend_on(sched_cost_class(in, which));
 }
 
 static void leave(const struct exec *x, const struct instr *in)
@@ -404,7 +413,7 @@ static bool run_section(struct exec *x, enum list_kind which, struct section s)
         }
         run_late(x, which, in->after);
         comm_doing_instruction(in->name, list_name[which], i);
-        enter(x, list, in);
+        enter(x, which, in);
         const int at = i, behind = stretch_run(x, which, i);
         if (behind > i) {
             i = behind - 1;
@@ -422,7 +431,8 @@ static bool run_section(struct exec *x, enum list_kind which, struct section s)
         const double now = exec_now();
         if (x->spent[which])
             x->spent[which][at] += now - before;
-        x->seconds[sched_cost_class(in, which)] += now - before;
+        if (!x->device->spent)
+            x->seconds[sched_cost_class(in, which)] += now - before;
         before = now;
     }
     return true;
@@ -437,6 +447,12 @@ bool exec_run_section(struct exec *x, enum list_kind which, struct section s, in
     join(x, false);
     x->slot = 0;
     return ok;
+}
+
+void exec_count_times(struct exec *x)
+{
+    if (x->device->spent)
+        x->device->spent(x->seconds);
 }
 
 bool exec_run(struct exec *x, enum list_kind which)

@@ -36,7 +36,7 @@ struct exec {
     bool replays, must_replay;
     int64_t record_bytes;         /* device memory that the records took */
     int64_t *scratch;             /* 8 arrays of n_ranks for exchanges */
-    double seconds[COST_CLASSES]; /* since cleared */
+    double seconds[COST_CLASSES]; /* since cleared: on the host's clock, or the device's where it has one */
     double *spent[LISTS]; /* seconds by instruction, since cleared; NULL = not asked for (it makes every
                                    * instruction wait for the device) */
 };
@@ -64,4 +64,6 @@ void exec_reach(struct exec *x, int turn); /* until what exec_run_turn() asked f
 /* n elements of dtype t at r, as floats on the host, and back (rounded to nearest even). */
 void exec_get_floats(const struct exec *x, float *to, struct ref r, enum dtype t, int64_t n);
 void exec_put_floats(struct exec *x, struct ref r, enum dtype t, const float *from, int64_t n);
+/* Adds to x->seconds what the device has done by now. */
+void exec_count_times(struct exec *x);
 double exec_now(void); /* seconds */

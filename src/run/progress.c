@@ -128,8 +128,7 @@ void progress_compare(struct run *r)
     const double n = (double)m->n_steps, *each = m->class_seconds;
     if (comm_rank() != 0 || r->config->json || m->n_steps == 0)
         return;
-    printf("predicted and measured time of a step (mean of %lld after the first)%s:\n", (long long)m->n_steps,
-           r->setup.backend == CUDA ? "; parts are those of the host, which waits in compute" : "");
+    printf("predicted and measured time of a step (mean of %lld after the first):\n", (long long)m->n_steps);
     compare("step", p->step_us, m->seconds / n);
     compare("compute", p->compute_us, each[COST_COMPUTE] / n);
     compare("exchange", p->exchange_us, each[COST_EXCHANGE] / n);

@@ -253,6 +253,7 @@ static bool one_step(struct run *r, struct step_report *report, struct err *e)
         r->outside_bytes[1] = exec_outside(x);
     p->loss = report->result.loss;
     report->seconds = exec_now() - start;
+    exec_count_times(x);
     memcpy(report->times, x->seconds, sizeof report->times);
     report->rounds = x->most_rounds;
     return true;

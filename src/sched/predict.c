@@ -152,6 +152,8 @@ enum cost_class sched_cost_class(const struct instr *in, enum list_kind which)
     case RUN_TENSOR_SCATTER:
     case RUN_PASS_OUT:
     case RUN_PASS_IN:
+    case RUN_ROUND:
+    case RUN_ROUND_END:
         return COST_EXCHANGE;
     case RUN_REDUCE:
     case RUN_MIRROR:

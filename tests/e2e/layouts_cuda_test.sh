@@ -28,6 +28,9 @@ layout() { # NAME RANKS OPTIONS...
 layout ranks-4 4 && close_to ranks-4 ranks-4 one-rank $reordered
 planned=$(sed -n 's/^memory of the largest rank: \([0-9]*\) bytes allocated, \([0-9]*\) bytes planned/\1 \2/p' ranks-4.out)
 if [ -n "$planned" ] && [ "${planned% *}" = "${planned#* }" ]; then passed "ranks-4: planned = allocated"; else failed "ranks-4: planned, allocated: $planned" ranks-4.out; fi
+parts=$(awk '/^predicted and measured time/ {on = 1} on && $1 == "step" {step = $4} on && /^  (compute|exchange|reduce|optimizer) / {sum += $4}
+    END {if (step > 0) printf "%.2f", sum / step}' ranks-4.out)
+if [ -n "$parts" ] && awk "BEGIN {exit !($parts > 0.8 && $parts < 1.2)}"; then passed "ranks-4: the parts of a step, by the device's clock, make $parts of it"; else failed "ranks-4: parts of a step make $parts of it" ranks-4.out; fi
 layout zero-2 4 --zero 2 --expert_parallel 2 && close_to zero-2 zero-2 one-rank $reordered
 layout zero-3 4 --zero 3 --recompute 1000 && close_to zero-3 zero-3 one-rank $reordered
 layout tensor-2 4 --tensor_parallel 2 --expert_parallel 2 && close_to tensor-2 tensor-2 one-rank $reordered
