@@ -1,12 +1,21 @@
-/* comm_test.c - bulk calls between ranks, on the host's memory and on a device behind staging: here a device that is
- * memory of its own. Alone, one rank; tests/e2e/comm_test.sh starts several. */
+/* comm_test.c - bulk calls between ranks, on the host's memory, on that of peers, and on a device behind staging: here a
+ * device that is memory of its own. Alone, one rank; tests/e2e/comm_test.sh starts several. */
 #include "device/comm.h"
 #include "device/device.h"
 #include "tests/test.h"
 #include <stdlib.h>
 #include <string.h>
 
+enum {
+    MOST = 8,
+    ROWS = 64,
+    EACH = 2000,
+    LONG = 30000
+}; /* a long range is more than staging holds: it goes in pieces */
 static struct arena *arena;
+static struct { /* what is shared with peers */
+    int32_t out[ROWS][3], in[ROWS][3], all[MOST * LONG];
+} memory;
 
 static void identity(unsigned char id[16])
 {
@@ -43,11 +52,10 @@ static int64_t rows_from_to(int i, int m)
 
 static void try_exchange(const struct comm_group *g, int n, int index)
 {
-    enum { MOST = 8, ROWS = 64 };
     int64_t send_rows[MOST], send_at[MOST], recv_rows[MOST], recv_at[MOST], sent = 1, received = 2;
-    int32_t out[ROWS][3], in[ROWS][3];
-    memset(out, 0, sizeof out);
-    memset(in, 0, sizeof in);
+    int32_t(*out)[3] = memory.out, (*in)[3] = memory.in;
+    memset(memory.out, 0, sizeof memory.out);
+    memset(memory.in, 0, sizeof memory.in);
     for (int m = 0; m < n; m++) {
         send_rows[m] = rows_from_to(index, m);
         recv_rows[m] = rows_from_to(m, index);
@@ -71,12 +79,7 @@ static void try_exchange(const struct comm_group *g, int n, int index)
 
 static void try_gathers(const struct comm_group *g, int n, int index)
 {
-    enum {
-        MOST = 8,
-        EACH = 2000,
-        LONG = 30000
-    }; /* a long range is more than staging holds: it goes in pieces */
-    static int32_t all[MOST * LONG];
+    int32_t *const all = memory.all;
     int64_t cut[MOST + 1] = { 0 };
     for (int i = 0; i < MOST * LONG; i++)
         all[i] = -1;
@@ -147,6 +150,33 @@ TEST(groups_exchange_memory_of_the_host)
         comm_split(arena, "again", 0);
     try_groups();
     try_messages();
+}
+
+static enum device_lane lane_in_use;
+
+static enum device_lane lane_now(void)
+{
+    return lane_in_use;
+}
+
+/* Calls of both lanes, which count apart; more of them than a ring has pages. */
+TEST(groups_fetch_from_the_memory_of_peers)
+{
+    static struct device two;
+    struct err e = { 0 };
+    two = device_cpu;
+    two.lane_now = lane_now;
+    if (!comm_use(&two, COMM_PEER, &e)) {
+        test_skip("%s", e.text);
+        return;
+    }
+    EXPECT(comm_by_peers() == (comm_ranks() > 1));
+    comm_share(&memory, sizeof memory);
+    for (int i = 0; i < 30; i++) {
+        lane_in_use = i % 3 ? LANE_COMPUTE : LANE_SIDE;
+        try_groups();
+    }
+    comm_unshare(&memory);
 }
 
 TEST(groups_exchange_memory_of_a_device_through_the_host)

@@ -1,4 +1,5 @@
-/* comm.c - bulk calls of comm.h: MPI for memory of the host, NCCL for that of a device, or MPI with staging. */
+/* comm.c - bulk calls of comm.h: MPI for memory of the host, NCCL for that of a device, or MPI with staging; copies from the
+ * memory of peers for either. */
 #include "base/err.h"
 #include "device/comm_impl.h"
 #include "device/device.h"
@@ -7,7 +8,7 @@
 #include <string.h>
 
 static const struct device *device; /* NULL: the host's memory is used as it is */
-static bool by_nccl;
+static bool by_nccl, by_peers;
 static int sharers = 1;
 static const char *doing = "start";
 static char *staging[2];
@@ -41,6 +42,23 @@ bool comm_on_device(void)
     return by_nccl;
 }
 
+bool comm_by_peers(void)
+{
+    return by_peers;
+}
+
+void comm_share(void *memory, size_t bytes)
+{
+    if (by_peers && !peer_share(memory, bytes))
+        die("%s: %zu bytes cannot be shared with the other ranks of this machine", doing, bytes);
+}
+
+void comm_unshare(void *memory)
+{
+    if (by_peers)
+        peer_unshare(memory);
+}
+
 int comm_sharers(void)
 {
     return sharers;
@@ -51,8 +69,9 @@ const char *comm_name(void)
     static char text[256];
     if (!mpi_active())
         return "none (one rank)";
-    snprintf(text, sizeof text, "%s%s%.180s%s", by_nccl ? nccl_name() : "", by_nccl ? ", " : "",
-             comm_library(), device && !by_nccl ? ", staged on the host" : "");
+    snprintf(text, sizeof text, "%s%s%s%.160s%s", by_peers ? "copies between peers, " : "",
+             by_nccl ? nccl_name() : "", by_nccl ? ", " : "", comm_library(),
+             device && !by_nccl && !by_peers ? ", staged on the host" : "");
     return text;
 }
 
@@ -84,19 +103,42 @@ static bool same_backend(const struct answer *all, int n, struct err *e)
     return true;
 }
 
+/* Can every rank reach the memory of the others on its machine? */
+static bool reach_peers(const struct device *d)
+{
+    static int able[MAX_RANKS];
+    able[comm_rank()] = peer_open(d);
+    mpi_gather_all(able, sizeof *able);
+    for (int i = 0; i < comm_ranks(); i++)
+        if (!able[i])
+            return false;
+    return true;
+}
+
+/* Copies between peers. Where they serve all ranks nothing else is needed. */
+static bool use_peers(const struct device *d, struct err *e)
+{
+    by_peers = comm_ranks() > 1 && reach_peers(d);
+    return by_peers || comm_ranks() == 1 ||
+           err_code(
+               e, EXIT_WORLD,
+               "--comm peer: the ranks of a machine cannot read each other's memory; use another --comm");
+}
+
 bool comm_use(const struct device *d, enum comm_way way, struct err *e)
 {
     static struct answer all[MAX_RANKS];
     struct err why = { 0 };
     bool everywhere = true;
     struct answer *mine = &all[comm_rank()];
+    by_peers = false;
     mine->backend = (int)d->backend;
     if (d->backend == CUDA) {
         d->identity(mine->gpu);
         mine->has_library = way != COMM_MPI && (way == COMM_NCCL || comm_ranks() > 1) && nccl_open(&why);
     }
     mpi_gather_all(all, sizeof *mine);
-    if (!same_backend(all, comm_ranks(), e))
+    if (!same_backend(all, comm_ranks(), e) || (way == COMM_PEER && !use_peers(d, e)))
         return false;
     if (d->backend == CPU)
         return way != COMM_NCCL ||
@@ -112,7 +154,8 @@ bool comm_use(const struct device *d, enum comm_way way, struct err *e)
                         sharers);
     if (way == COMM_NCCL && !everywhere)
         return err_code(e, EXIT_WORLD, "%s", why.code ? why.text : "another rank finds no libnccl.so.2");
-    by_nccl = way != COMM_MPI && everywhere && sharers == 1 && comm_ranks() > 1;
+    by_nccl = way != COMM_MPI && everywhere && sharers == 1 && comm_ranks() > 1 &&
+              !(by_peers && comm_local_ranks() == comm_ranks());
     return true;
 }
 
@@ -132,7 +175,7 @@ void comm_limit(int multiprocessors)
 
 void comm_reserve(size_t bytes)
 {
-    if (!device || by_nccl || bytes <= staging_bytes)
+    if (!device || by_nccl || bytes <= staging_bytes || (by_peers && comm_local_ranks() == comm_ranks()))
         return;
     for (int i = 0; i < 2; i++)
         staging[i] = host_memory(staging[i], bytes);
@@ -144,7 +187,7 @@ static void exercise(const struct comm_group *g)
 {
     static int64_t ids[2 * MAX_RANKS], one[MAX_RANKS + 1], at[MAX_RANKS + 1], cut[MAX_RANKS + 1];
     const size_t bytes = sizeof *ids * (size_t)g->n;
-    char *room = device->allocate(2 * bytes);
+    char *room = g->peer ? peer_room(2 * bytes) : device->allocate(2 * bytes);
     for (int m = 0; m <= g->n; m++) {
         at[m] = m;
         cut[m] = m * (int64_t)sizeof *ids;
@@ -162,7 +205,8 @@ static void exercise(const struct comm_group *g)
         CHECK(ids[m] == 1 + m && ids[g->n + m] == 1 + g->index,
               "group \"%s\": from member %d came %lld, %lld", g->name, m, (long long)ids[m],
               (long long)ids[g->n + m]);
-    device->release(room);
+    if (!g->peer)
+        device->release(room);
 }
 
 struct comm_group *comm_split(struct arena *a, const char *name, int color)
@@ -175,7 +219,8 @@ struct comm_group *comm_split(struct arena *a, const char *name, int color)
     comm_doing("start: the first use of a group");
     watch_group(g.ranks);
     struct comm_group *made = ARENA_NEW(a, struct comm_group, 1);
-    if (by_nccl && !nccl_comms[g.mpi]) {
+    g.peer = by_peers ? peer_join(&g) : NULL;
+    if (by_nccl && !g.peer && !nccl_comms[g.mpi]) {
         if (g.index == 0)
             nccl_id(id);
         mpi_broadcast(&g, 0, id, sizeof id);
@@ -197,6 +242,7 @@ void comm_leave_groups(void)
         if (nccl_comms[i])
             nccl_leave(nccl_comms[i]);
     memset(nccl_comms, 0, sizeof nccl_comms);
+    peer_close();
 }
 
 static void check_staging(const struct comm_group *g, size_t bytes)
@@ -209,6 +255,10 @@ void comm_gather_in_place(const struct comm_group *g, void *all, size_t bytes)
 {
     if (!g)
         return;
+    if (g->peer) {
+        peer_gather(g, all, bytes);
+        return;
+    }
     if (by_nccl) {
         nccl_gather(g, all, bytes, device->stream());
         return;
@@ -241,6 +291,10 @@ void comm_gather_ranges(const struct comm_group *g, void *all, const int64_t *cu
 {
     if (!g)
         return;
+    if (g->peer) {
+        peer_gather_ranges(g, all, cut);
+        return;
+    }
     if (by_nccl) {
         nccl_gather_ranges(g, all, cut, device->stream());
         return;
@@ -286,7 +340,9 @@ static void staged_exchange(const struct comm_group *g, const char *send, char *
 void comm_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *r,
                    int64_t row_bytes)
 {
-    if (g && by_nccl) {
+    if (g && g->peer) {
+        peer_exchange(g, send, recv, r, row_bytes);
+    } else if (g && by_nccl) {
         nccl_exchange(g, send, recv, r, row_bytes, device->stream());
     } else if (g && device) {
         staged_exchange(g, send, recv, r, row_bytes);

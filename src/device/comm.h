@@ -4,7 +4,8 @@
  *   small things of the host  comm_barrier ... comm_max: always MPI, over all ranks
  *   bulk                      comm_gather_in_place, comm_gather_ranges, comm_exchange: where comm_use() said that
  *                             buffers lie. On the host they block until buffers may be reused; on a device they are
- *                             ordered with the kernels of its stream: by NCCL, or by MPI with staging on the host
+ *                             ordered with the kernels of its stream: by NCCL, or by MPI with staging on the host.
+ *                             Between ranks of one machine also by copies from each other's memory (comm_share)
  *   from one rank to another  comm_post, comm_fetch: by MPI, from and to where buffers lie */
 #pragma once
 #include "base/arena.h"
@@ -12,9 +13,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 struct device;
-struct comm_group;                                /* NULL stands for this rank alone */
-enum comm_way { COMM_AUTO, COMM_NCCL, COMM_MPI }; /* the words of --comm */
-enum { COMM_DEVICE_BYTES = 1 << 30 };             /* kept free on a device for NCCL: an estimate */
+struct comm_group;                                           /* NULL stands for this rank alone */
+enum comm_way { COMM_AUTO, COMM_PEER, COMM_NCCL, COMM_MPI }; /* the words of --comm */
+enum { COMM_DEVICE_BYTES = 1 << 30 };                        /* kept free on a device for NCCL: an estimate */
 /* Once, before threads; installs the stop hook of err.h, and watches from now on that no rank goes away. false, on every rank, where the launcher's variables contradict each other or MPI. */
 bool comm_start(struct err *e);
 void comm_stop(void);
@@ -29,10 +30,15 @@ int comm_local_rank(void);      /* 0 .. comm_local_ranks() - 1 */
 const char *comm_name(void);    /* of what connects the ranks of this run */
 const char *comm_library(void); /* that this program is linked with */
 /* Bulk data lies on `d` from now on. Before comm_split(), by all ranks; all get the same answer. COMM_AUTO: NCCL where
- * every rank has a GPU of its own and all find the library, else MPI. */
+ * every rank has a GPU of its own and all find the library, else MPI. COMM_PEER: copies where all ranks of a group are on
+ * one machine, for others as COMM_AUTO. */
 bool comm_use(const struct device *d, enum comm_way way, struct err *e);
 bool comm_on_device(void); /* NCCL moves bulk data */
-int comm_sharers(void);    /* most ranks that share one GPU; 1 on the CPU */
+bool comm_by_peers(void);  /* ranks of a machine fetch bulk data from each other's memory */
+/* Where comm_by_peers(), bulk calls between ranks of a machine want memory that is shared: what the device's allocate gave, by all ranks in the same order. */
+void comm_share(void *memory, size_t bytes);
+void comm_unshare(void *memory); /* before it is released */
+int comm_sharers(void);          /* most ranks that share one GPU; 1 on the CPU */
 /* Bulk calls take at most so many multiprocessors of a device; before the first comm_split(). 0 = as many as they like. */
 void comm_limit(int multiprocessors);
 /* Host memory for staging, twice: no call moves more bytes at once. Nothing is taken where none is needed. */

@@ -4,10 +4,11 @@
 enum { MAX_RANKS = 4096, MAX_GROUPS = 16 };
 struct comm_group {
     const char *name;
-    int n, index;   /* members; which of them this rank is */
-    int mpi;        /* number of its communicator, the same for groups of the same ranks */
-    uint64_t ranks; /* hash of the members */
-    void *nccl;     /* ncclComm_t; NULL: not used */
+    int n, index;            /* members; which of them this rank is */
+    int mpi;                 /* number of its communicator, the same for groups of the same ranks */
+    uint64_t ranks;          /* hash of the members */
+    void *nccl;              /* ncclComm_t; NULL: not used */
+    struct peer_group *peer; /* comm_peer.c; NULL: not used */
 };
 const char *comm_what(void);  /* as comm_doing() said; never NULL */
 void comm_leave_groups(void); /* before MPI is left */
@@ -21,7 +22,8 @@ void *mpi_requests(struct arena *a, int n);
 void mpi_wait(void *requests, int which);
 void mpi_send(void *requests, int which, int to, int tag, const void *from, size_t bytes);
 void mpi_receive(int from, int tag, void *to, size_t bytes);
-void mpi_gather_all(void *all, size_t bytes); /* as mpi_gather, over all ranks */
+void mpi_gather_all(void *all, size_t bytes);  /* as mpi_gather, over all ranks */
+void mpi_node_gather(void *all, size_t bytes); /* over the ranks of this machine */
 void mpi_gather(const struct comm_group *g, void *all, size_t bytes);
 void mpi_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *rows,
                   int64_t row_bytes);
@@ -40,3 +42,16 @@ void nccl_gather(const struct comm_group *g, void *all, size_t bytes, void *stre
 void nccl_gather_ranges(const struct comm_group *g, void *all, const int64_t *cut, void *stream);
 void nccl_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *rows,
                    int64_t row_bytes, void *stream);
+
+/* comm_peer.c: memory that was shared, in the order of the lane in use. Calls that all ranks of the machine make: */
+bool peer_open(const struct device *d); /* false: this rank cannot, though others may */
+bool peer_share(void *memory, size_t bytes);
+void peer_unshare(void *memory); /* waits for the others */
+void peer_close(void);
+void *peer_room(size_t bytes); /* shared memory for first calls */
+/* NULL: not all members are on this machine. */
+struct peer_group *peer_join(const struct comm_group *g);
+void peer_gather(const struct comm_group *g, void *all, size_t bytes);
+void peer_gather_ranges(const struct comm_group *g, void *all, const int64_t *cut);
+void peer_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *rows,
+                   int64_t row_bytes);

@@ -221,6 +221,13 @@ void mpi_gather_all(void *all, size_t bytes)
         OK_ALL(MPI_Allgather(MPI_IN_PLACE, 0, MPI_BYTE, all, (int)bytes, MPI_BYTE, MPI_COMM_WORLD));
 }
 
+void mpi_node_gather(void *all, size_t bytes)
+{
+    if (active)
+        OK_OF("the ranks of this machine", 0,
+              MPI_Allgather(MPI_IN_PLACE, 0, MPI_BYTE, all, (int)bytes, MPI_BYTE, node));
+}
+
 void mpi_gather(const struct comm_group *g, void *all, size_t bytes)
 {
     CHECK(bytes <= INT_MAX, "%zu bytes from each member", bytes);

@@ -109,7 +109,7 @@ void nccl_limit(int multiprocessors)
 void nccl_id(char id[NCCL_ID_BYTES])
 {
     struct id made;
-    const struct comm_group nobody = { "to be made", 0, 0, 0, 0, NULL };
+    const struct comm_group nobody = { .name = "to be made" };
     check(&nobody, nccl.get_id(&made), "ncclGetUniqueId");
     memcpy(id, made.bytes, sizeof made.bytes);
 }

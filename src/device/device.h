@@ -23,6 +23,10 @@ struct device_move {
     int64_t n_segments, tile, n_rows, row_bytes; /* rows that `rows` has; bytes: a multiple of 4 */
     bool pack; /* to `packed`; else from there, and rows between the end and the next tile become zeros */
 };
+/* For memory that another process may attach. */
+struct device_ticket {
+    unsigned char bytes[64];
+};
 enum { DEVICE_MARKS = 2 };
 /* Lanes work beside each other, each in the order of its calls. */
 enum device_lane { LANE_COMPUTE, LANE_SIDE };
@@ -55,6 +59,18 @@ struct device {
     void (*lanes)(int n_places, int blocks_left);
     void (*place)(int which);
     void (*behind)(int which);
+    enum device_lane (*lane_now)(void); /* NULL: always that of compute */
+    /* Memory that the ranks of a machine read from each other without the owner's help. share: a ticket for what allocate
+     * gave; attach: what that ticket of another process stands for, NULL where it cannot be reached; fetch: bytes from
+     * byte `at` on of it, as copy. see: host memory that all ranks map, before meet is called with words of it; meet: sets this
+     * rank's word (of n) to `call`, and what follows waits until all words have come to it (in cyclic order). NULL: no
+     * such thing. */
+    bool (*share)(void *memory, struct device_ticket *t);
+    void *(*attach)(const struct device_ticket *t);
+    void (*detach)(void *attached);
+    void (*fetch)(void *to, void *attached, int64_t at, size_t bytes);
+    bool (*see)(void *host, size_t bytes);
+    void (*meet)(uint32_t *const *word, int n, int mine, uint32_t call);
     /* What the time of the lane of compute goes to, waiting for the other one included: from here on to this kind, until the
      * next call. spent adds what has passed by now to seconds[kind], without a wait; NULL where the clock of the host tells. */
     void (*spend_on)(int kind);

@@ -107,6 +107,21 @@ static void lane(enum device_lane which)
     in_use = which;
 }
 
+static enum device_lane lane_now(void)
+{
+    return (enum device_lane)in_use;
+}
+
+static void fetch(void *to, void *attached, int64_t at, size_t bytes)
+{
+    copy(to, (const char *)attached + at, bytes);
+}
+
+static void meet(uint32_t *const *word, int n, int mine, uint32_t call)
+{
+    device_meet_cuda(word, n, mine, call, lanes[in_use]);
+}
+
 extern "C" int cuda_blocks_left(void)
 {
     return blocks_left_;
@@ -291,12 +306,45 @@ static int64_t used(void)
     return (int64_t)(total - available);
 }
 
-static const struct device cuda = { "cuda",    CUDA,     allocate,     release,       put,          get,
-                                    copy,      zero,     wait_,        host_allocate, host_release, put_later,
-                                    get_later, mark,     reach,        stream,        lane,         use_lanes,
-                                    place,     behind,   spend_on,     spent,         fill,         sum,
-                                    move,      identity, record_begin, record_end,    replay,       forget,
-                                    used,      memory };
+static const struct device cuda = { "cuda",
+                                    CUDA,
+                                    allocate,
+                                    release,
+                                    put,
+                                    get,
+                                    copy,
+                                    zero,
+                                    wait_,
+                                    host_allocate,
+                                    host_release,
+                                    put_later,
+                                    get_later,
+                                    mark,
+                                    reach,
+                                    stream,
+                                    lane,
+                                    use_lanes,
+                                    place,
+                                    behind,
+                                    lane_now,
+                                    device_share_cuda,
+                                    device_attach_cuda,
+                                    device_detach_cuda,
+                                    fetch,
+                                    device_see_cuda,
+                                    meet,
+                                    spend_on,
+                                    spent,
+                                    fill,
+                                    sum,
+                                    move,
+                                    identity,
+                                    record_begin,
+                                    record_end,
+                                    replay,
+                                    forget,
+                                    used,
+                                    memory };
 
 extern "C" const struct device *device_cuda(void)
 {

@@ -248,6 +248,7 @@ void exec_new(struct arena *a, struct program *p, const struct device *d, int bl
     x->slab = d->allocate((size_t)p->memory.peak_bytes);
     if (d->backend != CPU) /* sums and moments begin at zero; the host's slab is zero already */
         d->zero(x->slab, (size_t)p->memory.peak_bytes);
+    comm_share(x->slab, (size_t)p->memory.peak_bytes);
     for (int k = 0; k < LISTS; k++)
         bind_list(a, x, (enum list_kind)k);
     upload_constants(x);
@@ -265,6 +266,7 @@ void exec_free(struct exec *x)
     stretch_free(x);
     for (int i = 0; i < x->program->n_outboxes; i++)
         comm_outbox_free(x->outbox[i]);
+    comm_unshare(x->slab);
     x->device->release(x->slab);
     memset(x->inputs, 0, sizeof x->inputs);
     x->slab = NULL;

@@ -64,6 +64,8 @@ static void measure(struct arena *a, const struct device *d, const char *name, i
         *arrays[i] = ARENA_NEW(a, int64_t, n);
     t.from = d->allocate(LINKS_BYTES);
     t.to = d->allocate(LINKS_BYTES);
+    comm_share(t.from, LINKS_BYTES);
+    comm_share(t.to, LINKS_BYTES);
     d->zero(t.from, LINKS_BYTES);
     d->zero(t.to, LINKS_BYTES);
     *out = (struct link){ 0 };
@@ -71,6 +73,8 @@ static void measure(struct arena *a, const struct device *d, const char *name, i
     out->bytes_per_s[TRANSFER_GATHER] = rate_of(&t, gather, &out->latency_us);
     out->bytes_per_s[TRANSFER_REDUCE] =
         out->bytes_per_s[TRANSFER_EXCHANGE]; /* run/collect.c exchanges, then adds */
+    comm_unshare(t.to);
+    comm_unshare(t.from);
     d->release(t.from);
     d->release(t.to);
 }

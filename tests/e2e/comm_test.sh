@@ -15,9 +15,12 @@ shows_means() { # NAME PATTERN
 }
 shows_means auto MPI
 ok "--comm mpi on the CPU" train 2 mpi $common --comm mpi
+ok "--comm peer on the CPU" train 2 peer $common --comm peer
+shows_means peer 'copies between peers'
+same peer peer mpi
 refused "--comm nccl on the CPU" 2 '--comm nccl .*CPU' "$moec" train --model_id model --dataset_path data $common --comm nccl
 refused "--comm nccl in eval on the CPU" 2 '--comm nccl .*CPU' "$moec" eval --model_id model --dataset_path data --comm nccl
-refused "--comm of another word" 2 'auto\|nccl\|mpi|auto, nccl' "$moec" train --model_id model --dataset_path data $common --comm gloo
+refused "--comm of another word" 2 'auto\|peer\|nccl\|mpi|auto, peer' "$moec" train --model_id model --dataset_path data $common --comm gloo
 train 2 nccl $common --comm nccl
 if [ "$(grep -c '^moec: ' nccl.err)" = 1 ] && grep -q -- '--comm nccl' nccl.err; then passed "one message on two ranks"; else failed "one message on two ranks" nccl.err; fi
 finish

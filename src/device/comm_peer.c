@@ -1,0 +1,269 @@
+/* comm_peer.c - bulk calls between ranks of one machine without a sender: each member fetches its part from the memory of
+ * the others. On a CUDA device the copy engines do that: no multiprocessor is taken from the kernels beside.
+ *
+ * A call of a group has a number, counted apart in each lane. Each member
+ *   1. writes on its page for that number where the others find their parts, and reads theirs (host)
+ *   2. meets the others at `ready`, in the order of its lane: what it gives is there
+ *   3. fetches
+ *   4. meets the others at `done`: what it gave has been fetched, and may be overwritten.
+ * Every member makes the same calls of a group in the same order and in the same lanes, so by induction on that order
+ * nobody waits for ever. Pages are a ring: a member waits with a page until all have read what stood there. */
+#include "base/err.h"
+#include "device/comm_impl.h"
+#include "device/device.h"
+#include "device/watch.h"
+#include <fcntl.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+enum { PEERS = 64, PAGES = 16, LANES = 2, REGIONS = 4, REGION_BITS = 48 };
+static const size_t ROOM_BYTES = 1 << 20;
+
+struct page {
+    _Atomic int64_t call;
+    int64_t from[PEERS]; /* what member m fetches: region << REGION_BITS | bytes from its beginning */
+};
+/* Of one member of a group in one lane; only it writes here. */
+struct seat {
+    _Alignas(64) uint32_t ready, done;  /* numbers of calls: met at by the lanes of devices */
+    _Alignas(64) _Atomic int64_t taken; /* the last call whose pages this member has read */
+    struct page page[PAGES];
+};
+struct peer_group {
+    int n, index, local[PEERS]; /* members; which one this rank is; their local ranks */
+    struct {
+        int64_t call;
+        struct seat *seat[PEERS];
+    } lane[LANES];
+};
+static struct region { /* the same number on all ranks of the machine */
+    char *mine;
+    size_t bytes;
+    void *attached[PEERS]; /* by local rank */
+} regions[REGIONS];
+static const struct device *device;
+static struct seat *seats; /* [groups][lanes][local ranks] */
+static struct peer_group groups[MAX_GROUPS];
+static void *room; /* for exercise() of comm.c */
+static int node;   /* the first rank of this machine */
+
+static size_t seats_bytes(void)
+{
+    return (size_t)(MAX_GROUPS * LANES * comm_local_ranks()) * sizeof(struct seat);
+}
+
+static struct seat *seat_of(int group, int lane, int local)
+{
+    return &seats[(group * LANES + lane) * comm_local_ranks() + local];
+}
+
+/* Memory that the ranks of the machine share, zeros; the first of them makes it. */
+static void *map_seats(void)
+{
+    static char names[PEERS][32];
+    const int me = comm_local_rank();
+    snprintf(names[me], sizeof names[me], "/moec-%ld", (long)getpid());
+    if (me == 0)
+        shm_unlink(names[0]); /* of a run that died */
+    int file = me == 0 ? shm_open(names[0], O_CREAT | O_EXCL | O_RDWR, 0600) : -1;
+    if (file >= 0 && ftruncate(file, (off_t)seats_bytes()) != 0) {
+        close(file);
+        file = -1;
+    }
+    mpi_node_gather(names, sizeof *names); /* it is there */
+    if (me > 0)
+        file = shm_open(names[0], O_RDWR, 0600);
+    void *at = file < 0 ? MAP_FAILED : mmap(NULL, seats_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (file >= 0)
+        close(file);
+    mpi_node_gather(names, sizeof *names); /* all have it */
+    if (me == 0)
+        shm_unlink(names[0]);
+    return at == MAP_FAILED ? NULL : at;
+}
+
+static struct region *free_region(void)
+{
+    for (int i = 0; i < REGIONS; i++)
+        if (!regions[i].mine)
+            return &regions[i];
+    die("%s: more than %d regions are shared", comm_what(), REGIONS);
+}
+
+bool peer_share(void *memory, size_t bytes)
+{
+    static struct device_ticket tickets[PEERS];
+    struct region *r = free_region();
+    bool ok = device->share(memory, &tickets[comm_local_rank()]);
+    *r = (struct region){ .mine = memory, .bytes = bytes };
+    mpi_node_gather(tickets, sizeof *tickets);
+    for (int i = 0; i < comm_local_ranks() && ok; i++)
+        if (i != comm_local_rank()) {
+            r->attached[i] = device->attach(&tickets[i]);
+            ok = r->attached[i] != NULL;
+        }
+    return ok;
+}
+
+void peer_unshare(void *memory)
+{
+    static char all[PEERS];
+    for (int i = 0; i < REGIONS; i++)
+        if (regions[i].mine == memory) {
+            device->wait();
+            for (int k = 0; k < comm_local_ranks(); k++)
+                if (regions[i].attached[k])
+                    device->detach(regions[i].attached[k]);
+            regions[i] = (struct region){ 0 };
+        }
+    mpi_node_gather(all, 1); /* nobody has it any more */
+}
+
+bool peer_open(const struct device *d)
+{
+    static int ranks[PEERS];
+    if (comm_local_ranks() > PEERS)
+        return false;
+    ranks[comm_local_rank()] = comm_rank();
+    mpi_node_gather(ranks, sizeof *ranks);
+    node = ranks[0];
+    if (!d->share || (seats = map_seats()) == NULL || !d->see(seats, seats_bytes()))
+        return false;
+    device = d;
+    room = d->allocate(ROOM_BYTES);
+    return peer_share(room, ROOM_BYTES);
+}
+
+void peer_close(void)
+{
+    if (device && room)
+        device->release(room);
+    room = NULL;
+}
+
+void *peer_room(size_t bytes)
+{
+    CHECK(bytes <= ROOM_BYTES, "%zu bytes for a first call", bytes);
+    return room;
+}
+
+struct card {
+    int node, local, group; /* node: its first rank */
+};
+
+struct peer_group *peer_join(const struct comm_group *g)
+{
+    static struct card cards[MAX_RANKS];
+    struct peer_group *p = &groups[g->mpi];
+    bool together = g->n <= PEERS;
+    if (p->n > 0)
+        return p; /* of another group of the same ranks */
+    cards[g->index] = (struct card){ node, comm_local_rank(), g->mpi };
+    mpi_gather(g, cards, sizeof *cards);
+    for (int m = 0; m < g->n; m++)
+        together = together && cards[m].node == cards[0].node;
+    if (!together)
+        return NULL;
+    *p = (struct peer_group){ .n = g->n, .index = g->index };
+    for (int m = 0; m < g->n; m++) {
+        p->local[m] = cards[m].local;
+        for (int lane = 0; lane < LANES; lane++)
+            p->lane[lane].seat[m] = seat_of(cards[m].group, lane, cards[m].local);
+    }
+    return p;
+}
+
+static int64_t place_of(const void *memory)
+{
+    const char *const at = memory;
+    for (int64_t i = 0; i < REGIONS; i++)
+        if (regions[i].mine && at >= regions[i].mine && at < regions[i].mine + regions[i].bytes)
+            return i << REGION_BITS | (at - regions[i].mine);
+    die("%s: memory at %p is not shared with the ranks of this machine", comm_what(), memory);
+}
+
+static void until(const _Atomic int64_t *number, int64_t least)
+{
+    while (atomic_load_explicit(number, memory_order_acquire) < least)
+        sched_yield();
+}
+
+/* A call under way. from: what member m fetches here, NULL = nothing; bytes: that this rank fetches from m. */
+static void fetch_all(const struct comm_group *g, const char *const *from, char *const *to,
+                      const int64_t *bytes)
+{
+    struct peer_group *p = g->peer;
+    const int lane = device->lane_now ? (int)device->lane_now() : 0;
+    const int64_t call = ++p->lane[lane].call;
+    struct seat *const *const seat = p->lane[lane].seat, *const mine = seat[p->index];
+    uint32_t *ready[PEERS], *done[PEERS];
+    struct page *const page = &mine->page[call % PAGES];
+    for (int m = 0; m < p->n; m++) {
+        ready[m] = &seat[m]->ready;
+        done[m] = &seat[m]->done;
+        until(&seat[m]->taken, call - PAGES);
+        page->from[m] = from[m] && m != p->index ? place_of(from[m]) : 0;
+    }
+    atomic_store_explicit(&page->call, call, memory_order_release);
+    device->meet(ready, p->n, p->index, (uint32_t)call);
+    for (int k = 1; k < p->n; k++) { /* each begins with its neighbour: not all with the same */
+        const int m = (p->index + k) % p->n;
+        const struct page *other = &seat[m]->page[call % PAGES];
+        until(&other->call, call);
+        const int64_t place = other->from[p->index];
+        if (bytes[m])
+            device->fetch(to[m], regions[place >> REGION_BITS].attached[p->local[m]],
+                          place & (((int64_t)1 << REGION_BITS) - 1), (size_t)bytes[m]);
+    }
+    atomic_store_explicit(&mine->taken, call, memory_order_release);
+    if (bytes[p->index] && to[p->index] != from[p->index])
+        device->copy(to[p->index], from[p->index], (size_t)bytes[p->index]);
+    device->meet(done, p->n, p->index, (uint32_t)call);
+}
+
+static void run(const struct comm_group *g, const char *call, const char *const *from, char *const *to,
+                const int64_t *bytes)
+{
+    watch_enter(call, g->name, g->ranks);
+    fetch_all(g, from, to, bytes);
+    watch_leave();
+}
+
+void peer_gather(const struct comm_group *g, void *all, size_t bytes)
+{
+    int64_t cut[PEERS + 1];
+    for (int m = 0; m <= g->n; m++)
+        cut[m] = m * (int64_t)bytes;
+    peer_gather_ranges(g, all, cut);
+}
+
+void peer_gather_ranges(const struct comm_group *g, void *all, const int64_t *cut)
+{
+    const char *from[PEERS];
+    char *to[PEERS];
+    int64_t bytes[PEERS];
+    const bool gives = cut[g->index + 1] > cut[g->index];
+    for (int m = 0; m < g->n; m++) {
+        from[m] = gives ? (const char *)all + cut[g->index] : NULL;
+        to[m] = (char *)all + cut[m];
+        bytes[m] = m == g->index ? 0 : cut[m + 1] - cut[m];
+    }
+    run(g, "gathering from the memory of peers", from, to, bytes);
+}
+
+void peer_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *r,
+                   int64_t row_bytes)
+{
+    const char *from[PEERS];
+    char *to[PEERS];
+    int64_t bytes[PEERS];
+    for (int m = 0; m < g->n; m++) {
+        from[m] = r->send_rows[m] ? (const char *)send + r->send_at[m] * row_bytes : NULL;
+        to[m] = (char *)recv + r->recv_at[m] * row_bytes;
+        bytes[m] = r->recv_rows[m] * row_bytes;
+    }
+    run(g, "exchange with the memory of peers", from, to, bytes);
+}
