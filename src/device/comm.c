@@ -115,14 +115,20 @@ static bool reach_peers(const struct device *d)
     return true;
 }
 
-/* Copies between peers. Where they serve all ranks nothing else is needed. */
-static bool use_peers(const struct device *d, struct err *e)
+/* Where every rank has a GPU of its own, unless something else is asked for; on the CPU where it is. */
+static bool use_peers(const struct device *d, enum comm_way way, struct err *e)
 {
-    by_peers = comm_ranks() > 1 && reach_peers(d);
-    return by_peers || comm_ranks() == 1 ||
-           err_code(
-               e, EXIT_WORLD,
-               "--comm peer: the ranks of a machine cannot read each other's memory; use another --comm");
+    const bool tries = way == COMM_PEER || (way == COMM_AUTO && d->backend == CUDA && sharers == 1);
+    by_peers = tries && comm_ranks() > 1 && reach_peers(d);
+    return by_peers || way != COMM_PEER || comm_ranks() == 1 ||
+           err_code(e, EXIT_WORLD,
+                    "--comm peer: the ranks of a machine cannot read each other's memory; use another --comm");
+}
+
+/* Copies between peers serve all groups: nothing else is needed. */
+static bool only_peers(void)
+{
+    return by_peers && comm_local_ranks() == comm_ranks();
 }
 
 bool comm_use(const struct device *d, enum comm_way way, struct err *e)
@@ -138,13 +144,15 @@ bool comm_use(const struct device *d, enum comm_way way, struct err *e)
         mine->has_library = way != COMM_MPI && (way == COMM_NCCL || comm_ranks() > 1) && nccl_open(&why);
     }
     mpi_gather_all(all, sizeof *mine);
-    if (!same_backend(all, comm_ranks(), e) || (way == COMM_PEER && !use_peers(d, e)))
+    if (!same_backend(all, comm_ranks(), e))
+        return false;
+    sharers = d->backend == CUDA ? most_sharers(all, comm_ranks()) : 1;
+    if (!use_peers(d, way, e))
         return false;
     if (d->backend == CPU)
         return way != COMM_NCCL ||
                err_code(e, EXIT_USAGE, "--comm nccl moves data between CUDA devices, this run is on the CPU");
     device = d;
-    sharers = most_sharers(all, comm_ranks());
     for (int i = 0; i < comm_ranks(); i++)
         everywhere = everywhere && all[i].has_library;
     if (way == COMM_NCCL && sharers > 1)
@@ -154,8 +162,7 @@ bool comm_use(const struct device *d, enum comm_way way, struct err *e)
                         sharers);
     if (way == COMM_NCCL && !everywhere)
         return err_code(e, EXIT_WORLD, "%s", why.code ? why.text : "another rank finds no libnccl.so.2");
-    by_nccl = way != COMM_MPI && everywhere && sharers == 1 && comm_ranks() > 1 &&
-              !(by_peers && comm_local_ranks() == comm_ranks());
+    by_nccl = way != COMM_MPI && everywhere && sharers == 1 && comm_ranks() > 1 && !only_peers();
     return true;
 }
 
@@ -175,7 +182,7 @@ void comm_limit(int multiprocessors)
 
 void comm_reserve(size_t bytes)
 {
-    if (!device || by_nccl || bytes <= staging_bytes || (by_peers && comm_local_ranks() == comm_ranks()))
+    if (!device || by_nccl || bytes <= staging_bytes || only_peers())
         return;
     for (int i = 0; i < 2; i++)
         staging[i] = host_memory(staging[i], bytes);

@@ -29,13 +29,15 @@ int comm_local_ranks(void);     /* on this machine */
 int comm_local_rank(void);      /* 0 .. comm_local_ranks() - 1 */
 const char *comm_name(void);    /* of what connects the ranks of this run */
 const char *comm_library(void); /* that this program is linked with */
-/* Bulk data lies on `d` from now on. Before comm_split(), by all ranks; all get the same answer. COMM_AUTO: NCCL where
- * every rank has a GPU of its own and all find the library, else MPI. COMM_PEER: copies where all ranks of a group are on
- * one machine, for others as COMM_AUTO. */
+/* Bulk data lies on `d` from now on. Before comm_split(), by all ranks; all get the same answer. COMM_AUTO: where every
+ * rank has a GPU of its own, copies from the memory of peers between ranks of one machine, and NCCL between machines, or
+ * for all where peers cannot be reached; MPI where there is no library, or ranks share a GPU. COMM_PEER: the copies, or
+ * an error, also on the CPU. */
 bool comm_use(const struct device *d, enum comm_way way, struct err *e);
 bool comm_on_device(void); /* NCCL moves bulk data */
 bool comm_by_peers(void);  /* ranks of a machine fetch bulk data from each other's memory */
-/* Where comm_by_peers(), bulk calls between ranks of a machine want memory that is shared: what the device's allocate gave, by all ranks in the same order. */
+/* Where comm_by_peers(), bulk calls between ranks of a machine want memory that is shared: what the device's allocate gave,
+ * by all ranks in the same order. Else nothing happens. */
 void comm_share(void *memory, size_t bytes);
 void comm_unshare(void *memory); /* before it is released */
 int comm_sharers(void);          /* most ranks that share one GPU; 1 on the CPU */

@@ -1,6 +1,6 @@
 #!/bin/bash
-# As layouts_test.sh, on a CUDA device: all ranks share one GPU (--comm mpi), so everything but NCCL's own calls is tried. With
-# two GPUs also NCCL. Skips without a device.
+# As layouts_test.sh, on a CUDA device: all ranks share one GPU (--comm mpi, --comm peer), so everything but NCCL's own calls is
+# tried. With two GPUs also NCCL, and copies between GPUs. Skips without a device.
 . "$(dirname "$0")/lib.sh"
 gpu=${devices%%,*}
 export CUDA_VISIBLE_DEVICES=${gpu:-0}
@@ -116,27 +116,39 @@ refused "a capacity that would cut a segment" 2 'row_capacity = 128.*at least 51
 refused "gradients in bfloat16" 2 'gradient_dtype bf16.*reproducible' "$moec" train --model_id model --dataset_path data \
     $common --runtime_ngpus 4 --run_mode compile --reproducible --gradient_dtype bf16
 
+# Ranks that read each other's memory, of one GPU.
+for ep in 1 4; do
+    name=peer-4-ep-$ep
+    train 4 $name $common --comm peer --reproducible --micro_batch_size 16 --expert_parallel $ep --zero 1 || { failed $name $name.err; continue; }
+    same $name $name same-4-ep-1
+done
 # NCCL: refused where ranks share a GPU; with a GPU for each the same bits.
 train 2 shared $common --comm nccl
 if [ $? = 2 ] && grep -q -- '--comm nccl: 2 ranks share one GPU' shared.err; then passed "--comm nccl on one GPU"; else failed "--comm nccl on one GPU" shared.err; fi
 if [ -n "$devices" ]; then n_gpus=$(echo "$devices" | tr , '\n' | grep -c .); else n_gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU '); fi
 for ranks in 2 4 8; do
     if [ "$n_gpus" -lt $ranks ]; then
-        skip "NCCL on $ranks ranks" "there are $n_gpus GPUs"
+        skip "NCCL and peers on $ranks ranks" "there are $n_gpus GPUs"
         continue
     fi
     if [ -n "$devices" ]; then export CUDA_VISIBLE_DEVICES=$devices; else unset CUDA_VISIBLE_DEVICES; fi
-    for ep in 1 $ranks; do
-        name=nccl-$ranks-ep-$ep
-        train $ranks $name $common --comm nccl --reproducible --micro_batch_size $((4 * ranks)) --expert_parallel $ep --zero 1 ||
-            { failed $name $name.err; continue; }
-        same $name $name same-$ranks-ep-1
-        for overlap in on off; do
-            train $ranks $name-$overlap $common --comm nccl --micro_batch_size $((4 * ranks)) --expert_parallel $ep --tensor_parallel 1 \
-                --zero 1 --row_capacity 2048 --overlap $overlap || failed $name-$overlap $name-$overlap.err
+    for way in nccl peer; do
+        for ep in 1 $ranks; do
+            name=$way-$ranks-ep-$ep
+            train $ranks $name $common --comm $way --reproducible --micro_batch_size $((4 * ranks)) --expert_parallel $ep --zero 1 ||
+                { failed $name $name.err; continue; }
+            same $name $name same-$ranks-ep-1
+            for overlap in on off; do
+                train $ranks $name-$overlap $common --comm $way --micro_batch_size $((4 * ranks)) --expert_parallel $ep --tensor_parallel 1 \
+                    --zero 1 --row_capacity 2048 --overlap $overlap || failed $name-$overlap $name-$overlap.err
+            done
+            same "$name: with and without a lane of communication" $name-on $name-off
+            case $way in nccl) means=NCCL ;; *) means='copies between peers' ;; esac
+            if grep -q "^ranks .*$means" $name.out; then passed "$name: through $means"; else failed "$name: the ranks line" $name.out; fi
         done
-        same "$name: with and without a lane of communication" $name-on $name-off
-        if grep -q '^ranks .*NCCL' $name.out; then passed "$name: through NCCL"; else failed "$name: the ranks line" $name.out; fi
+        train $ranks $way-$ranks-split $common --comm $way --tensor_parallel 2 --zero 3 --micro_batch_size $((4 * ranks)) ||
+            failed $way-$ranks-split $way-$ranks-split.err
     done
+    same "peer-$ranks-split: tensors, slices of weights" peer-$ranks-split nccl-$ranks-split
 done
 finish
