@@ -121,8 +121,9 @@ static bool use_peers(const struct device *d, enum comm_way way, struct err *e)
     const bool tries = way == COMM_PEER || (way == COMM_AUTO && d->backend == CUDA && sharers == 1);
     by_peers = tries && comm_ranks() > 1 && reach_peers(d);
     return by_peers || way != COMM_PEER || comm_ranks() == 1 ||
-           err_code(e, EXIT_WORLD,
-                    "--comm peer: the ranks of a machine cannot read each other's memory; use another --comm");
+           err_code(
+               e, EXIT_WORLD,
+               "--comm peer: the ranks of a machine cannot read each other's memory; use another --comm");
 }
 
 /* Copies between peers serve all groups: nothing else is needed. */

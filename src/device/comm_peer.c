@@ -251,7 +251,7 @@ void peer_gather_ranges(const struct comm_group *g, void *all, const int64_t *cu
         to[m] = (char *)all + cut[m];
         bytes[m] = m == g->index ? 0 : cut[m + 1] - cut[m];
     }
-    run(g, "gathering from the memory of peers", from, to, bytes);
+    run(g, "peer gather", from, to, bytes);
 }
 
 void peer_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *r,
@@ -265,5 +265,5 @@ void peer_exchange(const struct comm_group *g, const void *send, void *recv, con
         to[m] = (char *)recv + r->recv_at[m] * row_bytes;
         bytes[m] = r->recv_rows[m] * row_bytes;
     }
-    run(g, "exchange with the memory of peers", from, to, bytes);
+    run(g, "peer exchange", from, to, bytes);
 }

@@ -2,8 +2,8 @@
 #include "base/arena.h"
 #include "base/err.h"
 #include "device/device_impl.h"
+#include <errno.h>
 #include <sched.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/uio.h>
@@ -35,6 +35,7 @@ static void *stream(void)
     return NULL;
 }
 
+enum { GONE_S = 5 };
 /* Of another process; the kernel copies from it. */
 struct attached {
     pid_t process;
@@ -76,8 +77,11 @@ static void *attach(const struct device_ticket *t)
 static void fetch(void *to, void *attached, int64_t at, size_t bytes)
 {
     const struct attached *a = attached;
-    if (!read_from(a, to, at, bytes))
-        die("process %d: %zu bytes cannot be read", (int)a->process, bytes);
+    if (read_from(a, to, at, bytes))
+        return;
+    if (errno == ESRCH)
+        sleep(GONE_S); /* the watch says which rank has gone */
+    die("process %d: %zu bytes cannot be read", (int)a->process, bytes);
 }
 
 static bool see(void *host, size_t bytes)

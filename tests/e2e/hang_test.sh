@@ -13,6 +13,7 @@ run_case() { # NAME RANK SIGNAL TIMES TEXT
     local start=$SECONDS name=$1 more="--zero 1 --save_every 2"
     case $name in
     *-mirror) more="--zero 0 --save_every 2" ;; # with the state split over all ranks there is nothing to mirror
+    *-peer-*) more="--comm peer --zero 1 --save_every -1" ;;
     *-tensor*) more="--zero 3 --tensor_parallel 2 --save_every -1" ;;
     esac
     MOEC_TEST_FAIL="$2 $3 $4 $5" train 4 "$name" $layout $more
@@ -47,6 +48,9 @@ both norm 3 1 'gradient norm (update, '
 both gather 0 1 'about to enter MPI_Bcast of group "shards, experts"'
 both tensors-gather 3 1 'about to enter MPI_Allgather of group "tensors"'
 both tensors-scatter 0 1 'about to enter MPI_Alltoallv of group "tensors"'
+both peer-route 1 2 'about to enter peer gather of group "experts"'
+both peer-send 3 3 'about to enter peer exchange of group "experts"'
+both peer-reduce 0 1 'dense gradients (update, instruction 0), about to enter peer exchange of group "replicas, dense"'
 both losses 1 2 'sum of the losses, about to enter MPI_Allreduce'
 both save 2 1 'begin of a checkpoint, about to enter MPI_Barrier'
 both written 3 1 'have all written the checkpoint, about to enter MPI_Allreduce'
