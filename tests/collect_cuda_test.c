@@ -137,6 +137,103 @@ TEST(rows_move_as_on_the_host)
             check_move(cases[i][0], cases[i][1], cases[i][2], cases[i][3], pack);
 }
 
+/* Segments in order, of which some have no rows and some rows of others lie between: each from a member's rows, anywhere in them. */
+struct pulled {
+    int64_t n, each, tile, row_bytes, n_rows, member_rows;
+    int members;
+    int32_t *tables; /* begin, end, first */
+};
+
+static void draw_segments(struct pulled *p)
+{
+    int64_t at = 0;
+    for (int64_t i = 0; i < p->n; i++) {
+        const int64_t rows = rows_of_segment(i, p->member_rows),
+                      between = p->tile == 1 ? rows_of_segment(500 + i, 3) : 0;
+        p->tables[i] = (int32_t)(at + between);
+        p->tables[p->n + i] = (int32_t)(at + between + rows);
+        p->tables[2 * p->n + i] =
+            (int32_t)(random_bits((uint64_t)(7000 + i)) % (uint32_t)(p->member_rows - rows + 1));
+        at = (p->tables[p->n + i] + p->tile - 1) / p->tile * p->tile;
+    }
+    p->n_rows = at + 5;
+}
+
+/* The definition, on the host. */
+static void pull(const struct pulled *p, char *rows, char *const *of)
+{
+    for (int64_t i = 0; i < p->n; i++) {
+        const int32_t begin = p->tables[i], end = p->tables[p->n + i], first = p->tables[2 * p->n + i];
+        for (int64_t r = begin; r < (end + p->tile - 1) / p->tile * p->tile; r++)
+            if (r < end)
+                memcpy(rows + r * p->row_bytes,
+                       of[i / p->each % p->members] + (first + r - begin) * p->row_bytes,
+                       (size_t)p->row_bytes);
+            else
+                memset(rows + r * p->row_bytes, 0, (size_t)p->row_bytes);
+    }
+}
+
+static void check_pull(struct pulled p)
+{
+    p.tables = malloc(sizeof *p.tables * 3 * (size_t)p.n);
+    draw_segments(&p);
+    const size_t bytes = (size_t)(p.n_rows * p.row_bytes), member = (size_t)(p.member_rows * p.row_bytes),
+                 tables = sizeof *p.tables * 3 * (size_t)p.n;
+    char *want = malloc(bytes), *got = malloc(bytes), *rows = device_buffer(bytes),
+         *there = device_buffer(tables);
+    char *host[DEVICE_MEMBERS], *device[DEVICE_MEMBERS];
+    struct device_pull d = { .rows = rows,
+                             .n_segments = p.n,
+                             .each = p.each,
+                             .tile = p.tile,
+                             .n_rows = p.n_rows,
+                             .row_bytes = p.row_bytes,
+                             .members = p.members };
+    for (size_t i = 0; i < bytes; i++)
+        want[i] = (char)random_bits(i);
+    device_cuda()->put(rows, want, bytes);
+    device_cuda()->put(there, p.tables, tables);
+    for (int m = 0; m < p.members; m++) {
+        host[m] = malloc(member);
+        device[m] = device_buffer(member);
+        for (size_t i = 0; i < member; i++)
+            host[m][i] = (char)random_bits(i + (size_t)(m + 1) * 1000003);
+        device_cuda()->put(device[m], host[m], member);
+        d.of[m] = device[m];
+    }
+    d.begin = (const int32_t *)there;
+    d.end = d.begin + p.n;
+    d.first = d.end + p.n;
+    device_cuda()->pull(&d);
+    pull(&p, want, host);
+    device_cuda()->get(got, rows, bytes);
+    EXPECT(memcmp(got, want, bytes) == 0 && device_guarded(rows, bytes));
+    for (int m = 0; m < p.members; m++) {
+        device_cuda()->release(device[m]);
+        free(host[m]);
+    }
+    device_cuda()->release(rows);
+    device_cuda()->release(there);
+    free(want), free(got), free(p.tables);
+}
+
+TEST(rows_are_pulled_from_where_members_have_them)
+{
+    if (!have_device())
+        return;
+    check_pull(
+        (struct pulled){ .n = 1, .each = 1, .tile = 128, .row_bytes = 16, .member_rows = 5, .members = 1 });
+    check_pull((struct pulled){
+        .n = 64, .each = 1, .tile = 128, .row_bytes = 4096, .member_rows = 200, .members = 2 });
+    check_pull(
+        (struct pulled){ .n = 24, .each = 8, .tile = 1, .row_bytes = 4, .member_rows = 300, .members = 3 });
+    check_pull(
+        (struct pulled){ .n = 64, .each = 8, .tile = 1, .row_bytes = 144, .member_rows = 70, .members = 8 });
+    check_pull(
+        (struct pulled){ .n = 12, .each = 1, .tile = 8, .row_bytes = 20, .member_rows = 9, .members = 4 });
+}
+
 /* One rank is member 0 of a group of one: every call that several make. */
 static void try_nccl(struct comm_group *g)
 {
@@ -167,7 +264,7 @@ static void try_nccl(struct comm_group *g)
 TEST(nccl_with_one_rank)
 {
     struct err e = { 0 };
-    struct comm_group g = { "test", 1, 0, -1, 0, NULL };
+    struct comm_group g = { .name = "test", .n = 1, .mpi = -1 };
     char id[NCCL_ID_BYTES];
     if (!have_device())
         return;

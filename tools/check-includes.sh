@@ -55,7 +55,7 @@ problems=$(
         else
             case " assert complex ctype dirent dlfcn errno fcntl fenv float ftw glob immintrin inttypes limits link locale math poll pthread
                 sched setjmp signal spawn stdalign stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string strings
-                sys/ioctl sys/mman sys/random sys/resource sys/stat sys/statvfs sys/time sys/types sys/uio sys/utsname sys/wait time unistd " in
+                sys/ioctl sys/mman sys/prctl sys/random sys/resource sys/stat sys/statvfs sys/time sys/types sys/uio sys/utsname sys/wait time unistd " in
             *[[:space:]]"${header%.h}"[[:space:]]*) ;;
             *) echo "$file: <$header> is neither C library nor in the table of tools/check-includes.sh" ;;
             esac

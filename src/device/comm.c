@@ -367,6 +367,21 @@ void comm_exchange(const struct comm_group *g, const void *send, void *recv, con
     }
 }
 
+bool comm_can_look(const struct comm_group *g)
+{
+    return g && g->peer && peer_can_look(g);
+}
+
+void comm_look(const struct comm_group *g, const void *mine, const void **parts)
+{
+    peer_look(g, mine, parts);
+}
+
+void comm_looked(const struct comm_group *g)
+{
+    peer_looked(g);
+}
+
 static char *incoming;
 static size_t incoming_bytes;
 

@@ -70,6 +70,11 @@ struct comm_rows {
 };
 void comm_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *rows,
                    int64_t row_bytes);
+/* Between ranks of one machine whose kernels can read each other's memory: comm_look tells the others where this rank's
+ * part is, waits, in the order of the lane, until all parts are there, and says where they lie. Behind comm_looked nobody looks any more. */
+bool comm_can_look(const struct comm_group *g);
+void comm_look(const struct comm_group *g, const void *mine, const void **parts); /* [members] */
+void comm_looked(const struct comm_group *g);
 /* Messages of up to `bytes` of this rank: `n` of them may be under way before comm_post() waits for the oldest. Host
  * memory, taken here and given back there, where messages under way are waited for. */
 struct comm_outbox;

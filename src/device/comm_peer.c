@@ -19,7 +19,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-enum { PEERS = 64, PAGES = 16, LANES = 2, REGIONS = 4, REGION_BITS = 48 };
+enum { PEERS = DEVICE_MEMBERS, PAGES = 16, LANES = 2, REGIONS = 4, REGION_BITS = 48 };
 static const size_t ROOM_BYTES = 1 << 20;
 
 struct page {
@@ -191,44 +191,110 @@ static void until(const _Atomic int64_t *number, int64_t least)
         sched_yield();
 }
 
-/* A call under way. from: what member m fetches here, NULL = nothing; bytes: that this rank fetches from m. */
-static void fetch_all(const struct comm_group *g, const char *const *from, char *const *to,
-                      const int64_t *bytes)
+static int lane_now(void)
 {
-    struct peer_group *p = g->peer;
-    const int lane = device->lane_now ? (int)device->lane_now() : 0;
-    const int64_t call = ++p->lane[lane].call;
-    struct seat *const *const seat = p->lane[lane].seat, *const mine = seat[p->index];
-    uint32_t *ready[PEERS], *done[PEERS];
-    struct page *const page = &mine->page[call % PAGES];
+    return device->lane_now ? (int)device->lane_now() : 0;
+}
+
+static struct seat *const *seats_of(const struct peer_group *p)
+{
+    return p->lane[lane_now()].seat;
+}
+
+/* The next call: says what each member finds where, and waits in the lane until all have what they give. */
+static int64_t begin(struct peer_group *p, const char *const *from)
+{
+    const int64_t call = ++p->lane[lane_now()].call;
+    struct seat *const *const seat = seats_of(p);
+    uint32_t *ready[PEERS];
+    struct page *const page = &seat[p->index]->page[call % PAGES];
     for (int m = 0; m < p->n; m++) {
         ready[m] = &seat[m]->ready;
-        done[m] = &seat[m]->done;
         until(&seat[m]->taken, call - PAGES);
         page->from[m] = from[m] && m != p->index ? place_of(from[m]) : 0;
     }
     atomic_store_explicit(&page->call, call, memory_order_release);
     device->meet(ready, p->n, p->index, (uint32_t)call);
+    return call;
+}
+
+/* What member m gives this rank: *at is the byte of what was attached. */
+static void *given(const struct peer_group *p, int64_t call, int m, int64_t *at)
+{
+    const struct page *page = &seats_of(p)[m]->page[call % PAGES];
+    until(&page->call, call);
+    const int64_t place = page->from[p->index];
+    *at = place & (((int64_t)1 << REGION_BITS) - 1);
+    return regions[place >> REGION_BITS].attached[p->local[m]];
+}
+
+/* All pages were read. */
+static void taken(const struct peer_group *p, int64_t call)
+{
+    atomic_store_explicit(&seats_of(p)[p->index]->taken, call, memory_order_release);
+}
+
+static void end(const struct peer_group *p, int64_t call)
+{
+    uint32_t *done[PEERS];
+    for (int m = 0; m < p->n; m++)
+        done[m] = &seats_of(p)[m]->done;
+    device->meet(done, p->n, p->index, (uint32_t)call);
+}
+
+/* from: what member m fetches here, NULL = nothing; bytes: that this rank fetches from m. */
+static void fetch_all(struct peer_group *p, const char *const *from, char *const *to, const int64_t *bytes)
+{
+    const int64_t call = begin(p, from);
     for (int k = 1; k < p->n; k++) { /* each begins with its neighbour: not all with the same */
         const int m = (p->index + k) % p->n;
-        const struct page *other = &seat[m]->page[call % PAGES];
-        until(&other->call, call);
-        const int64_t place = other->from[p->index];
+        int64_t at;
+        void *const attached = given(p, call, m, &at);
         if (bytes[m])
-            device->fetch(to[m], regions[place >> REGION_BITS].attached[p->local[m]],
-                          place & (((int64_t)1 << REGION_BITS) - 1), (size_t)bytes[m]);
+            device->fetch(to[m], attached, at, (size_t)bytes[m]);
     }
-    atomic_store_explicit(&mine->taken, call, memory_order_release);
+    taken(p, call);
     if (bytes[p->index] && to[p->index] != from[p->index])
         device->copy(to[p->index], from[p->index], (size_t)bytes[p->index]);
-    device->meet(done, p->n, p->index, (uint32_t)call);
+    end(p, call);
+}
+
+bool peer_can_look(const struct comm_group *g)
+{
+    (void)g;
+    return device->reach_at && device->pull;
+}
+
+void peer_look(const struct comm_group *g, const void *mine, const void **parts)
+{
+    struct peer_group *p = g->peer;
+    const char *from[PEERS];
+    for (int m = 0; m < p->n; m++)
+        from[m] = mine;
+    watch_enter("peer look", g->name, g->ranks);
+    const int64_t call = begin(p, from);
+    for (int m = 0; m < p->n; m++) {
+        int64_t at;
+        void *const attached = m == p->index ? NULL : given(p, call, m, &at);
+        parts[m] = m == p->index ? mine : device->reach_at(attached, at);
+    }
+    taken(p, call);
+    watch_leave();
+}
+
+void peer_looked(const struct comm_group *g)
+{
+    const struct peer_group *p = g->peer;
+    watch_enter("peer looked", g->name, g->ranks);
+    end(p, p->lane[lane_now()].call);
+    watch_leave();
 }
 
 static void run(const struct comm_group *g, const char *call, const char *const *from, char *const *to,
                 const int64_t *bytes)
 {
     watch_enter(call, g->name, g->ranks);
-    fetch_all(g, from, to, bytes);
+    fetch_all(g->peer, from, to, bytes);
     watch_leave();
 }
 

@@ -23,6 +23,17 @@ struct device_move {
     int64_t n_segments, tile, n_rows, row_bytes; /* rows that `rows` has; bytes: a multiple of 4 */
     bool pack; /* to `packed`; else from there, and rows between the end and the next tile become zeros */
 };
+/* Segments of rows that are read where members have them: row r of segment i, in begin[i] <= r < end[i], is row first[i] + r -
+ * begin[i] of member i / each % members; rows behind the end, up to the next multiple of tile, become zeros. Rows between
+ * segments stay as they are. */
+enum { DEVICE_MEMBERS = 64 };
+struct device_pull {
+    char *rows;
+    const void *of[DEVICE_MEMBERS];                    /* rows of each member, addresses of reach_at */
+    const int32_t *begin, *end, *first;                /* [n_segments], ascending; where kernels read */
+    int64_t n_segments, each, tile, n_rows, row_bytes; /* rows that `rows` has; bytes: a multiple of 4 */
+    int members;
+};
 /* For memory that another process may attach. */
 struct device_ticket {
     unsigned char bytes[64];
@@ -69,6 +80,8 @@ struct device {
     void *(*attach)(const struct device_ticket *t);
     void (*detach)(void *attached);
     void (*fetch)(void *to, void *attached, int64_t at, size_t bytes);
+    const void *(*reach_at)(void *attached, int64_t at); /* where kernels find it; NULL: they cannot */
+    void (*pull)(const struct device_pull *p);
     bool (*see)(void *host, size_t bytes);
     void (*meet)(uint32_t *const *word, int n, int mine, uint32_t call);
     /* What the time of the lane of compute goes to, waiting for the other one included: from here on to this kind, until the

@@ -117,6 +117,16 @@ static void fetch(void *to, void *attached, int64_t at, size_t bytes)
     copy(to, (const char *)attached + at, bytes);
 }
 
+static const void *reach_at(void *attached, int64_t at)
+{
+    return (const char *)attached + at;
+}
+
+static void pull(const struct device_pull *p)
+{
+    device_pull_cuda(p, lanes[in_use]);
+}
+
 static void meet(uint32_t *const *word, int n, int mine, uint32_t call)
 {
     device_meet_cuda(word, n, mine, call, lanes[in_use]);
@@ -331,6 +341,8 @@ static const struct device cuda = { "cuda",
                                     device_attach_cuda,
                                     device_detach_cuda,
                                     fetch,
+                                    reach_at,
+                                    pull,
                                     device_see_cuda,
                                     meet,
                                     spend_on,

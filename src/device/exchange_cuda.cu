@@ -48,13 +48,13 @@ void device_sum_cuda(const struct device_sum *s, void *stream)
     LAUNCHED();
 }
 
-/* First segment whose tiles end behind `row`; n_segments when there is none. */
-__device__ static int64_t segment_of(const struct device_move *m, int64_t row)
+/* First of n segments whose tiles end behind `row`; n when there is none. */
+__device__ static int64_t segment_of(const int32_t *end, int64_t n, int64_t tile, int64_t row)
 {
-    int64_t low = 0, high = m->n_segments;
+    int64_t low = 0, high = n;
     while (low < high) {
         const int64_t middle = (low + high) / 2;
-        if (round_up(m->end[middle], m->tile) > row)
+        if (round_up(end[middle], tile) > row)
             high = middle;
         else
             low = middle + 1;
@@ -69,7 +69,7 @@ template <typename T> __global__ static void __launch_bounds__(THREADS) move_ker
                   each = m.row_bytes / sizeof(T);
     if (row >= m.n_rows)
         return;
-    const int64_t i = segment_of(&m, row);
+    const int64_t i = segment_of(m.end, m.n_segments, m.tile, row);
     if (i == m.n_segments)
         return;
     const int64_t begin = i == 0 ? 0 : round_up(m.end[i - 1], m.tile);
@@ -94,5 +94,39 @@ void device_move_cuda(const struct device_move *m, void *stream)
         move_kernel<uint4><<<blocks, THREADS, 0, (cudaStream_t)stream>>>(*m);
     else
         move_kernel<uint32_t><<<blocks, THREADS, 0, (cudaStream_t)stream>>>(*m);
+    LAUNCHED();
+}
+
+/* A warp per row. */
+template <typename T>
+__global__ static void __launch_bounds__(THREADS) pull_kernel(const __grid_constant__ struct device_pull p)
+{
+    const int64_t row = (int64_t)blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP,
+                  each = p.row_bytes / sizeof(T);
+    if (row >= p.n_rows)
+        return;
+    const int64_t i = segment_of(p.end, p.n_segments, p.tile, row);
+    if (i == p.n_segments || row < p.begin[i])
+        return;
+    T *to = (T *)p.rows + row * each;
+    if (row >= p.end[i]) {
+        for (int64_t k = threadIdx.x % WARP; k < each; k += WARP)
+            to[k] = T();
+        return;
+    }
+    const T *from = (const T *)p.of[i / p.each % p.members] + (p.first[i] + row - p.begin[i]) * each;
+#pragma unroll 8
+    for (int64_t k = threadIdx.x % WARP; k < each; k += WARP)
+        to[k] = from[k];
+}
+
+void device_pull_cuda(const struct device_pull *p, void *stream)
+{
+    const unsigned blocks = blocks_for(p->n_rows, THREADS / WARP);
+    CHECK(p->row_bytes % 4 == 0, "rows of %lld bytes", (long long)p->row_bytes);
+    if (p->row_bytes % 16 == 0)
+        pull_kernel<uint4><<<blocks, THREADS, 0, (cudaStream_t)stream>>>(*p);
+    else
+        pull_kernel<uint32_t><<<blocks, THREADS, 0, (cudaStream_t)stream>>>(*p);
     LAUNCHED();
 }

@@ -2,8 +2,7 @@
 extern "C" {
 #include "device/device_impl.h"
 }
-#include "cuda/cuda.cuh"
-#include <cuda.h>
+#include "cuda/hopper.cuh"
 #include <string.h>
 enum { MOST_WORDS = 128 };
 static decltype(&cuStreamBatchMemOp) batch;

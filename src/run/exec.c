@@ -236,7 +236,7 @@ void exec_new(struct arena *a, struct program *p, const struct device *d, int bl
             if (p->list[k].item[i].kind == RUN_ROUTE && p->list[k].item[i].n > experts)
                 experts = p->list[k].item[i].n;
     x->counts = ARENA_NEW(a, int32_t, experts * p->plan.expert_parallel + 1);
-    x->ends = ARENA_NEW(a, int32_t, plan_at_once(&p->plan) * 2 * experts + 1);
+    x->ends = ARENA_NEW(a, int32_t, plan_at_once(&p->plan) * ROUND_TABLES * experts + 1);
     if (has_lanes(x)) {
         d->lanes(p->n_marks + 1, comm_on_device() ? blocks : 0);
         comm_limit(blocks);

@@ -111,15 +111,25 @@ static struct rows round_of(const struct exec *x, const struct rows *all, int wh
     return r;
 }
 
-/* For this receiver's segments in the round: their ends, the argument "end" of the experts' operators, and behind them
- * where each begins in the packed rows, which stand by sender. */
-static void set_ends(struct exec *x, const struct rows *all, int which)
+/* The tables of sched.h for a round, on the host. */
+static int32_t *table(struct exec *x, int which, const struct rows *r, enum round_table t)
 {
-    const struct rows of = round_of(x, all, which), *r = &of;
-    const int n = x->program->plan.expert_parallel;
+    return x->ends + (which * ROUND_TABLES + (int)t) * r->experts;
+}
+
+/* Where the rows of a member for an expert begin. */
+static int64_t rows_before(const struct rows *r, int member, int64_t expert)
+{
+    return expert ? r->ends[member * r->experts + expert - 1] : 0;
+}
+
+/* Of this receiver's segments, (expert, sender). */
+static void set_ends(struct exec *x, const struct rows *r, int which)
+{
+    const int n = x->program->plan.expert_parallel, me = x->program->layout.ep_index;
     int64_t *cursor = x->scratch, at = 0;
     memset(cursor, 0, (size_t)n * sizeof *cursor);
-    struct walk w = walk_begin(x, r, x->program->layout.ep_index, NULL);
+    struct walk w = walk_begin(x, r, me, NULL);
     for (int64_t e = 0; e < w.per_member; e++)
         for (int s = 0; s < n; s++) {
             const struct segment g = walk_next(&w, e, s);
@@ -130,23 +140,50 @@ static void set_ends(struct exec *x, const struct rows *all, int which)
         cursor[s] = at;
         at += rows;
     }
-    int32_t *end = x->ends + which * 2 * r->experts, *from = end + r->experts;
-    w = walk_begin(x, r, x->program->layout.ep_index, NULL);
+    int32_t *end = table(x, which, r, ROUND_END), *packed = table(x, which, r, ROUND_PACKED),
+            *begin = table(x, which, r, ROUND_BEGIN), *first = table(x, which, r, ROUND_FIRST);
+    w = walk_begin(x, r, me, NULL);
     for (int64_t e = 0; e < w.per_member; e++)
         for (int s = 0; s < n; s++) {
             const struct segment g = walk_next(&w, e, s);
             *end++ = (int32_t)g.end;
-            *from++ = (int32_t)cursor[s];
+            *packed++ = (int32_t)cursor[s];
+            *begin++ = (int32_t)g.begin;
+            *first++ = (int32_t)(rows_before(r, s, me * w.per_member + e) + g.first);
             cursor[s] += g.end - g.begin;
         }
 }
 
-static void set_all_ends(struct exec *x, const struct rows *r)
+/* Of this sender's own rows, by expert. */
+static void set_back(struct exec *x, const struct rows *r, int which)
+{
+    const int n = x->program->plan.expert_parallel, me = x->program->layout.ep_index;
+    int32_t *begin = table(x, which, r, BACK_BEGIN), *end = table(x, which, r, BACK_END),
+            *first = table(x, which, r, BACK_FIRST);
+    for (int m = 0; m < n; m++) {
+        struct walk w = walk_begin(x, r, m, NULL);
+        for (int64_t e = 0; e < w.per_member; e++)
+            for (int s = 0; s < n; s++) {
+                const struct segment g = walk_next(&w, e, s);
+                if (s != me)
+                    continue;
+                const int64_t n_rows = g.end - g.begin; /* none: the segment is of another round */
+                *begin = (int32_t)(rows_before(r, me, m * w.per_member + e) + (n_rows > 0 ? g.first : 0));
+                *end++ = *begin++ + (int32_t)n_rows;
+                *first++ = (int32_t)g.begin;
+            }
+    }
+}
+
+static void set_tables(struct exec *x, const struct rows *all)
 {
     const int n = plan_at_once(&x->program->plan);
-    for (int k = 0; k < n; k++)
-        set_ends(x, r, k);
-    exec_put(x, r->head->ref[1], x->ends, n * 2 * r->experts * (int64_t)sizeof *x->ends);
+    for (int k = 0; k < n; k++) {
+        const struct rows r = round_of(x, all, k);
+        set_ends(x, &r, k);
+        set_back(x, &r, k);
+    }
+    exec_put(x, all->head->ref[1], x->ends, n * ROUND_TABLES * all->experts * (int64_t)sizeof *x->ends);
 }
 
 void rows_begin(struct exec *x, const struct instr *head, struct rows *r)
@@ -161,14 +198,14 @@ void rows_begin(struct exec *x, const struct instr *head, struct rows *r)
     }
     x->rounds = r->n_rounds;
     x->most_rounds = r->n_rounds > x->most_rounds ? r->n_rounds : x->most_rounds;
-    set_all_ends(x, r);
+    set_tables(x, r);
 }
 
 bool rows_next(struct exec *x, struct rows *r)
 {
     if (++r->loop * plan_at_once(&x->program->plan) >= r->n_rounds)
         return false;
-    set_all_ends(x, r);
+    set_tables(x, r);
     return true;
 }
 
@@ -213,7 +250,7 @@ static void move_rows(struct exec *x, const struct instr *in, const struct rows 
     x->device->move(&(struct device_move){ .rows = exec_at(x, in->ref[1]),
                                            .packed = exec_at(x, in->ref[4]),
                                            .end = end,
-                                           .from = end + r->experts,
+                                           .from = end + ROUND_PACKED * r->experts,
                                            .n_segments = r->experts,
                                            .tile = x->program->plan.tile,
                                            .n_rows = x->program->plan.row_capacity,
@@ -221,10 +258,42 @@ static void move_rows(struct exec *x, const struct instr *in, const struct rows 
                                            .pack = pack });
 }
 
+/* Kernels read rows where other ranks have them: one pass instead of a copy, this rank's own included, and a move. Beside products
+ * copies are better, which take no multiprocessor. */
+static bool pulls(const struct exec *x)
+{
+    return !x->program->plan.overlap && comm_can_look(x->expert);
+}
+
+/* `mine` is what this rank shows the others, `to` where its rows go. */
+static void pull_rows(struct exec *x, const struct instr *in, const struct rows *r, struct ref mine,
+                      struct ref to, bool back)
+{
+    const int32_t *tables = exec_at(x, in->ref[2]);
+    const int n = x->program->plan.expert_parallel;
+    struct device_pull p = { .rows = exec_at(x, to),
+                             .begin = tables + (back ? BACK_BEGIN : ROUND_BEGIN) * r->experts,
+                             .end = tables + (back ? BACK_END : ROUND_END) * r->experts,
+                             .first = tables + (back ? BACK_FIRST : ROUND_FIRST) * r->experts,
+                             .n_segments = r->experts,
+                             .each = back ? r->experts / n : 1,
+                             .tile = back ? 1 : x->program->plan.tile,
+                             .n_rows = x->program->buffers[to.buffer].bytes / in->row_bytes,
+                             .row_bytes = in->row_bytes,
+                             .members = n };
+    comm_look(x->expert, exec_at(x, mine), p.of);
+    x->device->pull(&p);
+    comm_looked(x->expert);
+}
+
 void rows_send(struct exec *x, const struct instr *in, const struct rows *r)
 {
     const struct rows of = round_of(x, r, in->round);
     struct comm_rows c;
+    if (pulls(x)) {
+        pull_rows(x, in, r, in->ref[0], in->ref[1], false);
+        return;
+    }
     plan_exchange(x, &of, &c);
     comm_exchange(x->expert, exec_at(x, in->ref[0]), exec_at(x, in->ref[4]), &c, in->row_bytes);
     move_rows(x, in, r, false);
@@ -234,6 +303,10 @@ void rows_return(struct exec *x, const struct instr *in, const struct rows *r)
 {
     const struct rows of = round_of(x, r, in->round);
     struct comm_rows c;
+    if (pulls(x)) {
+        pull_rows(x, in, r, in->ref[1], in->ref[0], true);
+        return;
+    }
     plan_exchange(x, &of, &c);
     move_rows(x, in, r, true);
     const struct comm_rows back = { c.recv_rows, c.recv_at, c.send_rows, c.send_at };

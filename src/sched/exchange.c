@@ -129,8 +129,7 @@ static void begin_rounds(struct lower *l, enum list_kind which, const struct reg
     const struct node *n = &l->p->graph->nodes[r->first];
     const int64_t ends = n->dim[l->split[r->first].expert]; /* E/ep experts x ep senders */
     forget_inner(l);
-    /* ends, and where each segment begins in the packed rows */
-    const int64_t bytes = 2 * ends * (int64_t)sizeof(int32_t);
+    const int64_t bytes = ROUND_TABLES * ends * (int64_t)sizeof(int32_t);
     const int all = lower_buffer(l, "round ends", MEM_EXCHANGE, at_once(l) * bytes);
     for (int k = 0; k < at_once(l); k++)
         l->round_end[k] = (struct ref){ all, k * bytes };

@@ -38,6 +38,21 @@ enum instr_kind {
     RUN_NORM_SUM, /* all-reduce of n doubles ref[0] of which one rank holds each, then the clip factor into ref[1] */
     RUN_GATHER, /* weights ref[0] of flat `flat`, elements [first, first + n_elements): owners send their coarse ranges to ref[1] of the members of their shard group */
 };
+/* What the device reads of a round of the exchange, one after the other at RUN_ROUND's ref[1], each with a number for every
+ * segment of rows. Of the receiver's segments (expert, sender) in its rows: where each ends (the argument "end" of the
+ * experts' operators), where it begins when rows stand packed by sender; for kernels that read the members' rows where
+ * these lie (device.h: pull): where it begins, and its first row at the sender. Of the sender's own rows by expert, on
+ * their way back: first and last, and the first row at the expert's rank. */
+enum round_table {
+    ROUND_END,
+    ROUND_PACKED,
+    ROUND_BEGIN,
+    ROUND_FIRST,
+    BACK_BEGIN,
+    BACK_END,
+    BACK_FIRST,
+    ROUND_TABLES
+};
 extern const char *const sched_kind_name[]; /* by instr_kind */
 struct instr {
     const char *name;
