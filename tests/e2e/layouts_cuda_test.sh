@@ -117,9 +117,10 @@ refused "gradients in bfloat16" 2 'gradient_dtype bf16.*reproducible' "$moec" tr
     $common --runtime_ngpus 4 --run_mode compile --reproducible --gradient_dtype bf16
 
 # Ranks that read each other's memory, of one GPU.
-for ep in 1 4; do
-    name=peer-4-ep-$ep
-    train 4 $name $common --comm peer --reproducible --micro_batch_size 16 --expert_parallel $ep --zero 1 || { failed $name $name.err; continue; }
+for options in "1 --zero 1" "4 --zero 1" "4 --zero 0 --row_capacity 512"; do
+    name=peer-4-ep-${options// --/-}
+    name=${name// /-}
+    train 4 $name $common --comm peer --reproducible --micro_batch_size 16 --expert_parallel $options || { failed $name $name.err; continue; }
     same $name $name same-4-ep-1
 done
 # NCCL: refused where ranks share a GPU; with a GPU for each the same bits.
