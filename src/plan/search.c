@@ -216,8 +216,8 @@ static enum split_choice widths_of(const struct space *s, const struct plan *p)
 {
     if (p->tensor_parallel == 1 || s->experts == 0)
         return SPLIT_OFF;
-    const bool not_seen = p->numbers.backend == CUDA; /* on devices, yet */
-    return s->l->widths == SPLIT_AUTO && (p->reproducible || not_seen) ? SPLIT_OFF : s->l->widths;
+    const bool not_timed = p->numbers.backend == CUDA;
+    return s->l->widths == SPLIT_AUTO && (p->reproducible || not_timed) ? SPLIT_OFF : s->l->widths;
 }
 
 /* Whole and split: that gains memory, and time where less to add up outweighs tokens of all members. */
