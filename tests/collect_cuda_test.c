@@ -78,6 +78,54 @@ TEST(sums_of_parts_are_those_of_the_host)
         }
 }
 
+/* Parts that lie apart, of which one is the place of the sum: as of parts that lie together. `odd`: elements off a multiple of
+ * 16 bytes. */
+static void check_sum_of(enum dtype type, int n_parts, int64_t n, int odd, bool add)
+{
+    const size_t each = num_dtype_bytes(type), bytes = each * (size_t)n;
+    char *together = device_buffer(bytes * (size_t)n_parts), *want = malloc(bytes), *got = malloc(bytes);
+    char *apart[DEVICE_MEMBERS], *raw = malloc(bytes);
+    struct device_sum_of s = { .type = type, .n_parts = n_parts, .n = n, .add = add };
+    for (int m = 0; m < n_parts; m++) {
+        apart[m] = device_buffer(bytes + 16);
+        for (int64_t i = 0; i < n; i++) {
+            const float x = (float)rng_normal(opcall_seed(), (uint64_t)m, (uint64_t)i);
+            num_from_float(raw + (size_t)i * each, &x, type, 1);
+        }
+        device_cuda()->put(apart[m] + (size_t)odd * each, raw, bytes);
+        device_cuda()->put(together + (size_t)m * bytes, raw, bytes);
+        s.of[m] = apart[m] + (size_t)odd * each;
+    }
+    char *out = device_buffer(bytes);
+    device_cuda()->put(out, raw, bytes);
+    device_cuda()->sum(&(struct device_sum){ together, out, type, n_parts, n, n, add });
+    device_cuda()->get(want, out, bytes);
+    s.out = (void *)(uintptr_t)s.of[n_parts - 1]; /* which has `raw` */
+    device_cuda()->sum_of(&s);
+    device_cuda()->get(got, s.out, bytes);
+    EXPECTF(memcmp(got, want, bytes) == 0, "%d parts of %lld", n_parts, (long long)n);
+    for (int m = 0; m < n_parts; m++) {
+        EXPECT(device_guarded(apart[m], bytes + 16));
+        device_cuda()->release(apart[m]);
+    }
+    device_cuda()->release(together);
+    device_cuda()->release(out);
+    free(want), free(got), free(raw);
+}
+
+TEST(sums_of_parts_that_lie_apart)
+{
+    static const int n_parts[] = { 1, 2, 3, 5, 8, 13, 64 };
+    if (!have_device())
+        return;
+    for (size_t i = 0; i < sizeof n_parts / sizeof *n_parts; i++)
+        for (int k = 0; k < 4; k++) {
+            check_sum_of(k % 2 ? BF16 : F32, n_parts[i], 4096, 0, k < 2);
+            check_sum_of(k % 2 ? BF16 : F32, n_parts[i], 1003, 0, k >= 2);
+            check_sum_of(k % 2 ? BF16 : F32, n_parts[i], 512, 1, k < 2);
+        }
+}
+
 /* Every fourth segment or so is empty. */
 static int64_t rows_of_segment(int64_t i, int64_t most)
 {

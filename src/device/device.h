@@ -15,6 +15,16 @@ struct device_sum {
     int64_t stride, n; /* elements */
     bool add;          /* to what is in out, which is not part of `parts` then */
 };
+enum { DEVICE_MEMBERS = 64 };
+/* The same sums of parts that are read where other ranks have them: addresses of reach_at. `out` may be one of them. */
+struct device_sum_of {
+    const void *of[DEVICE_MEMBERS];
+    void *out;
+    enum dtype type;
+    int n_parts;
+    int64_t n;
+    bool add;
+};
 /* Rows of segments that begin at multiples of `tile` (op.h: rows), and the same without the space between them. end
  * and from lie where kernels read: rows of segment i end at end[i], its first one is row from[i] of `packed`. */
 struct device_move {
@@ -26,7 +36,6 @@ struct device_move {
 /* Segments of rows that are read where members have them: row r of segment i, in begin[i] <= r < end[i], is row first[i] + r -
  * begin[i] of member i / each % members; rows behind the end, up to the next multiple of tile, become zeros. Rows between
  * segments stay as they are. */
-enum { DEVICE_MEMBERS = 64 };
 struct device_pull {
     char *rows;
     const void *of[DEVICE_MEMBERS];                    /* rows of each member, addresses of reach_at */
@@ -82,6 +91,7 @@ struct device {
     void (*fetch)(void *to, void *attached, int64_t at, size_t bytes);
     const void *(*reach_at)(void *attached, int64_t at); /* where kernels find it; NULL: they cannot */
     void (*pull)(const struct device_pull *p);
+    void (*sum_of)(const struct device_sum_of *s);
     bool (*see)(void *host, size_t bytes);
     void (*meet)(uint32_t *const *word, int n, int mine, uint32_t call);
     /* What the time of the lane of compute goes to, waiting for the other one included: from here on to this kind, until the

@@ -127,6 +127,11 @@ static void pull(const struct device_pull *p)
     device_pull_cuda(p, lanes[in_use]);
 }
 
+static void sum_of(const struct device_sum_of *s)
+{
+    device_sum_of_cuda(s, lanes[in_use]);
+}
+
 static void meet(uint32_t *const *word, int n, int mine, uint32_t call)
 {
     device_meet_cuda(word, n, mine, call, lanes[in_use]);
@@ -343,6 +348,7 @@ static const struct device cuda = { "cuda",
                                     fetch,
                                     reach_at,
                                     pull,
+                                    sum_of,
                                     device_see_cuda,
                                     meet,
                                     spend_on,

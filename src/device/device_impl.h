@@ -5,6 +5,7 @@ void device_sum_cpu(const struct device_sum *s);
 void device_move_cpu(const struct device_move *m);
 void device_sum_cuda(const struct device_sum *s, void *stream);
 void device_move_cuda(const struct device_move *m, void *stream);
+void device_sum_of_cuda(const struct device_sum_of *s, void *stream);
 void device_pull_cuda(const struct device_pull *p, void *stream);
 bool device_share_cuda(void *memory, struct device_ticket *t);
 void *device_attach_cuda(const struct device_ticket *t);

@@ -48,6 +48,81 @@ void device_sum_cuda(const struct device_sum *s, void *stream)
     LAUNCHED();
 }
 
+enum { FEW = 7 }; /* levels: up to 2^7 - 1 parts */
+
+/* x[i] of EACH elements from the first'th on */
+template <int EACH>
+__device__ static inline void load_part(float (&x)[EACH], const void *part, bool wide, int64_t first)
+{
+    if constexpr (EACH == 1)
+        x[0] = grad_load(part, wide, first);
+    else if (!wide)
+        load8(x, (const bf16 *)part + first);
+    else
+#pragma unroll
+        for (int i = 0; i < EACH; i += 4) {
+            const float4 v = *(const float4 *)((const float *)part + first + i);
+            x[i] = v.x, x[i + 1] = v.y, x[i + 2] = v.z, x[i + 3] = v.w;
+        }
+}
+
+/* As sum_kernel. EACH: 8, or 1 where something is not a multiple of 16 bytes. */
+template <int EACH>
+__global__ static void __launch_bounds__(THREADS)
+    sum_of_kernel(const __grid_constant__ struct device_sum_of s)
+{
+    const int64_t first = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * EACH;
+    const bool wide = s.type == F32;
+    float level[FEW][EACH] = {}, sum[EACH] = {};
+    bool begun = false;
+    if (first >= s.n)
+        return;
+    for (int part = 0; part < s.n_parts; part++) {
+        float x[EACH];
+        bool carry = true;
+        load_part<EACH>(x, s.of[part], wide, first);
+#pragma unroll
+        for (int k = 0; k < FEW; k++) {
+            const bool adds_up = part >> k & 1;
+#pragma unroll
+            for (int i = 0; i < EACH; i++)
+                if (carry && adds_up)
+                    x[i] = level[k][i] + x[i];
+                else if (carry)
+                    level[k][i] = x[i];
+            carry = carry && adds_up;
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < FEW; k++)
+        if (s.n_parts >> k & 1) {
+#pragma unroll
+            for (int i = 0; i < EACH; i++)
+                sum[i] = begun ? level[k][i] + sum[i] : level[k][i];
+            begun = true;
+        }
+    if constexpr (EACH == 1)
+        grad_put(s.out, wide, s.add, first, sum[0]);
+    else
+        grad_put8(s.out, wide, s.add, first, sum);
+}
+
+void device_sum_of_cuda(const struct device_sum_of *s, void *stream)
+{
+    uintptr_t odd = (uintptr_t)s->out | (uintptr_t)(s->n % VEC);
+    CHECK((s->type == F32 || s->type == BF16) && s->n_parts > 0 && s->n_parts < 1 << FEW, "%d parts of %s",
+          s->n_parts, num_dtype_name(s->type));
+    for (int i = 0; i < s->n_parts; i++)
+        odd |= (uintptr_t)s->of[i];
+    if (s->n == 0)
+        return;
+    if (odd % 16)
+        sum_of_kernel<1><<<blocks_for(s->n, THREADS), THREADS, 0, (cudaStream_t)stream>>>(*s);
+    else
+        sum_of_kernel<VEC><<<blocks_for(s->n / VEC, THREADS), THREADS, 0, (cudaStream_t)stream>>>(*s);
+    LAUNCHED();
+}
+
 /* First of n segments whose tiles end behind `row`; n when there is none. */
 __device__ static int64_t segment_of(const int32_t *end, int64_t n, int64_t tile, int64_t row)
 {

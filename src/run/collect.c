@@ -176,6 +176,28 @@ static void pass_on(struct exec *x, const struct instr *in, int64_t at, struct c
         add_passed(x, in, at);
 }
 
+/* In one pass, by a kernel that reads the other members' gradients where they have them. */
+static void reduce_from_peers(struct exec *x, const struct instr *in)
+{
+    const struct flat *f = &x->program->layout.flat[in->flat];
+    const enum dtype t = gradient_type(x);
+    const struct comm_group *g = x->replica[in->flat];
+    const void *parts[DEVICE_MEMBERS];
+    int64_t begin, end;
+    owned_of(f, in, f->index, &begin, &end);
+    struct device_sum_of s = { .out = exec_at(x, element(in->ref[2], begin, t)),
+                               .type = t,
+                               .n_parts = f->n_ranks,
+                               .n = end - begin,
+                               .add = in->add };
+    comm_look(g, exec_at(x, element(in->ref[0], in->first, t)), parts);
+    for (int m = 0; m < f->n_ranks; m++)
+        s.of[layout_tree_place(f, m)] =
+            (const char *)parts[m] + (begin - in->first) * (int64_t)num_dtype_bytes(t);
+    x->device->sum_of(&s);
+    comm_looked(g);
+}
+
 /* Reduce-scatter in blocks: every member sends the owner its part of the owner's range; the owner adds them
  * in the tree. The result does not depend on which ranges belong to whom. */
 void collect_reduce(struct exec *x, const struct instr *in)
@@ -185,6 +207,10 @@ void collect_reduce(struct exec *x, const struct instr *in)
     const enum dtype t = gradient_type(x);
     struct comm_rows r = { x->scratch, x->scratch + n, x->scratch + 2 * n, x->scratch + 3 * n };
     int64_t most = 0, begin, end;
+    if (!in->spread && comm_can_look(x->replica[in->flat])) {
+        reduce_from_peers(x, in);
+        return;
+    }
     for (int m = 0; m < n; m++) {
         range_of(f, in, m, &begin, &end);
         most = end - begin > most ? end - begin : most;
