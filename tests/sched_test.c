@@ -43,11 +43,9 @@ static void put_values(const struct run *r)
 static void put_flats(const struct run *r)
 {
     for (int k = 0; k < FLATS; k++) {
-        float *w = at(r, r->p.weights[k]), *g = at(r, r->p.gradients[k]);
-        for (int64_t i = 0; i < r->p.layout.flat[k].n_elements; i++) {
+        float *w = at(r, r->p.weights[k]);
+        for (int64_t i = 0; i < r->p.layout.flat[k].n_elements; i++)
             w[i] = (float)rng_normal(2, (uint64_t)k, (uint64_t)i) / 3;
-            g[i] = 0;
-        }
     }
     const struct ref weight[] = { r->p.nll_weight, r->p.aux_weight };
     for (int k = 0; k < 2; k++)
@@ -57,7 +55,7 @@ static void put_flats(const struct run *r)
 
 static void call(const struct run *r, const struct instr *in)
 {
-    struct call c = { .add = in->add, .wide = in->wide, .work = at(r, in->work) };
+    struct call c = { .add = instr_add(in, true), .wide = in->wide, .work = at(r, in->work) };
     EXPECT(in->kind == RUN_OP);
     for (int j = 0; j < OP_ARGS; j++) {
         c.arg[j] = at(r, in->arg[j]);
@@ -93,10 +91,12 @@ static void run_end(struct run *r)
 static bool same_results(const struct run *x, const struct run *y)
 {
     bool same = true;
-    for (int k = 0; k < FLATS; k++) {
-        const int64_t n = x->p.layout.flat[k].n_elements;
-        const float *g = at(x, x->p.gradients[k]);
-        same &= memcmp(g, at(y, y->p.gradients[k]), (size_t)n * sizeof *g) == 0;
+    for (int k = 0; k < x->g->params.n; k++) {
+        const struct place *place = &x->p.layout.place[k];
+        const int64_t n = place->end - place->begin;
+        const float *g = (float *)at(x, x->p.gradients[place->flat]) + place->at,
+                    *other = (float *)at(y, y->p.gradients[place->flat]) + place->at;
+        same &= memcmp(g, other, (size_t)n * sizeof *g) == 0;
         for (int64_t i = 0; i < n; i++)
             same &= isfinite(g[i]);
     }

@@ -65,17 +65,14 @@ static void run(const struct summer *w, struct section s)
 {
     for (int i = s.from; i < s.to; i++) {
         const struct instr *in = &w->p.list[LIST_TREE].item[i];
-        EXPECT(in->kind == RUN_PARTS || in->kind == RUN_ZERO);
-        if (in->kind == RUN_ZERO)
-            memset(at(w, in->ref[0]), 0, (size_t)in->n);
-        else
-            device_sum_cpu(&(struct device_sum){ .parts = at(w, in->ref[0]),
-                                                 .out = at(w, in->ref[1]),
-                                                 .type = F32,
-                                                 .n_parts = in->n_parts,
-                                                 .stride = in->n,
-                                                 .n = in->n,
-                                                 .add = in->add });
+        EXPECT(in->kind == RUN_PARTS);
+        device_sum_cpu(&(struct device_sum){ .parts = at(w, in->ref[0]),
+                                             .out = at(w, in->ref[1]),
+                                             .type = F32,
+                                             .n_parts = in->n_parts,
+                                             .stride = in->n,
+                                             .n = in->n,
+                                             .add = in->add });
     }
 }
 
@@ -92,12 +89,12 @@ static float *worker_sum(const struct summer *w, int flat)
     const struct plan *p = &w->p.plan;
     float *g = at(w, w->p.gradients[flat]);
     const int own = plan_own_shards(p), first = w->p.layout.rank / p->tensor_parallel * own;
-    memset(g, 0, (size_t)floats_of(w, flat) * sizeof *g);
     for (int64_t micro = 0; micro < p->accumulation; micro++) {
         struct section part[PLAN_TREE_LEVELS];
         const int64_t shard = first + micro / plan_shard_micro(p);
         for (int64_t i = 0; i < floats_of(w, flat); i++)
-            g[i] += addend(shard, micro % plan_shard_micro(p), w->p.layout.tensor_index, i);
+            g[i] = (micro % plan_shard_micro(p) ? g[i] : 0) +
+                   addend(shard, micro % plan_shard_micro(p), w->p.layout.tensor_index, i);
         const int n = sched_end_shard(&w->p, 0, micro, part);
         for (int k = 0; k < n; k++)
             run(w, part[k]);

@@ -1,6 +1,6 @@
 /* grad.c - the backward steps of a graph, from its nodes in reverse and the bwd kernels of their operators.
- * A value used twice gets its gradient in two steps: the first one writes, the later ones add. Parameters
- * always add, because gradients accumulate over micro-batches; the step begins with zeros. */
+ * A value used twice gets its gradient in two steps: the first one writes, the later ones add. Those of parameters
+ * accumulate over micro-batches: the first one writes in the first of them alone. */
 #include "graph/graph.h"
 
 /* Values that depend on a parameter through operators with a backward kernel. */
@@ -42,6 +42,8 @@ void graph_grad(struct graph *g)
             b.want |= 1u << j;
             if (g->has_grad[v] || g->values[v].kind == VALUE_PARAM)
                 b.add |= 1u << j;
+            if (!g->has_grad[v] && g->values[v].kind == VALUE_PARAM)
+                b.first |= 1u << j;
             g->has_grad[v] = true;
         }
         if (b.want)

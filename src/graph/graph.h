@@ -34,7 +34,8 @@ struct root {
 };
 struct back { /* one backward step: the bwd kernel of a node */
     int node;
-    uint32_t want, add; /* bit per argument: gradient wanted; already written by an earlier step */
+    uint32_t want, add; /* bit per argument: gradient wanted; already written, or that of a parameter */
+    uint32_t first;     /* of add: no earlier step writes it, but micro-batches before may have */
 };
 enum { GRAPH_ROOTS = 256 };
 struct graph {

@@ -167,7 +167,7 @@ struct at { /* an instruction, for time_batches */
 static void launch(void *context)
 {
     const struct at *at = context;
-    exec_launch(at->exec, at->list, at->index);
+    exec_launch(at->exec, at->list, at->index, false);
 }
 
 /* Runs the list in its order; the first of equal calls is repeated where it stands. */

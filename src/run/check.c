@@ -259,7 +259,6 @@ static bool check_piece(struct check *k, int param, const struct piece *s, struc
 static bool check_gradients(struct check *k, struct err *e)
 {
     const struct param_list *list = &k->training.graph->params;
-    const struct program *p = &k->training.program;
     const struct step_result r = step_gradients(&k->stepper, 0, 0, k->batch);
     if (!check_scalars(k, "loss", &r.loss, 1, LOSS, false, e) || !check_aux(k, e))
         return false;
@@ -267,9 +266,6 @@ static bool check_gradients(struct check *k, struct err *e)
         for (int j = 0; j < list->item[i].n_pieces; j++)
             if (!check_piece(k, i, &list->item[i].piece[j], e))
                 return false;
-    for (int i = 0; i < FLATS; i++)
-        k->training.exec.device->zero(exec_at(&k->training.exec, p->gradients[i]),
-                                      (size_t)p->buffers[p->gradients[i].buffer].bytes);
     return true;
 }
 

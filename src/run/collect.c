@@ -200,8 +200,11 @@ static void reduce_from_peers(struct exec *x, const struct instr *in)
 
 /* Reduce-scatter in blocks: every member sends the owner its part of the owner's range; the owner adds them
  * in the tree. The result does not depend on which ranges belong to whom. */
-void collect_reduce(struct exec *x, const struct instr *in)
+void collect_reduce(struct exec *x, const struct instr *reduce, bool first)
 {
+    struct instr now = *reduce;
+    const struct instr *in = &now;
+    now.add = instr_add(reduce, first);
     const struct flat *f = &x->program->layout.flat[in->flat];
     const int n = f->n_ranks;
     const enum dtype t = gradient_type(x);

@@ -5,6 +5,7 @@
 #include "run/stretch.h"
 #include "run/tensor.h"
 #include "sched/predict.h"
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -130,7 +131,6 @@ static void bind_call(struct exec *x, const struct instr *in, struct call *c)
         c->grad[j] = exec_at(x, in->grad[j]);
     }
     c->work = exec_at(x, in->work);
-    c->add = in->add;
     c->wide = in->wide;
     c->stream = x->device->stream();
     memcpy(c->dim, in->dim, sizeof c->dim);
@@ -223,6 +223,20 @@ static void make_late(struct arena *a, struct exec *x)
         x->late = ARENA_NEW(a, struct late, LATE);
 }
 
+/* With MOEC_TEST_POISON in the environment gradients begin as what is no number: nobody may read one that was not written. */
+static void poison_gradients(struct exec *x)
+{
+    unsigned char poison[4096];
+    memset(poison, 0xff, sizeof poison);
+    for (int i = 0; getenv("MOEC_TEST_POISON") && i < x->program->n_buffers; i++) {
+        const struct buffer *b = &x->program->buffers[i];
+        const bool stays = b->class == MEM_GRADIENTS && b->last == INT_MAX;
+        for (int64_t at = 0; stays && at < b->bytes; at += (int64_t)sizeof poison)
+            exec_put(x, (struct ref){ i, at }, poison,
+                     b->bytes - at < (int64_t)sizeof poison ? b->bytes - at : (int64_t)sizeof poison);
+    }
+}
+
 void exec_new(struct arena *a, struct program *p, const struct device *d, int blocks, struct exec *x)
 {
     CHECK(d->backend == p->plan.numbers.backend, "the plan is for %s",
@@ -252,6 +266,7 @@ void exec_new(struct arena *a, struct program *p, const struct device *d, int bl
     for (int k = 0; k < LISTS; k++)
         bind_list(a, x, (enum list_kind)k);
     upload_constants(x);
+    poison_gradients(x);
     make_late(a, x);
 }
 
@@ -277,13 +292,21 @@ int64_t exec_outside(const struct exec *x)
     return x->device->used ? x->device->used() - x->program->memory.peak_bytes : -1;
 }
 
-void exec_launch(struct exec *x, enum list_kind which, int index)
+void exec_launch(struct exec *x, enum list_kind which, int index, bool first)
 {
     const struct instr *in = &x->program->list[which].item[index];
-    if (in->kind == RUN_OP)
-        kernel_of(x, in)(&x->calls[which][x->slot * x->program->list[which].n + index]);
-    else
+    if (in->kind != RUN_OP) {
         x->device->zero(exec_at(x, in->ref[0]), (size_t)in->n);
+        return;
+    }
+    struct call c = x->calls[which][x->slot * x->program->list[which].n + index];
+    c.add = instr_add(in, first);
+    kernel_of(x, in)(&c);
+}
+
+static bool is_first(const struct exec *x, const struct rows *rows)
+{
+    return x->first && rows->loop == 0;
 }
 
 static bool run_one(struct exec *x, enum list_kind which, int index, const struct rows *rows)
@@ -292,7 +315,7 @@ static bool run_one(struct exec *x, enum list_kind which, int index, const struc
     switch (in->kind) {
     case RUN_OP:
     case RUN_ZERO:
-        exec_launch(x, which, index);
+        exec_launch(x, which, index, is_first(x, rows));
         return true;
     case RUN_ROUTE:
         rows_route(x, in);
@@ -313,7 +336,7 @@ static bool run_one(struct exec *x, enum list_kind which, int index, const struc
         collect_parts(x, in);
         return true;
     case RUN_REDUCE:
-        collect_reduce(x, in);
+        collect_reduce(x, in, is_first(x, rows));
         return true;
     case RUN_MIRROR:
         collect_mirror(x, in);
@@ -416,7 +439,7 @@ static bool run_section(struct exec *x, enum list_kind which, struct section s)
         run_late(x, which, in->after);
         comm_doing_instruction(in->name, list_name[which], i);
         enter(x, which, in);
-        const int at = i, behind = stretch_run(x, which, i);
+        const int at = i, behind = stretch_run(x, which, i, is_first(x, &rows));
         if (behind > i) {
             i = behind - 1;
         } else if (in->kind == RUN_ROUND) {

@@ -23,7 +23,8 @@ struct exec {
     struct comm_outbox **outbox;  /* by number */
     struct comm_group *replica[FLATS], *mirror[FLATS], *shard[FLATS], *expert, *tensor;
     struct step_control control;
-    bool last;   /* set by the host: the micro-batch is the last of its step */
+    bool first,
+        last; /* set by the host: the micro-batch is the first of a sum (instr_add), the last of its step */
     bool refuse; /* set by the host: stop before the update, whatever the gradient */
     double grad_norm;
     int64_t bad_chunk; /* first chunk of the gradient that is not finite; -1 */
@@ -49,7 +50,7 @@ int64_t exec_outside(const struct exec *x);
 bool exec_run(struct exec *x, enum list_kind which);
 /* Instructions of a section only, with a slot of what micro-batches have apart. */
 bool exec_run_section(struct exec *x, enum list_kind which, struct section s, int64_t slot);
-void exec_launch(struct exec *x, enum list_kind which, int index);             /* one RUN_OP or RUN_ZERO */
+void exec_launch(struct exec *x, enum list_kind which, int index, bool first); /* one RUN_OP or RUN_ZERO */
 void *exec_at(const struct exec *x, struct ref r);                             /* NULL for no buffer */
 void exec_put(struct exec *x, struct ref to, const void *from, int64_t bytes); /* from the host */
 void exec_get(const struct exec *x, void *to, struct ref from, int64_t bytes); /* to the host; waits */

@@ -203,8 +203,10 @@ void rows_begin(struct exec *x, const struct instr *head, struct rows *r)
 
 bool rows_next(struct exec *x, struct rows *r)
 {
-    if (++r->loop * plan_at_once(&x->program->plan) >= r->n_rounds)
+    if (++r->loop * plan_at_once(&x->program->plan) >= r->n_rounds) {
+        r->loop = 0;
         return false;
+    }
     set_tables(x, r);
     return true;
 }

@@ -11,7 +11,7 @@ struct rows {
     const int32_t
         *ends;       /* [members, experts]: where a member's rows for an expert end, among its sorted rows */
     int64_t experts; /* E */
-    int64_t loop, round, n_rounds; /* loop: the list takes plan_at_once() rounds each time */
+    int64_t loop, round, n_rounds; /* loop: the list takes plan_at_once() rounds each time; 0 outside */
 };
 void rows_route(struct exec *x, const struct instr *in);
 void rows_begin(struct exec *x, const struct instr *head, struct rows *r);

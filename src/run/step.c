@@ -1,6 +1,7 @@
 /* step.c - see step.h. Every reported sum is taken per sequence by one rank, exchanged exactly and added in the
  * order of the samples, so it does not depend on how the batch was split. */
 #include "run/step.h"
+#include "plan/tree.h"
 #include "run/weights.h"
 #include <math.h>
 #include <string.h>
@@ -74,17 +75,18 @@ struct turn {
     enum list_kind which;
     struct section section;
     int64_t slot;
-    bool last; /* of the micro-batches of a step, there */
+    bool first, last; /* of the micro-batches of a sum (a shard, or the step), and of a step, there */
 };
 
 static struct turn turn_of(const struct stepper *s, const struct pipeline_step *step)
 {
     const struct program *p = &s->engine->program;
-    const bool last = step->micro == p->plan.accumulation - 1;
+    const bool first = step->micro % plan_shard_micro(&p->plan) == 0,
+               last = step->micro == p->plan.accumulation - 1;
     if (p->plan.stages == 1)
-        return (struct turn){ LIST_MICRO, { 0, p->list[LIST_MICRO].n }, 0, last };
+        return (struct turn){ LIST_MICRO, { 0, p->list[LIST_MICRO].n }, 0, first, last };
     return (struct turn){ LIST_MICRO, step->backward ? p->backward[step->part] : p->forward[step->part],
-                          step->micro % p->in_flight[step->part], last };
+                          step->micro % p->in_flight[step->part], first, last };
 }
 
 /* Did this turn make the value? */
@@ -126,6 +128,7 @@ static void collect(struct stepper *s, const struct turn *t, int64_t i)
 /* Runs turn `i`, whose inputs are set; meanwhile the host takes what the one before left: *before. */
 static void run_turn(struct stepper *s, const struct turn *t, int64_t i, struct turn *before)
 {
+    s->engine->exec.first = t->first;
     s->engine->exec.last = t->last;
     exec_run_turn(&s->engine->exec, t->which, t->section, t->slot, (int)(i % DEVICE_MARKS));
     if (i > 0)
@@ -235,7 +238,7 @@ double step_evaluate(struct stepper *s, int64_t begin, int64_t end, int64_t *n_t
     const int chunks = p->chunks;
     for (int64_t i = 0; i < blocks * chunks; i++) {
         const int turn = (int)(i % DEVICE_MARKS);
-        const struct turn now = { LIST_EVAL, s->engine->program.eval[i % chunks], 0, false };
+        const struct turn now = { LIST_EVAL, s->engine->program.eval[i % chunks], 0, false, false };
         batches_fill_eval(s->batches, p, begin, end, i / chunks, comm_rank(), input(s, turn, v->tokens),
                           input(s, turn, v->labels), s->slot[turn]);
         run_turn(s, &now, i, &before);

@@ -25,7 +25,7 @@ struct stepper {
 };
 void step_new(struct arena *a, struct engine *x, struct batches *b, int64_t most_sequences,
               struct stepper *s);
-/* Forward and backward of samples [first, first + n) of an epoch: gradients are added to what the flats hold. */
+/* Forward and backward of samples [first, first + n) of an epoch: the flats hold their gradients. */
 struct step_result step_gradients(struct stepper *s, int64_t epoch, int64_t first, int64_t n);
 /* The same, then the update; control is set by the caller in engine->exec.control. */
 struct step_result step_train(struct stepper *s, int64_t epoch, int64_t first, int64_t n);

@@ -36,15 +36,24 @@ static int end_of(const struct program *p, enum list_kind which, int from)
     return to;
 }
 
+static bool begins_sums(const struct list *list, int from, int to)
+{
+    for (int i = from; i < to; i++)
+        if (list->item[i].first_writes)
+            return true;
+    return false;
+}
+
 static void find(struct arena *a, struct exec *x, enum list_kind which)
 {
     const struct list *list = &x->program->list[which];
-    x->stretches[which] = ARENA_NEW(a, struct stretch, (list->n / FEWEST + 1) * x->n_slots[which]);
+    x->stretches[which] = ARENA_NEW(a, struct stretch, 2 * (list->n / FEWEST + 1) * x->n_slots[which]);
     for (int i = 0, to; i<list->n; i = to> i ? to : i + 1) {
         to = end_of(x->program, which, i);
         for (int64_t slot = 0; to - i >= FEWEST && slot < x->n_slots[which]; slot++)
-            x->stretches[which][x->n_stretches[which]++] =
-                (struct stretch){ .from = i, .to = to, .slot = slot };
+            for (int first = 0; first <= (begins_sums(list, i, to) ? 1 : 0); first++)
+                x->stretches[which][x->n_stretches[which]++] =
+                    (struct stretch){ .from = i, .to = to, .slot = slot, .first = first };
     }
 }
 
@@ -69,7 +78,7 @@ void stretch_free(struct exec *x)
 static void launch(struct exec *x, enum list_kind which, const struct stretch *s)
 {
     for (int i = s->from; i < s->to; i++)
-        exec_launch(x, which, i);
+        exec_launch(x, which, i, s->first);
 }
 
 static void record(struct exec *x, enum list_kind which, struct stretch *s)
@@ -91,17 +100,21 @@ static void record(struct exec *x, enum list_kind which, struct stretch *s)
             s->to - s->from, x->program->list[which].item[s->from].name);
 }
 
-static struct stretch *at(const struct exec *x, enum list_kind which, int from)
+/* The one for the first micro-batch stands behind the other. */
+static struct stretch *at(const struct exec *x, enum list_kind which, int from, bool first)
 {
-    for (int i = 0; i < x->n_stretches[which]; i++)
-        if (x->stretches[which][i].from == from && x->stretches[which][i].slot == x->slot)
-            return &x->stretches[which][i];
-    return NULL;
+    struct stretch *found = NULL;
+    for (int i = 0; i < x->n_stretches[which]; i++) {
+        struct stretch *s = &x->stretches[which][i];
+        if (s->from == from && s->slot == x->slot && (first || !s->first))
+            found = s;
+    }
+    return found;
 }
 
-int stretch_run(struct exec *x, enum list_kind which, int from)
+int stretch_run(struct exec *x, enum list_kind which, int from, bool first)
 {
-    struct stretch *s = x->replays && !x->spent[which] ? at(x, which, from) : NULL;
+    struct stretch *s = x->replays && !x->spent[which] ? at(x, which, from, first) : NULL;
     if (!s)
         return from;
     if (s->ran && !s->record && !s->fails)

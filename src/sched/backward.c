@@ -188,6 +188,7 @@ void lower_backward_op(struct lower *l, const struct back *b, bool inside)
     }
     struct instr *i = lower_emit_op(l, LIST_MICRO, b->node, true);
     i->add = b->add;
+    i->first_writes = inside && l->round > 0 ? 0 : b->first; /* later rounds add to the first one */
     for (int j = 0; j < a->n_args; j++) {
         i->arg[j] = at.arg[j];
         i->grad[j] = at.grad[j];

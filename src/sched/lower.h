@@ -21,7 +21,7 @@ struct lower {
     struct ref *gathered, *collected; /* by bucket: weights and gradients for the moment (shard.c) */
     int *last_back;                   /* by bucket: last backward step that adds to its gradients */
     bool early;                       /* gradients are summed in the last backward, if at all it can be */
-    bool *summed;                     /* by bucket: early, and done */
+    bool *summed;                     /* by bucket: in this micro-batch, at least in part */
     bool *ahead;                      /* by bucket: gathered, and no node has come to it yet */
     int n_parts;
     int64_t most_experts;

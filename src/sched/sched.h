@@ -73,10 +73,17 @@ struct instr {
     int64_t n, row_bytes;      /* elements or bytes as the kind says; bytes of an exchanged row */
     struct ref arg[OP_ARGS], grad[OP_ARGS], work, ref[5];
     uint32_t add,
-        wide; /* of a call; add also of RUN_PARTS and RUN_TENSOR_SCATTER, whose elements are float32 if wide */
+        wide; /* of a call; add also of RUN_PARTS, RUN_REDUCE and RUN_TENSOR_SCATTER, whose elements are float32 if wide */
+    uint32_t first_writes; /* bits of add that the first micro-batch of a sum lacks (instr_add) */
     int64_t dim[OP_DIMS];
     double attr[OP_ATTRS];
 };
+/* The add bits of an instruction. first: in the first micro-batch of a step or shard, and in the first round of a loop: there is
+ * no sum yet to add to, and what lies there is of another step. */
+static inline uint32_t instr_add(const struct instr *in, bool first)
+{
+    return first ? in->add & ~in->first_writes : in->add;
+}
 /* The kernel that a RUN_OP calls. */
 static inline kernel *instr_kernel(const struct instr *in, enum backend b)
 {
@@ -131,8 +138,7 @@ struct program {
     struct list list[LISTS];
     struct section forward[PLAN_CHUNKS], backward[PLAN_CHUNKS],
         eval[PLAN_CHUNKS]; /* by chunk of this stage */
-    /* LIST_TREE, by chunk and level: adds what level k keeps to the gradients; keeps the gradients in level k instead, and
-     * clears them. */
+    /* LIST_TREE, by chunk and level: adds what level k keeps to the gradients; keeps the gradients in level k instead. */
     struct section tree_add[PLAN_CHUNKS][PLAN_TREE_LEVELS], tree_keep[PLAN_CHUNKS][PLAN_TREE_LEVELS];
     int n_outboxes;
     int n_marks;                    /* lanes.h; 0: all is one lane */

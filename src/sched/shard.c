@@ -175,12 +175,15 @@ void lower_touch_params(struct lower *l, int node, bool gradients)
     }
 }
 
-/* Every member sums a part: a bucket lies in the ranges of few owners, whose links alone would be busy. */
+/* Every member sums a part: a bucket lies in the ranges of few owners, whose links alone would be busy. One of several parts of
+ * the model is summed after each of them. */
 static void reduce_collected(struct lower *l, int bucket)
 {
     const struct bucket *b = &l->p->layout.bucket[bucket];
     struct instr *i = lower_reduce(l, LIST_MICRO, b, l->collected[bucket], l->p->gradients[b->flat]);
     i->add = true;
+    i->first_writes = !l->summed[bucket];
+    l->summed[bucket] = true;
     i->spread = l->p->layout.flat[b->flat].n_ranks > 2; /* between two it is the same */
     l->collected[bucket] = NOWHERE;
 }

@@ -1,6 +1,7 @@
 /* tree.c - adds the shards of a worker (plan/tree.h). The sum of a shard is in the gradients; those of whole blocks of 2^k
- * shards wait in level k for their neighbours, as the digits of a counter do. The last one leaves the sum of all in the
- * gradients, where the update expects it. With a pipeline, parts of the model end their shards at different times. */
+ * shards wait in level k for their neighbours, as the digits of a counter do, and the next shard writes over the gradients. The
+ * last one leaves the sum of all there, where the update expects it. With a pipeline, parts of the model end their shards at
+ * different times. */
 #include "plan/tree.h"
 #include "sched/lower.h"
 
@@ -54,26 +55,14 @@ static void make_levels(struct lower *l, int levels, struct tree *t)
     }
 }
 
-static void emit_sum(struct lower *l, struct ref from, struct ref to, int64_t n, bool add)
-{
-    struct instr *i = lower_emit(l, LIST_TREE, RUN_PARTS, "sums of shards");
-    i->ref[0] = from;
-    i->ref[1] = to;
-    i->n = n;
-    i->n_parts = 1;
-    i->add = add;
-}
-
 static void emit(struct lower *l, struct ref gradients, struct ref level, int64_t n, bool keep)
 {
-    if (!keep) {
-        emit_sum(l, level, gradients, n, true);
-        return;
-    }
-    emit_sum(l, gradients, level, n, false);
-    struct instr *i = lower_emit(l, LIST_TREE, RUN_ZERO, "sums of shards");
-    i->ref[0] = gradients;
-    i->n = n * (int64_t)num_dtype_bytes(l->p->plan.numbers.gradient);
+    struct instr *i = lower_emit(l, LIST_TREE, RUN_PARTS, "sums of shards");
+    i->ref[0] = keep ? gradients : level;
+    i->ref[1] = keep ? level : gradients;
+    i->n = n;
+    i->n_parts = 1;
+    i->add = !keep;
 }
 
 /* Parameters of a chunk that are neighbours in the flat space at once, from `param` on; returns the first one behind. */

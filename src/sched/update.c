@@ -1,5 +1,5 @@
 /* update.c - the list that ends a step: sum the gradients over the replicas, take the norm, update the owned
- * ranges, send them to the others, clear the gradients.
+ * ranges, send them to the others. Gradients stay: the next step writes over them.
  * The sums do not depend on the layout: gradients are added in a fixed binary tree over the ranks that
  * computed them, the norm is the sum of one double per chunk, each computed by exactly one rank. */
 #include "graph/registry.h"
@@ -147,15 +147,6 @@ static void update_param(struct lower *l, int param, const struct adamw *o)
     lower_work(l, i);
 }
 
-static void clear(struct lower *l, struct ref r, int64_t bytes, const char *name)
-{
-    if (r.buffer < 0 || bytes == 0)
-        return;
-    struct instr *i = lower_emit(l, LIST_UPDATE, RUN_ZERO, name);
-    i->ref[0] = r;
-    i->n = bytes;
-}
-
 static bool is_gathered(const struct lower *l, int flat)
 {
     const struct flat *f = &l->p->layout.flat[flat];
@@ -179,7 +170,6 @@ static void update_flat(struct lower *l, int flat, const struct adamw *o)
 
 void lower_update(struct lower *l, const struct adamw *o)
 {
-    const struct program *p = l->p;
     if (l->n_parts > 1)
         sum_parts(l);
     for (int i = 0; i < FLATS; i++)
@@ -191,11 +181,4 @@ void lower_update(struct lower *l, const struct adamw *o)
     for (int i = 0; i < FLATS; i++)
         if (!is_gathered(l, i))
             update_flat(l, i, o);
-    for (int i = 0; i < FLATS; i++) {
-        clear(l, (struct ref){ p->gradients[i].buffer, 0 }, p->buffers[p->gradients[i].buffer].bytes,
-              "gradients");
-    }
-    for (int i = 0; l->n_parts > 1 && i < p->graph->params.n; i++)
-        if (l->parts[i].buffer >= 0)
-            clear(l, l->parts[i], p->buffers[l->parts[i].buffer].bytes, "gradient parts");
 }

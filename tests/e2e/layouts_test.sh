@@ -38,6 +38,10 @@ for name in zero-3 zero-3-units zero-3-ep tensor-2 tensor-2-ep tensor-4-zero-2 t
     ok "the checkpoint of $name is whole" "$moec" verify "runs/$name"
 done
 layout rounds 4 --expert_parallel 4 --row_capacity 40
+unset MOEC_TEST_POISON # lib.sh
+layout rounds-from-zeros 4 --expert_parallel 4 --row_capacity 40
+export MOEC_TEST_POISON=1
+same "gradients that begin as zeros" rounds-from-zeros rounds
 layout recompute-ep 4 --expert_parallel 4 --recompute 1000 --row_capacity 40
 if [ "$(grep -o '"rounds": [0-9]*' runs/rounds/metrics.jsonl | awk '$2 < 3' | wc -l)" = 0 ] && [ -s runs/rounds/metrics.jsonl ]; then
     passed "a small row capacity takes at least 3 rounds in every step"

@@ -8,6 +8,7 @@
 set -u
 export LC_ALL=C
 devices=${CUDA_VISIBLE_DEVICES-} # for those that are about others
+export MOEC_TEST_POISON=1     # gradients begin as what is no number: nobody may read one that was not written
 export CUDA_VISIBLE_DEVICES= # these tests are about the CPU device; --device auto must not find another
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 moec=$root/${OUT:-build/cpu}/moec
