@@ -9,11 +9,13 @@
 enum { PLANS = 300, ROUNDS = 3 };
 static const struct adamw adam = { 0.9, 0.95, 1e-8, 0 };
 
+enum { NOTHING, SUM, ZERO };
+
 struct walk {
     const struct program *p;
     const struct instr *in;
-    char *sum;                  /* by float of the slab: does one lie there? */
-    int64_t n_written, n_added; /* gradients */
+    char *sum;                             /* by float of the slab: what lies there */
+    int64_t n_written, n_added, n_cleared; /* gradients; buckets of them */
 };
 
 static bool stays(const struct program *p, struct ref r)
@@ -26,11 +28,11 @@ static char *sum_at(const struct walk *w, struct ref r, int64_t element)
     return w->sum + (w->p->buffers[r.buffer].at + r.at_bytes) / 4 + element;
 }
 
-static int64_t sums_in(const struct walk *w, struct ref r, int64_t begin, int64_t end)
+static int64_t count(const struct walk *w, struct ref r, int64_t begin, int64_t end, bool zeros)
 {
     int64_t n = 0;
     for (int64_t i = begin; i < end; i++)
-        n += *sum_at(w, r, i);
+        n += *sum_at(w, r, i) == SUM || (zeros && *sum_at(w, r, i) == ZERO);
     return n;
 }
 
@@ -38,14 +40,14 @@ static void give(struct walk *w, struct ref to, int64_t begin, int64_t end, bool
 {
     if (begin >= end)
         return;
-    const int64_t n = sums_in(w, to, begin, end);
+    const int64_t n = count(w, to, begin, end, add);
     if (add)
         EXPECTF(n == end - begin, "%s adds to %lld sums of %lld", w->in->name, (long long)n,
                 (long long)(end - begin));
-    else if (stays(w->p, to))
+    else
         EXPECTF(n == 0, "%s writes over %lld sums of %lld", w->in->name, (long long)n,
                 (long long)(end - begin));
-    memset(sum_at(w, to, begin), 1, (size_t)(end - begin));
+    memset(sum_at(w, to, begin), SUM, (size_t)(end - begin));
     w->n_written += !add;
     w->n_added += add;
 }
@@ -86,19 +88,23 @@ static void run_reduce(struct walk *w, bool first)
         const int64_t n = at->end - at->begin;
         if (at->flat == w->in->flat && n > 0 && at->at >= w->in->first &&
             at->at < w->in->first + w->in->n_elements)
-            EXPECTF(sums_in(w, w->in->ref[0], at->at, at->at + n) == n, "%s is reduced before it is there",
-                    w->p->graph->params.item[i].name);
+            EXPECTF(count(w, w->in->ref[0], at->at, at->at + n, true) == n,
+                    "%s is reduced before it is there", w->p->graph->params.item[i].name);
     }
     owned(w->p, w->in, &begin, &end);
-    if (w->in->ref[2].buffer != w->in->ref[0].buffer)
-        give(w, w->in->ref[2], begin, end, instr_add(w->in, first));
+    if (w->in->ref[2].buffer == w->in->ref[0].buffer)
+        return;
+    give(w, w->in->ref[2], begin, end, instr_add(w->in, first));
+    memset(sum_at(w, w->in->ref[0], w->in->first), NOTHING,
+           (size_t)w->in->n_elements); /* the bucket is gone */
 }
 
 static void run(struct walk *w, bool first)
 {
     if (w->in->kind == RUN_ZERO && w->p->buffers[w->in->ref[0].buffer].class == MEM_GRADIENTS) {
         EXPECTF(!stays(w->p, w->in->ref[0]), "%s is cleared", w->in->name);
-        memset(sum_at(w, w->in->ref[0], 0), 1, (size_t)w->in->n / 4);
+        w->n_cleared++;
+        memset(sum_at(w, w->in->ref[0], 0), ZERO, (size_t)w->in->n / 4);
     } else if (w->in->kind == RUN_OP && w->in->backward) {
         run_call(w, first);
     } else if (w->in->kind == RUN_REDUCE) {
@@ -137,7 +143,7 @@ static void check_all_there(const struct walk *w)
             owned(p, &(struct instr){ .flat = at->flat, .n_elements = end }, &begin, &end);
         begin = begin > at->at ? begin : at->at;
         end = end < at->at + at->end - at->begin ? end : at->at + at->end - at->begin;
-        EXPECTF(begin >= end || sums_in(w, p->gradients[at->flat], begin, end) == end - begin,
+        EXPECTF(begin >= end || count(w, p->gradients[at->flat], begin, end, false) == end - begin,
                 "%s has no gradient", p->graph->params.item[i].name);
     }
 }
@@ -152,11 +158,12 @@ static void check_step(struct arena *a, const struct program *p, int rounds)
             walk_section(&w, section[i], micro, rounds);
     check_all_there(&w);
     EXPECT(w.n_written > 0 && w.n_added > 0);
+    EXPECT(w.n_cleared == 0 || p->plan.chunks > 1 || p->plan.expert_parallel > 1);
 }
 
 TEST(the_first_micro_batch_writes)
 {
-    int n = 0, n_sharded = 0, n_apart = 0, n_parts = 0;
+    int n = 0, n_sharded = 0, n_apart = 0, n_parts = 0, n_tied = 0;
     for (uint64_t seed = 0; n < PLANS; seed++) {
         struct arena *a = arena_new("first");
         struct draw d = { seed, 0 };
@@ -164,7 +171,9 @@ TEST(the_first_micro_batch_writes)
         p.accumulation *= 2;
         p.global_batch *= 2;
         p.overlap = below(&d, 2);
-        const struct graph *g = small_model_graph(a, &p);
+        struct model_config m = small_model(96, 32);
+        m.tied = below(&d, 3) == 0; /* two nodes give the embedding its gradient */
+        const struct graph *g = graph_for_plan(a, &p, &m);
         struct program x;
         if (is_legal(g, &p)) {
             sched_lower(a, g, &p, below(&d, p.n_ranks), true, &adam, &x);
@@ -176,10 +185,11 @@ TEST(the_first_micro_batch_writes)
             n_sharded += p.zero >= 2 && !p.reproducible;
             n_apart += p.reproducible && p.expert_parallel > 1;
             n_parts += p.chunks > 1;
+            n_tied += m.tied;
             n++;
         }
         arena_free(a);
     }
-    EXPECTF(n_sharded > 20 && n_apart > 20 && n_parts > 20, "%d sharded, %d apart, %d in parts", n_sharded,
-            n_apart, n_parts);
+    EXPECTF(n_sharded > 20 && n_apart > 20 && n_parts > 20 && n_tied > 20,
+            "%d sharded, %d apart, %d in parts, %d tied", n_sharded, n_apart, n_parts, n_tied);
 }

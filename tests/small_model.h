@@ -55,13 +55,20 @@ static inline struct plan one_rank_plan(int64_t batch, int64_t sequence, int64_t
                           .cluster = "0123456789abcdef" };
 }
 
-/* Of a vocabulary of 96 and a width of 32, for the micro-batches of a plan. */
-static inline struct graph *small_model_graph(struct arena *a, const struct plan *p)
+/* For the micro-batches of a plan. */
+static inline struct graph *graph_for_plan(struct arena *a, const struct plan *p,
+                                           const struct model_config *m)
 {
     struct model_values v;
     const struct model_options o = { .batch = plan_graph_batch(p),
                                      .sequence = p->sequence,
                                      .vocabulary_parts = p->vocabulary_parallel };
+    return deepseek_v2_graph(a, m, &o, &v);
+}
+
+/* Of a vocabulary of 96 and a width of 32. */
+static inline struct graph *small_model_graph(struct arena *a, const struct plan *p)
+{
     const struct model_config m = small_model(96, 32);
-    return deepseek_v2_graph(a, &m, &o, &v);
+    return graph_for_plan(a, p, &m);
 }

@@ -190,6 +190,8 @@ void lower_backward_op(struct lower *l, const struct back *b, bool inside)
     i->add = b->add;
     i->first_writes = inside && l->round > 0 ? 0 : b->first; /* later rounds add to the first one */
     for (int j = 0; j < a->n_args; j++) {
+        if ((b->first >> j & 1) && lower_is_new(l, g->values[g->nodes[b->node].arg[j]].param))
+            i->add &= ~(1u << j);
         i->arg[j] = at.arg[j];
         i->grad[j] = at.grad[j];
         if (g->values[g->nodes[b->node].arg[j]].kind == VALUE_PARAM && l->p->plan.numbers.gradient == F32)

@@ -20,6 +20,7 @@ struct lower {
     enum list_kind which;             /* that is being made */
     struct ref *gathered, *collected; /* by bucket: weights and gradients for the moment (shard.c) */
     int *last_back;                   /* by bucket: last backward step that adds to its gradients */
+    bool *zeros;                      /* by bucket: its gradients begin with zeros */
     bool early;                       /* gradients are summed in the last backward, if at all it can be */
     bool *summed;                     /* by bucket: in this micro-batch, at least in part */
     bool *ahead;                      /* by bucket: gathered, and no node has come to it yet */
@@ -51,7 +52,8 @@ void lower_leave(struct lower *l, enum list_kind which, int node, int arg, struc
 void lower_shards_begin(struct lower *l);
 void lower_forget_weights(struct lower *l);                         /* what was gathered is let go */
 struct ref lower_weight(struct lower *l, int param);                /* gathers its bucket if need be */
-struct ref lower_gradient(struct lower *l, int param);              /* a place to add to */
+struct ref lower_gradient(struct lower *l, int param);              /* its place */
+bool lower_is_new(const struct lower *l, int param);                /* is it not to be added to at first? */
 void lower_touch_params(struct lower *l, int node, bool gradients); /* so that nothing is gathered later */
 /* With plan.overlap: gathers what `node` reads, or backward of it, for which it must be there. Then lower_fetch_next() for
  * those behind it in turn, until one bucket more is on its way, which returns false: it travels beside the work of `node`. */

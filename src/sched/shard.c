@@ -86,6 +86,22 @@ static bool pays_early(const struct lower *l)
     return reduce < backward;
 }
 
+/* Buckets of which a part is summed before all of it is written, that rounds add to, or of which a part has no gradient. */
+static bool *buckets_of_zeros(const struct lower *l)
+{
+    const struct graph *g = l->p->graph;
+    const struct layout *y = &l->p->layout;
+    bool *zeros = ARENA_NEW(l->arena, bool, y->n_buckets + 1);
+    for (int k = 0; k < y->n_buckets; k++)
+        zeros[k] = l->p->plan.chunks > 1 || (l->p->plan.expert_parallel > 1 && y->bucket[k].flat == EXPERT);
+    for (value v = 0; v < g->n_values; v++) {
+        const int bucket = g->values[v].kind == VALUE_PARAM ? y->bucket_of[g->values[v].param] : -1;
+        if (bucket >= 0 && !g->has_grad[v])
+            zeros[bucket] = true;
+    }
+    return zeros;
+}
+
 void lower_shards_begin(struct lower *l)
 {
     const struct plan *p = &l->p->plan;
@@ -98,6 +114,7 @@ void lower_shards_begin(struct lower *l)
     l->last_back = ARENA_NEW(l->arena, int, n + 1);
     l->ahead = ARENA_NEW(l->arena, bool, n + 1);
     l->summed = ARENA_NEW(l->arena, bool, n + 1);
+    l->zeros = buckets_of_zeros(l);
     lower_forget_weights(l);
     for (int i = 0; i < n; i++)
         l->collected[i] = NOWHERE;
@@ -142,6 +159,13 @@ bool lower_keeps_parts(const struct lower *l, int flat)
     return l->n_parts > 1 && flat == EXPERT;
 }
 
+bool lower_is_new(const struct lower *l, int param)
+{
+    const struct layout *y = &l->p->layout;
+    return layout_shards_gradients(&l->p->plan, &y->flat[y->place[param].flat]) &&
+           !l->zeros[y->bucket_of[param]];
+}
+
 struct ref lower_gradient(struct lower *l, int param)
 {
     const struct program *p = l->p;
@@ -155,6 +179,8 @@ struct ref lower_gradient(struct lower *l, int param)
     struct ref *here = &l->collected[p->layout.bucket_of[param]];
     if (here->buffer < 0) {
         *here = room_for(l, b, "gradients of a bucket", MEM_GRADIENTS, t);
+        if (lower_is_new(l, param))
+            return at_element(*here, at->at, t);
         struct instr *i = lower_emit(l, LIST_MICRO, RUN_ZERO, "gradients of a bucket");
         i->ref[0] = at_element(*here, b->first, t);
         i->n = b->n_elements * (int64_t)num_dtype_bytes(t);
