@@ -144,7 +144,7 @@ void watch_enter(const char *call, const char *group, uint64_t members)
     put(&mine->group, group);
     if (fail.here)
         maybe_fail();
-    _Atomic uint64_t *entered = counter(mine, members);
+    _Atomic uint64_t *entered = members ? counter(mine, members) : NULL; /* 0: of no group */
     if (entered)
         atomic_fetch_add_explicit(entered, 1, memory_order_relaxed);
     begin_wait(WAITS_CALL, members);
