@@ -206,10 +206,15 @@ static struct seat *missing_for(struct seat *s)
     return NULL;
 }
 
-/* A rank that is missed may itself wait for another: the one at the end holds all of them up. */
+/* A rank that is missed may itself wait for another: the one at the end holds all of them up. Where nobody is missed here, a
+ * device may wait for one behind which another rank is missed; or MPI for a message, of which nobody tells whose. */
 static struct seat *culprit(void)
 {
     struct seat *found = missing_for(mine);
+    for (int i = 0; !found && i < n_seats; i++) {
+        struct seat *next = missing_for(seat_of(i));
+        found = next == mine ? NULL : next;
+    }
     for (int i = 0; found && i < n_seats; i++) {
         struct seat *next = missing_for(found);
         if (!next || next == mine)
