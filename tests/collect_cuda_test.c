@@ -322,7 +322,7 @@ TEST(nccl_with_one_rank)
     }
     printf("  %s\n", nccl_name());
     nccl_id(id);
-    nccl_join(&g, id);
+    nccl_join(&g, id, 0);
     try_nccl(&g);
     device_cuda()->wait();
     nccl_leave(g.nccl);

@@ -1,6 +1,7 @@
 /* comm.c - bulk calls of comm.h: MPI for memory of the host, NCCL for that of a device, or MPI with staging; copies from the
  * memory of peers for either. */
 #include "base/err.h"
+#include "base/hash.h"
 #include "device/comm_impl.h"
 #include "device/device.h"
 #include "device/watch.h"
@@ -14,6 +15,8 @@ static const char *doing = "start";
 static char *staging[2];
 static size_t staging_bytes;
 static void *nccl_comms[MAX_GROUPS]; /* by number of the MPI communicator */
+static struct comm_group pairs[MAX_PAIRS];
+static int n_pairs;
 
 const char *comm_what(void)
 {
@@ -232,7 +235,7 @@ struct comm_group *comm_split(struct arena *a, const char *name, int color)
         if (g.index == 0)
             nccl_id(id);
         mpi_broadcast(&g, 0, id, sizeof id);
-        nccl_join(&g, id);
+        nccl_join(&g, id, 0);
         nccl_comms[g.mpi] = g.nccl;
     }
     g.nccl = nccl_comms[g.mpi];
@@ -243,14 +246,83 @@ struct comm_group *comm_split(struct arena *a, const char *name, int color)
     return made;
 }
 
+/* NULL: not yet made. */
+static void *made_before(const struct comm_group *pair)
+{
+    for (int i = 0; i < n_pairs; i++)
+        if (pairs[i].ranks == pair->ranks)
+            return pairs[i].nccl;
+    return NULL;
+}
+
+static void join_pair(struct arena *a, struct comm_group *pair, int from, int to)
+{
+    char id[NCCL_ID_BYTES] = { 0 };
+    CHECK(n_pairs < MAX_PAIRS, "more than %d ways of messages", MAX_PAIRS);
+    if (pair->index == 0) {
+        void *const request = mpi_requests(a, 1);
+        nccl_id(id);
+        mpi_send(request, 0, to, 0, id, sizeof id);
+        mpi_wait(request, 0);
+    } else {
+        mpi_receive(from, 0, id, sizeof id);
+    }
+    nccl_join(pair, id, COMM_PAIR_BLOCKS);
+    pairs[n_pairs++] = *pair;
+}
+
+static void exercise_pair(const struct comm_group *pair, int from)
+{
+    int64_t is = pair->index == 0 ? 1 + from : 0;
+    void *const room = device->allocate(sizeof is);
+    device->put(room, &is, sizeof is);
+    if (pair->index == 0)
+        comm_send(pair, room, sizeof is);
+    else
+        comm_receive(pair, room, sizeof is);
+    device->get(&is, room, sizeof is);
+    CHECK(is == 1 + from, "pair \"%s\": from rank %d came %lld", pair->name, from, (long long)is);
+    device->release(room);
+}
+
+struct comm_group *comm_pair(struct arena *a, const char *name, int from, int to, int way)
+{
+    const int what[] = { from, to, way };
+    struct comm_group *pair = ARENA_NEW(a, struct comm_group, 1);
+    *pair = (struct comm_group){
+        .name = name, .n = 2, .index = comm_rank() == to, .mpi = -1, .ranks = hash_bytes(what, sizeof what)
+    };
+    CHECK(by_nccl, "messages on a device that NCCL does not use");
+    comm_doing("start: the first use of a way of messages");
+    watch_group(pair->ranks);
+    pair->nccl = made_before(pair);
+    if (!pair->nccl)
+        join_pair(a, pair, from, to);
+    exercise_pair(pair, from);
+    return pair;
+}
+
+void comm_send(const struct comm_group *pair, const void *from, size_t bytes)
+{
+    nccl_send(pair, from, bytes, device->stream());
+}
+
+void comm_receive(const struct comm_group *pair, void *to, size_t bytes)
+{
+    nccl_receive(pair, to, bytes, device->stream());
+}
+
 /* Before MPI is left. */
 void comm_leave_groups(void)
 {
     for (int i = 0; i < MAX_GROUPS; i++)
         if (nccl_comms[i])
             nccl_leave(nccl_comms[i]);
+    for (int i = 0; i < n_pairs; i++)
+        nccl_leave(pairs[i].nccl);
     memset(nccl_comms, 0, sizeof nccl_comms);
     peer_close();
+    n_pairs = 0;
 }
 
 static void check_staging(const struct comm_group *g, size_t bytes)

@@ -6,7 +6,8 @@
  *                             buffers lie. On the host they block until buffers may be reused; on a device they are
  *                             ordered with the kernels of its stream: by NCCL, or by MPI with staging on the host.
  *                             Between ranks of one machine also by copies from each other's memory (comm_share)
- *   from one rank to another  comm_post, comm_fetch: by MPI, from and to where buffers lie */
+ *   from one rank to another  comm_post, comm_fetch: by MPI, from and to where buffers lie
+ *                             comm_send, comm_receive: on the device, by the same means as bulk */
 #pragma once
 #include "base/arena.h"
 #include "base/err.h"
@@ -16,6 +17,10 @@ struct device;
 struct comm_group;                                           /* NULL stands for this rank alone */
 enum comm_way { COMM_AUTO, COMM_PEER, COMM_NCCL, COMM_MPI }; /* the words of --comm */
 enum { COMM_DEVICE_BYTES = 1 << 30 };                        /* kept free on a device for NCCL: an estimate */
+enum {
+    COMM_PAIR_BLOCKS = 4,              /* multiprocessors that a message takes by NCCL, also while it waits */
+    COMM_PAIR_DEVICE_BYTES = 160 << 20 /* of a comm_pair() of NCCL, beside those: an estimate, 40 MB for each block */
+};
 /* Once, before threads; installs the stop hook of err.h, and watches from now on that no rank goes away. false, on every rank, where the launcher's variables contradict each other or MPI. */
 bool comm_start(struct err *e);
 void comm_stop(void);
@@ -85,3 +90,9 @@ void comm_post(struct comm_outbox *o, int to, int tag, const void *from, size_t 
 /* Host memory for the largest message that comm_fetch() brings to a device. */
 void comm_reserve_message(size_t bytes);
 void comm_fetch(int from, int tag, void *to, size_t bytes); /* waits */
+/* A way for messages on the device from rank `from` to rank `to`, with a communicator of its own, which is used once here.
+ * Both make it, and all ranks make theirs in one order. way: tells pairs of the same ranks apart. Where comm_on_device(). */
+struct comm_group *comm_pair(struct arena *a, const char *name, int from, int to, int way);
+/* In the lane in use, which waits for the other rank to call too; they arrive in their order. */
+void comm_send(const struct comm_group *pair, const void *from, size_t bytes);
+void comm_receive(const struct comm_group *pair, void *to, size_t bytes);

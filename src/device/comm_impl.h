@@ -1,12 +1,12 @@
 /* comm_impl.h - inside device/: what comm.c makes bulk calls of. */
 #pragma once
 #include "device/comm.h"
-enum { MAX_RANKS = 4096, MAX_GROUPS = 16 };
+enum { MAX_RANKS = 4096, MAX_GROUPS = 16, MAX_PAIRS = 4 };
 struct comm_group {
     const char *name;
     int n, index;            /* members; which of them this rank is */
-    int mpi;                 /* number of its communicator, the same for groups of the same ranks */
-    uint64_t ranks;          /* hash of the members */
+    int mpi;                 /* number of its communicator, the same for groups of the same ranks; -1: a pair has none */
+    uint64_t ranks;          /* hash of the members; of a pair: of its way too */
     void *nccl;              /* ncclComm_t; NULL: not used */
     struct peer_group *peer; /* comm_peer.c; NULL: not used */
 };
@@ -31,17 +31,20 @@ void mpi_broadcast(const struct comm_group *g, int from, void *data, size_t byte
 
 /* comm_nccl.c: device memory, in the order of `stream`. Failures stop all ranks with what, group and call. */
 enum { NCCL_ID_BYTES = 128 };
-bool nccl_open(struct err *e); /* finds the library */
-const char *nccl_name(void);   /* "NCCL 2.27.3" */
-void nccl_limit(
-    int multiprocessors); /* comm_limit(), by NCCL's own variables, of which those that are set win */
+bool nccl_open(struct err *e);        /* finds the library */
+const char *nccl_name(void);          /* "NCCL 2.27.3" */
+void nccl_limit(int multiprocessors); /* comm_limit(); variables of NCCL win */
 void nccl_id(char id[NCCL_ID_BYTES]);
-void nccl_join(struct comm_group *g, const char id[NCCL_ID_BYTES]);
+/* blocks: multiprocessors that a call takes at most; 0: what nccl_limit() said. */
+void nccl_join(struct comm_group *g, const char id[NCCL_ID_BYTES], int blocks);
 void nccl_leave(void *comm);
 void nccl_gather(const struct comm_group *g, void *all, size_t bytes, void *stream);
 void nccl_gather_ranges(const struct comm_group *g, void *all, const int64_t *cut, void *stream);
 void nccl_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *rows,
                    int64_t row_bytes, void *stream);
+/* From member 0 of a pair to member 1. */
+void nccl_send(const struct comm_group *pair, const void *from, size_t bytes, void *stream);
+void nccl_receive(const struct comm_group *pair, void *to, size_t bytes, void *stream);
 
 /* comm_peer.c: memory that was shared, in the order of the lane in use. Calls that all ranks of the machine make: */
 bool peer_open(const struct device *d); /* false: this rank cannot, though others may */

@@ -1,23 +1,30 @@
 /* comm_nccl.c - bulk calls by NCCL; the only file that knows it. The library is opened when it is asked for, and the few
- * functions used are declared here: they have been the same since version 2.7, and building needs nothing of NCCL.
+ * functions used are declared here: they have been the same since version 2.17, and building needs nothing of NCCL.
  * All data is bytes: the sums are made by kernels of our own, whose order is fixed. */
 #include "base/err.h"
 #include "device/comm_impl.h"
 #include "device/watch.h"
 #include <dlfcn.h>
+#include <limits.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 typedef void *handle; /* ncclComm_t */
 struct id {           /* ncclUniqueId */
     char bytes[NCCL_ID_BYTES];
 };
+struct config { /* ncclConfig_t of 2.17; later versions take it by its size and version */
+    size_t bytes;
+    unsigned magic, version;
+    int blocking, cluster, least_blocks, most_blocks;
+    const char *net;
+};
 enum { OK = 0, BYTES = 0 }; /* ncclSuccess, ncclInt8 */
+enum { VERSION = 21700, UNDEFINED = INT_MIN };
 static struct {
     int (*get_version)(int *version);
     int (*get_id)(struct id *id);
-    int (*init)(handle *comm, int n, struct id id, int rank);
+    int (*init)(handle *comm, int n, struct id id, int rank, struct config *config);
     int (*destroy)(handle comm);
     int (*async_error)(handle comm, int *error);
     const char *(*error_text)(int result);
@@ -30,13 +37,14 @@ static struct {
     int (*all_gather)(const void *from, void *to, size_t n, int type, handle comm, void *stream);
 } nccl;
 static bool opened;
+static int most_blocks = UNDEFINED; /* of a call of a group */
 static char name[64];
 
 static bool find(void *library, const char *symbol, void *at, struct err *e)
 {
     void *const address = dlsym(library, symbol);
     if (!address)
-        return err_code(e, EXIT_WORLD, "libnccl.so.2 has no %s, expected NCCL 2.13 or later", symbol);
+        return err_code(e, EXIT_WORLD, "libnccl.so.2 has no %s, expected NCCL 2.17 or later", symbol);
     memcpy(at, &address, sizeof address); /* C has no conversion from objects to functions */
     return true;
 }
@@ -45,7 +53,7 @@ static bool find_all(void *library, struct err *e)
 {
     return find(library, "ncclGetVersion", &nccl.get_version, e) &&
            find(library, "ncclGetUniqueId", &nccl.get_id, e) &&
-           find(library, "ncclCommInitRank", &nccl.init, e) &&
+           find(library, "ncclCommInitRankConfig", &nccl.init, e) &&
            find(library, "ncclCommDestroy", &nccl.destroy, e) &&
            find(library, "ncclCommGetAsyncError", &nccl.async_error, e) &&
            find(library, "ncclGetErrorString", &nccl.error_text, e) &&
@@ -69,6 +77,8 @@ bool nccl_open(struct err *e)
         return false;
     if (nccl.get_version(&version) != OK)
         return err_code(e, EXIT_WORLD, "ncclGetVersion failed");
+    if (version < VERSION)
+        return err_code(e, EXIT_WORLD, "libnccl.so.2 is of version %d, expected NCCL 2.17 or later", version);
     snprintf(name, sizeof name, "NCCL %d.%d.%d", version / 10000, version / 100 % 100, version % 100);
     opened = true;
     return true;
@@ -98,12 +108,7 @@ static void check_earlier(const struct comm_group *g, const char *call)
 
 void nccl_limit(int multiprocessors)
 {
-    char text[16];
-    if (multiprocessors == 0)
-        return;
-    snprintf(text, sizeof text, "%d", multiprocessors);
-    setenv("NCCL_MAX_CTAS", text, 0);
-    setenv("NCCL_MAX_P2P_NCHANNELS", text, 0);
+    most_blocks = multiprocessors > 0 ? multiprocessors : UNDEFINED;
 }
 
 void nccl_id(char id[NCCL_ID_BYTES])
@@ -114,12 +119,21 @@ void nccl_id(char id[NCCL_ID_BYTES])
     memcpy(id, made.bytes, sizeof made.bytes);
 }
 
-void nccl_join(struct comm_group *g, const char id[NCCL_ID_BYTES])
+void nccl_join(struct comm_group *g, const char id[NCCL_ID_BYTES], int blocks)
 {
     struct id same;
+    struct config config = { .bytes = sizeof config,
+                             .magic = 0xcafebeef,
+                             .version = VERSION,
+                             .blocking = UNDEFINED,
+                             .cluster = blocks > 0
+                                            ? 0
+                                            : UNDEFINED, /* few blocks go where there is room, one by one */
+                             .least_blocks = UNDEFINED,
+                             .most_blocks = blocks > 0 ? blocks : most_blocks };
     memcpy(same.bytes, id, sizeof same.bytes);
     watch_enter("ncclCommInitRank", g->name, g->ranks);
-    check(g, nccl.init(&g->nccl, g->n, same, g->index), "ncclCommInitRank");
+    check(g, nccl.init(&g->nccl, g->n, same, g->index, &config), "ncclCommInitRank");
     check_earlier(g, "ncclCommInitRank");
     watch_leave();
 }
@@ -170,5 +184,21 @@ void nccl_exchange(const struct comm_group *g, const void *send, void *recv, con
     }
     check(g, nccl.group_end(), "ncclGroupEnd (exchange)");
     check_earlier(g, "ncclSend, ncclRecv");
+    watch_leave();
+}
+
+void nccl_send(const struct comm_group *pair, const void *from, size_t bytes, void *stream)
+{
+    watch_enter("ncclSend", pair->name, pair->ranks);
+    check(pair, nccl.send(from, bytes, BYTES, 1, pair->nccl, stream), "ncclSend");
+    check_earlier(pair, "ncclSend");
+    watch_leave();
+}
+
+void nccl_receive(const struct comm_group *pair, void *to, size_t bytes, void *stream)
+{
+    watch_enter("ncclRecv", pair->name, pair->ranks);
+    check(pair, nccl.recv(to, bytes, BYTES, 0, pair->nccl, stream), "ncclRecv");
+    check_earlier(pair, "ncclRecv");
     watch_leave();
 }

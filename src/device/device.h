@@ -48,8 +48,9 @@ struct device_ticket {
     unsigned char bytes[64];
 };
 enum { DEVICE_MARKS = 2 };
-/* Lanes work beside each other, each in the order of its calls. */
-enum device_lane { LANE_COMPUTE, LANE_SIDE };
+/* Lanes work beside each other, each in the order of its calls. LANE_MESSAGES is the first of those in which a rank waits for
+ * one other rank: of activations that go out and come in, and of gradients (run/pass.h). */
+enum device_lane { LANE_COMPUTE, LANE_SIDE, LANE_MESSAGES, LANES = LANE_MESSAGES + 4 };
 struct device {
     const char *name; /* "cpu", "cuda" */
     enum backend backend;
@@ -59,7 +60,7 @@ struct device {
     void (*get)(void *to, const void *from, size_t bytes); /* to the host; there on return */
     void (*copy)(void *to, const void *from, size_t bytes);
     void (*zero)(void *at, size_t bytes);
-    void (*wait)(void); /* for everything before */
+    void (*wait)(void); /* for everything before but messages, which may need what comes behind */
     /* Memory of the host that copies are fastest to: pinned where the machine gives it. Zeros; dies as arena_slab. put
      * and get may be called by any thread. */
     void *(*host_allocate)(size_t bytes);
@@ -72,10 +73,11 @@ struct device {
     void (*reach)(int which);
     void *(*stream)(void); /* of the lane in use */
     /* Which lane the calls that follow, of this thread, belong to; at first that of compute. NULL where calls return when they are done. put
-     * and get wait for their lane, wait and what releases memory for both, marks and records are of the lane of compute. */
+     * and get wait for their lane, what releases memory for all, marks and records are of the lane of compute. */
     void (*lane)(enum device_lane lane);
-    /* From now on both lanes are used: kernels of compute that stay on a multiprocessor leave so many alone, which changes no
-     * bit. Places in the lane in use, by number: what follows in another lane waits for the last time that one was set. */
+    /* From now on several lanes are used: kernels of compute that stay on a multiprocessor leave so many alone, which changes no
+     * bit. Places in the lane in use, by number: what follows in another lane waits for the last time that one was set, and
+     * for nothing where it never was. */
     void (*lanes)(int n_places, int blocks_left);
     void (*place)(int which);
     void (*behind)(int which);

@@ -8,9 +8,10 @@ extern "C" {
 #include "cuda/library.cuh"
 #include "cuda/random.cuh"
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-static cudaStream_t lanes[2];
+static cudaStream_t lanes[LANES];
 static thread_local int in_use; /* lane, of this thread's calls */
 static cudaEvent_t *places_;
 static int n_places, blocks_left_;
@@ -45,9 +46,15 @@ static void wait_(void)
     wait_for(lanes[LANE_SIDE]);
 }
 
+static void wait_for_all(void)
+{
+    for (int i = 0; i < LANES; i++)
+        wait_for(lanes[i]);
+}
+
 static void release(void *memory)
 {
-    wait_();
+    wait_for_all();
     CUDA_DO(cudaFree(memory));
 }
 
@@ -225,7 +232,7 @@ static void *host_allocate(size_t bytes)
 
 static void host_release(void *memory)
 {
-    wait_();
+    wait_for_all();
     if (cudaHostUnregister(memory) != cudaSuccess)
         (void)cudaGetLastError(); /* it was not pinned */
     arena_slab_free(memory);
@@ -310,7 +317,7 @@ static void replay(void *record)
 
 static void forget(void *record)
 {
-    wait_();
+    wait_for_all();
     CUDA_DO(cudaGraphExecDestroy((cudaGraphExec_t)record));
 }
 
@@ -375,13 +382,16 @@ static void open_lanes(void)
     int least = 0, most = 0;
     CUDA_DO(cudaDeviceGetStreamPriorityRange(&least, &most));
     CUDA_DO(cudaStreamCreateWithPriority(&lanes[LANE_COMPUTE], cudaStreamNonBlocking, least));
-    CUDA_DO(cudaStreamCreateWithPriority(&lanes[LANE_SIDE], cudaStreamNonBlocking, most));
+    for (int i = LANE_SIDE; i < LANES; i++)
+        CUDA_DO(cudaStreamCreateWithPriority(&lanes[i], cudaStreamNonBlocking, most));
 }
 
 extern "C" bool device_cuda_open(int local_rank, struct err *e)
 {
     int n = 0, driver = 0;
     cudaDeviceProp p;
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32",
+           0); /* lanes that share a queue of the driver wait for each other */
     const cudaError_t status = cudaGetDeviceCount(&n);
     if (status != cudaSuccess || n == 0)
         return err_code(e, EXIT_WORLD, "no CUDA device: %s",

@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { TEXT = 12, MOST_GROUPS = MAX_GROUPS + 1, TICK_MS = 100, LAST_WORD_S = 10 };
+enum { TEXT = 12, MOST_GROUPS = MAX_GROUPS + MAX_PAIRS + 1, TICK_MS = 100, LAST_WORD_S = 10 };
 enum waits { WAITS_NOT, WAITS_CALL, WAITS_DEVICE };
 /* Texts are read while they are written: in words, so that what is read is at worst a mixture of two. */
 struct text {

@@ -1,6 +1,7 @@
 /* exec.c - see exec.h. */
 #include "run/exec.h"
 #include "run/collect.h"
+#include "run/pass.h"
 #include "run/rows.h"
 #include "run/stretch.h"
 #include "run/tensor.h"
@@ -157,24 +158,24 @@ static void count_slots(struct exec *x)
             x->n_slots[LIST_MICRO] = x->program->in_flight[c];
 }
 
-enum { UNDER_WAY = 2 }; /* messages of one kind: tests/pipeline_test.c shows that nobody waits for ever */
-
-static void make_outboxes(struct arena *a, struct exec *x)
-{
-    x->outbox = ARENA_NEW(a, struct comm_outbox *, x->program->n_outboxes + 1);
-    for (int k = 0; k < LISTS; k++)
-        for (int i = 0; i < x->program->list[k].n; i++) {
-            const struct instr *in = &x->program->list[k].item[i];
-            if (in->kind == RUN_PASS_OUT)
-                x->outbox[in->outbox] = comm_outbox_new(a, (size_t)in->n, UNDER_WAY);
-            else if (in->kind == RUN_PASS_IN)
-                comm_reserve_message((size_t)in->n);
-        }
-}
-
 static bool has_lanes(const struct exec *x)
 {
     return x->device->lane && x->program->n_marks > 0;
+}
+
+/* The place that stands for the beginning and the end of sections; those of messages follow. */
+static int joint(const struct exec *x)
+{
+    return x->program->n_marks;
+}
+
+static void make_lanes(const struct exec *x, int blocks)
+{
+    const bool beside = has_lanes(x) && comm_on_device();
+    if (has_lanes(x) || pass_places(x) > 0)
+        x->device->lanes(joint(x) + 1 + pass_places(x), (beside ? blocks : 0) + pass_blocks(x));
+    if (beside)
+        comm_limit(blocks);
 }
 
 static struct comm_group *group_of(struct arena *a, const struct program *p, const char *name,
@@ -251,12 +252,9 @@ void exec_new(struct arena *a, struct program *p, const struct device *d, int bl
                 experts = p->list[k].item[i].n;
     x->counts = ARENA_NEW(a, int32_t, experts * p->plan.expert_parallel + 1);
     x->ends = ARENA_NEW(a, int32_t, plan_at_once(&p->plan) * ROUND_TABLES * experts + 1);
-    if (has_lanes(x)) {
-        d->lanes(p->n_marks + 1, comm_on_device() ? blocks : 0);
-        comm_limit(blocks);
-    }
+    make_lanes(x, blocks);
     make_groups(a, x);
-    make_outboxes(a, x);
+    pass_new(a, x, joint(x) + 1);
     collect_staging(x);
     count_slots(x);
     x->slab = d->allocate((size_t)p->memory.peak_bytes);
@@ -279,8 +277,7 @@ void exec_free(struct exec *x)
         x->device->host_release(x->kept[i]);
     }
     stretch_free(x);
-    for (int i = 0; i < x->program->n_outboxes; i++)
-        comm_outbox_free(x->outbox[i]);
+    pass_free(x);
     comm_unshare(x->slab);
     x->device->release(x->slab);
     memset(x->inputs, 0, sizeof x->inputs);
@@ -345,10 +342,10 @@ static bool run_one(struct exec *x, enum list_kind which, int index, const struc
         collect_gather(x, in);
         return true;
     case RUN_PASS_OUT:
-        comm_post(x->outbox[in->outbox], in->peer, in->tag, exec_at(x, in->ref[0]), (size_t)in->n);
+        pass_out(x, in);
         return true;
     case RUN_PASS_IN:
-        comm_fetch(in->peer, in->tag, exec_at(x, in->ref[0]), (size_t)in->n);
+        pass_in(x, in);
         return true;
     case RUN_NORM_SUM:
         return collect_norm(x, in);
@@ -360,12 +357,6 @@ static bool run_one(struct exec *x, enum list_kind which, int index, const struc
 }
 
 static const char *const list_name[LISTS] = { "micro-batch", "update", "evaluation", "sum of shards" };
-
-/* The place that stands for the beginning and the end of sections. */
-static int joint(const struct exec *x)
-{
-    return x->program->n_marks;
-}
 
 static void lane(const struct exec *x, bool beside)
 {

@@ -20,12 +20,13 @@ struct exec {
     int32_t *counts, *ends;
     struct call *calls[LISTS];    /* by slot and instruction; pointers bound */
     int64_t slot, n_slots[LISTS]; /* of the micro-batch that is being run (sched.h) */
-    struct comm_outbox **outbox;  /* by number */
+    struct pass *pass;            /* pass.h: messages */
     struct comm_group *replica[FLATS], *mirror[FLATS], *shard[FLATS], *expert, *tensor;
     struct step_control control;
     bool first,
-        last; /* set by the host: the micro-batch is the first of a sum (instr_add), the last of its step */
-    bool refuse; /* set by the host: stop before the update, whatever the gradient */
+        last;     /* set by the host: the micro-batch is the first of a sum (instr_add), the last of its step */
+    bool settled; /* set by the host: the list has run PASS_SETTLED times (pass.h), as it has on all ranks */
+    bool refuse;  /* set by the host: stop before the update, whatever the gradient */
     double grad_norm;
     int64_t bad_chunk; /* first chunk of the gradient that is not finite; -1 */
     struct late *late; /* communication that is put off (a test); NULL: nothing is */

@@ -21,6 +21,7 @@ struct stepper {
         *order; /* of a step; one forward step per micro-batch means all of it, without a pipeline */
     int64_t n_order;
     int64_t n_slots, n_experts;
+    int64_t n_steps, n_blocks; /* that have been run: of training, and of evaluation */
     struct arena *arena;
 };
 void step_new(struct arena *a, struct engine *x, struct batches *b, int64_t most_sequences,

@@ -377,6 +377,8 @@ static struct lower begin(struct arena *a, const struct graph *g, const struct p
                        .in_place = ARENA_NEW(a, bool, g->n_nodes),
                        .present = ARENA_NEW(a, bool, g->n_values),
                        .node_counts = no_refs(a, g->n_nodes),
+                       .box = { ARENA_NEW(a, struct pass_box, 2 * g->n_values),
+                                ARENA_NEW(a, struct pass_box, 2 * g->n_values) },
                        .n_parts = plan->reproducible ? plan->expert_parallel : 1 };
     layout_make(a, g, plan, rank, &p->layout);
     layout_split(a, g, l.split);

@@ -3,6 +3,11 @@
 #include "sched/in_place.h"
 #include "sched/sched.h"
 #include "sched/stash.h"
+struct pass_box { /* of messages of a kind, in all lists */
+    bool made;
+    int number;
+    struct ref room; /* for copies, on a device */
+};
 struct lower {
     struct arena *arena;
     struct program *p;
@@ -26,6 +31,7 @@ struct lower {
     bool *ahead;                      /* by bucket: gathered, and no node has come to it yet */
     int n_parts;
     int64_t most_experts;
+    struct pass_box *box[2]; /* by tag: of what goes out, of what comes in */
 };
 extern const struct ref NOWHERE;
 int lower_buffer(struct lower *l, const char *name, enum memory_class class, int64_t bytes);

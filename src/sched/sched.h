@@ -33,8 +33,8 @@ enum instr_kind {
     RUN_PARTS,  /* tree sum of the n_parts parts ref[0] into ref[1], n elements; add: to what is there */
     RUN_REDUCE, /* gradients ref[0] of flat `flat`, elements [first, first + n_elements): tree sum over the replica group into each member's fine range of ref[2] (add: to what is there); ref[1] staging. spread: every member sums its part of the range, whoever owns it, and sends the owners what is theirs */
     RUN_MIRROR, /* gradients ref[0]: members with the same shard exchange their fine ranges */
-    RUN_PASS_OUT, /* n bytes of ref[0] to rank `peer`; goes on at once */
-    RUN_PASS_IN,  /* n bytes from rank `peer` to ref[0] */
+    RUN_PASS_OUT, /* n bytes of ref[0] to rank `peer`, from one of the PASS_COPIES in ref[1] on a device; goes on at once */
+    RUN_PASS_IN, /* n bytes from rank `peer` to ref[0], through ref[1] on a device */
     RUN_NORM_SUM, /* all-reduce of n doubles ref[0] of which one rank holds each, then the clip factor into ref[1] */
     RUN_GATHER, /* weights ref[0] of flat `flat`, elements [first, first + n_elements): owners send their coarse ranges to ref[1] of the members of their shard group */
 };
@@ -68,7 +68,8 @@ struct instr {
     int after; /* 1 + index of the instruction of the other lane that has to end before this one begins; 0: none */
     int mark; /* 1 + number of the place behind it that others wait for; 0: none does */
     int node, flat, n_parts;
-    int peer, tag, outbox;     /* of a pass; tag: the same at both ends; outbox: number of what goes out */
+    int peer, tag,
+        box; /* of a pass; tag: the same at both ends, odd for gradients; box: number of what goes out, or of what comes in */
     int64_t first, n_elements; /* of a flat space; its refs are where element 0 would lie */
     int64_t n, row_bytes;      /* elements or bytes as the kind says; bytes of an exchanged row */
     struct ref arg[OP_ARGS], grad[OP_ARGS], work, ref[5];
@@ -83,6 +84,14 @@ struct instr {
 static inline uint32_t instr_add(const struct instr *in, bool first)
 {
     return first ? in->add & ~in->first_writes : in->add;
+}
+
+/* Messages of a kind that have left and are not yet taken, at most: tests/pipeline_test.c shows that nobody waits for ever. */
+enum { PASS_COPIES = 2 };
+/* In ref[1] of a RUN_PASS_OUT: bytes from one copy to the next. */
+static inline int64_t pass_copy_bytes(const struct instr *in)
+{
+    return (in->n + 255) / 256 * 256;
 }
 /* The kernel that a RUN_OP calls. */
 static inline kernel *instr_kernel(const struct instr *in, enum backend b)
@@ -140,7 +149,7 @@ struct program {
         eval[PLAN_CHUNKS]; /* by chunk of this stage */
     /* LIST_TREE, by chunk and level: adds what level k keeps to the gradients; keeps the gradients in level k instead. */
     struct section tree_add[PLAN_CHUNKS][PLAN_TREE_LEVELS], tree_keep[PLAN_CHUNKS][PLAN_TREE_LEVELS];
-    int n_outboxes;
+    int n_outboxes, n_inboxes;      /* kinds of messages; those of all lists with the same tag are one */
     int n_marks;                    /* lanes.h; 0: all is one lane */
     int64_t in_flight[PLAN_CHUNKS]; /* micro-batches under way, at most */
     struct plan_memory memory;

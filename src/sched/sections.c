@@ -27,6 +27,22 @@ static int rank_of_part(const struct lower *l, int part)
     return part % p->stages * plan_workers(p) + plan_worker(p, l->p->layout.rank);
 }
 
+/* Where what an instruction passes on lies on a device while it is under way: neither what made it nor what will read it
+ * waits for the other rank. */
+static void give_box(struct lower *l, struct instr *i)
+{
+    const bool in = i->kind == RUN_PASS_IN;
+    struct pass_box *b = &l->box[in][i->tag];
+    if (!b->made) {
+        const int64_t bytes = pass_copy_bytes(i) * (in ? 1 : PASS_COPIES);
+        *b = (struct pass_box){ true, in ? l->p->n_inboxes++ : l->p->n_outboxes++, NOWHERE };
+        if (l->p->plan.numbers.backend != CPU)
+            b->room = (struct ref){ lower_persistent(l, i->name, MEM_EXCHANGE, bytes), 0 };
+    }
+    i->ref[1] = b->room;
+    i->box = b->number;
+}
+
 /* What crosses the cut in front of node `at` goes to, or comes from, the rank of `part`; or the gradients of it. */
 static void pass(struct lower *l, enum list_kind which, enum instr_kind kind, int at, int part, bool gradient)
 {
@@ -46,8 +62,7 @@ static void pass(struct lower *l, enum list_kind which, enum instr_kind kind, in
         i->n = bytes;
         i->peer = rank_of_part(l, part);
         i->tag = 2 * v + gradient;
-        if (kind == RUN_PASS_OUT)
-            i->outbox = l->p->n_outboxes++;
+        give_box(l, i);
     }
 }
 
