@@ -299,3 +299,17 @@ TEST(a_device_has_room_for_messages)
     EXPECT_INT(n, 3 * 2 * 2 * 3); /* cuts, ends, values; forward, backward and evaluation */
     arena_free(a);
 }
+
+/* What NCCL takes for its ways is no memory of the slab. */
+TEST(ways_take_memory_outside)
+{
+    const struct plan_limits l = { .memory_bytes = 1000, .way_bytes = 10 };
+    struct plan p = { .stages = 1, .chunks = 1 };
+    EXPECT_INT(plan_slab_limit(&l, &p), 1000);
+    p.stages = 2;
+    EXPECT_INT(plan_slab_limit(&l, &p), 980);
+    p.chunks = 2;
+    EXPECT_INT(plan_slab_limit(&l, &p), 960);
+    p = (struct plan){ .stages = 3, .chunks = 1 };
+    EXPECT_INT(plan_slab_limit(&l, &p), 960);
+}

@@ -77,8 +77,7 @@ static bool make_plan(struct arena *a, const struct config *c, struct made *m, s
     if (!setup_cluster(&m->setup, c->cluster, ranks, threads, e) ||
         !train_plan(&m->setup, c, sequence, &m->plan, &m->found, e))
         return false;
-    if (m->limits.memory_bytes == 0)
-        m->limits.memory_bytes = m->setup.cluster.memory_bytes;
+    setup_memory(&m->setup, &m->limits);
     return true;
 }
 

@@ -84,6 +84,12 @@ void cluster_cuda(struct cluster *c, int ranks_per_node, int64_t memory_bytes)
         c->memory_bytes = memory_bytes;
 }
 
+/* 0.93 GB/s and less for smaller messages: those of pipelines of V2-Lite on two H200 (bench/results/2026-11-24-two-h200.md). */
+void cluster_by_host(struct cluster *c)
+{
+    c->inside = c->between = even_link(1e9, 60);
+}
+
 const struct link *cluster_link(const struct cluster *c, int64_t extent, int n_ranks)
 {
     const bool one_node = n_ranks <= c->ranks_per_node || c->ranks_per_node % extent == 0;

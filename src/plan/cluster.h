@@ -32,6 +32,8 @@ struct cluster {
 void cluster_cpu(struct cluster *c, int ranks_per_node, int threads, int cores);
 /* One CUDA device per rank, an H200 unless the memory says otherwise (0 = unknown); rates measured on one. */
 void cluster_cuda(struct cluster *c, int ranks_per_node, int64_t memory_bytes);
+/* Links of devices whose ranks exchange through host memory (--comm mpi). */
+void cluster_by_host(struct cluster *c);
 /* A description that the program knows by name: h100, h200, a100. */
 bool cluster_builtin(const char *name, struct cluster *c);
 /* Links of the slowest level that a group spans: `extent` consecutive ranks of n_ranks, aligned to `extent`. */

@@ -80,6 +80,17 @@ int plan_parts(const struct plan *p)
     return p->stages * p->chunks;
 }
 
+int plan_ways(const struct plan *p)
+{
+    const int beside = p->chunks > 1 || p->stages > 2 ? 2 : 1; /* stages that one exchanges with, as a ring */
+    return p->stages > 1 ? 2 * beside : 0;
+}
+
+int64_t plan_slab_limit(const struct plan_limits *l, const struct plan *p)
+{
+    return l->memory_bytes - plan_ways(p) * l->way_bytes;
+}
+
 int plan_stage(const struct plan *p, int rank)
 {
     return rank / plan_workers(p);

@@ -46,7 +46,8 @@ struct
     int zero;                          /* -1 = choose, or the level 0 to 3 */
     int64_t global_batch, micro_batch; /* sequences: of a step over all ranks; of a scale unit at a time */
     int64_t row_capacity, memory_bytes;
-    int recompute; /* -1 = as little as fits */
+    int64_t way_bytes; /* of memory_bytes: what each of plan_ways() takes outside the slab */
+    int recompute;     /* -1 = as little as fits */
     enum split_choice { SPLIT_AUTO, SPLIT_ON, SPLIT_OFF } vocabulary, widths;
     bool reproducible;
     int shards;      /* plan.shards */
@@ -100,6 +101,9 @@ int plan_width(const struct plan *p);        /* last dimensions are multiples of
 int plan_workers(const struct plan *p);      /* ranks of a stage: they share a micro-batch */
 int plan_unit_workers(const struct plan *p); /* those of one unit */
 int plan_parts(const struct plan *p);
+int plan_ways(const struct plan *p); /* of messages between stages, out and in, that a rank has at most */
+/* Bytes that the slab of a rank may have. */
+int64_t plan_slab_limit(const struct plan_limits *l, const struct plan *p);
 int plan_stage(const struct plan *p, int rank);
 int plan_worker(const struct plan *p, int rank);
 /* Nodes [*first, *last) of a part of a graph of n_nodes. */

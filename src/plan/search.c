@@ -61,7 +61,7 @@ static bool measure_with(const struct space *s, int recompute, struct plan *p, s
 
 static bool fits(const struct space *s, const struct plan *p)
 {
-    return p->memory.peak_bytes <= s->l->memory_bytes;
+    return p->memory.peak_bytes <= plan_slab_limit(s->l, p);
 }
 
 /* Can nothing that takes so long at least be kept any more? */
@@ -427,15 +427,15 @@ static bool check_limits(const struct plan_limits *l, int64_t experts, struct er
 static bool nothing_fits(const struct plan_limits *l, const struct search_result *r, struct err *e)
 {
     const struct plan *p = &r->smallest;
+    const int64_t limit = plan_slab_limit(l, p);
     return err_code(
         e, EXIT_MEMORY,
         "memory limit of %.3f GB per rank is too small by %.3f GB: the smallest of %d plans needs %lld bytes "
         "(%d stages, expert_parallel %d, tensor_parallel %d, zero over %d, micro-batch %lld per rank); allow "
-        "--mem_constraint %.3f, more "
-        "ranks, or a shorter sequence",
-        (double)l->memory_bytes / 1e9, (double)(p->memory.peak_bytes - l->memory_bytes) / 1e9,
-        r->n_candidates, (long long)p->memory.peak_bytes, p->stages, p->expert_parallel, p->tensor_parallel,
-        p->zero_ranks, (long long)p->micro_batch, (double)(p->memory.peak_bytes + 999999) / 1e9);
+        "--mem_constraint %.3f, more ranks, or a shorter sequence",
+        (double)limit / 1e9, (double)(p->memory.peak_bytes - limit) / 1e9, r->n_candidates,
+        (long long)p->memory.peak_bytes, p->stages, p->expert_parallel, p->tensor_parallel, p->zero_ranks,
+        (long long)p->micro_batch, (double)(p->memory.peak_bytes + 999999) / 1e9);
 }
 
 /* Those that are faster than the plan, though they do not fit. */

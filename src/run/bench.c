@@ -32,20 +32,20 @@ static bool make_plan(struct bench *b, const struct config *c, struct err *e)
 {
     struct search_result found;
     const int64_t S = b->data.sequence_length;
-    const struct plan_limits l = {
+    struct plan_limits l = {
         .n_ranks = comm_ranks(),
         .zero = -1,
         .global_batch = c->tokens / S,
         .micro_batch = config_given(c, "micro_batch_size") ? c->micro_batch_size : 0,
         .recompute = (int)c->recompute,
-        .memory_bytes =
-            c->mem_constraint > 0 ? (int64_t)(c->mem_constraint * 1e9) : b->setup.cluster.memory_bytes,
+        .memory_bytes = (int64_t)(c->mem_constraint * 1e9),
         .reproducible = c->reproducible,
     };
     const int64_t most = S * b->data.n_sequences;
     if (c->tokens % S || l.global_batch > b->data.n_sequences)
         return err_code(e, EXIT_USAGE, "--tokens %lld: expected a multiple of %lld up to %lld (the dataset)",
                         (long long)c->tokens, (long long)S, (long long)most);
+    setup_memory(&b->setup, &l);
     if (!setup_plan(&b->setup, &l, S, &found, e))
         return false;
     b->plan = found.best[0];

@@ -114,8 +114,8 @@ static bool change_of_rate(const struct pair *x, char *text)
 static void change(const struct pair *x, const struct plan_limits *l, char *text)
 {
     const struct plan *best = &x->best->plan, *other = &x->other->plan;
-    const int64_t more = other->memory.peak_bytes - l->memory_bytes,
-                  less = l->memory_bytes - best->memory.peak_bytes;
+    const int64_t more = other->memory.peak_bytes - plan_slab_limit(l, other),
+                  less = plan_slab_limit(l, best) - best->memory.peak_bytes;
     if (more > 0)
         snprintf(text, EXPLAIN_TEXT, "fits with %.3f GB more memory per rank", (double)more / 1e9);
     else if (!change_of_rate(x, text)) {

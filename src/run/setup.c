@@ -41,6 +41,7 @@ static bool begin(struct arena *a, const struct config *c, bool open, struct set
                          .graphs = c->graphs,
                          .overlap = c->overlap,
                          .overlap_blocks = (int)c->overlap_blocks,
+                         .by_mpi = c->comm == COMM_MPI,
                          .master = c->master,
                          .moments = c->moments,
                          .gradient = c->gradient_dtype };
@@ -66,14 +67,25 @@ bool setup_describe(struct arena *a, const struct config *c, struct setup *s, st
 bool setup_cluster(struct setup *s, const char *path, int ranks, int threads, struct err *e)
 {
     enum { NODE = 8 }; /* devices of a machine that is only described */
-    if (path)
-        return cluster_builtin(path, &s->cluster) || cluster_read(s->arena, path, &s->cluster, e);
-    if (s->backend == CUDA)
+    if (path && !cluster_builtin(path, &s->cluster))
+        return cluster_read(s->arena, path, &s->cluster,
+                            e); /* its links were measured the way the ranks went */
+    if (!path && s->backend == CUDA)
         cluster_cuda(&s->cluster, s->device || ranks < NODE ? ranks : NODE,
                      s->device ? s->device->memory() : 0);
-    else
+    else if (!path)
         cluster_cpu(&s->cluster, ranks, threads, pool_cores());
+    if (s->backend == CUDA && s->by_mpi)
+        cluster_by_host(&s->cluster);
     return true;
+}
+
+void setup_memory(const struct setup *s, struct plan_limits *l)
+{
+    if (l->memory_bytes > 0)
+        return;
+    l->memory_bytes = s->cluster.memory_bytes;
+    l->way_bytes = s->way_bytes;
 }
 
 static struct graph *build_graph(const struct setup *s, struct arena *a, const struct plan *p, bool logits,
@@ -310,6 +322,9 @@ bool setup_connect(struct setup *s, const struct config *c, const char *cluster,
         comm_barrier(); /* all contexts are there */
         const int64_t all = s->device->memory() - (comm_on_device() ? COMM_DEVICE_BYTES : 0);
         cluster_cuda(&s->cluster, comm_local_ranks(), all > 0 ? all / comm_sharers() : 1);
+        s->way_bytes = comm_on_device() ? COMM_PAIR_DEVICE_BYTES : 0;
+        if (comm_ranks() > 1 && !comm_on_device())
+            cluster_by_host(&s->cluster);
         comm_barrier(); /* nobody has taken any */
     }
     return true;

@@ -16,6 +16,8 @@ struct setup {
     enum backend backend;
     int graphs, overlap;           /* GRAPHS_*, OVERLAP_* of config.h */
     int overlap_blocks;            /* device.h: lanes */
+    bool by_mpi;                   /* what lies on a device goes through the host */
+    int64_t way_bytes;             /* of plan_limits, where the memory is that of this device */
     struct rules rules;            /* of --constraint */
     int master, moments, gradient; /* as the options say: those of config.h */
 };
@@ -34,6 +36,8 @@ bool setup_describe(struct arena *a, const struct config *c, struct setup *s, st
 bool setup_connect(struct setup *s, const struct config *c, const char *cluster, struct err *e);
 /* The machines of `ranks` ranks: a description (NULL = this machine shared by all of them). */
 bool setup_cluster(struct setup *s, const char *path, int ranks, int threads, struct err *e);
+/* The memory that there is, for limits that name none. */
+void setup_memory(const struct setup *s, struct plan_limits *l);
 /* The plan for given limits (search.h); `fixed`: a plan to check and measure instead of searching. */
 bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequence,
                 struct search_result *out, struct err *e);

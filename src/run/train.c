@@ -83,9 +83,10 @@ static bool read_plan_file(const struct setup *s, const char *path, const struct
         return err_code(e, EXIT_MISMATCH,
                         "%s: says a peak of %lld bytes, this program needs %lld: compile it again", path,
                         (long long)promised, (long long)p->memory.peak_bytes);
-    return p->memory.peak_bytes <= l->memory_bytes ||
+    const int64_t limit = plan_slab_limit(l, p);
+    return p->memory.peak_bytes <= limit ||
            err_code(e, EXIT_MEMORY, "%s: needs %lld bytes per rank, the limit is %lld", path,
-                    (long long)promised, (long long)l->memory_bytes);
+                    (long long)promised, (long long)limit);
 }
 
 bool train_plan(const struct setup *s, const struct config *c, int64_t sequence, struct plan *out,
@@ -95,8 +96,7 @@ bool train_plan(const struct setup *s, const struct config *c, int64_t sequence,
     *found = (struct search_result){ 0 };
     if (!train_limits(c, &l, e))
         return false;
-    if (l.memory_bytes == 0)
-        l.memory_bytes = s->cluster.memory_bytes;
+    setup_memory(s, &l);
     if (c->plan && file_exists(c->plan))
         return read_plan_file(s, c->plan, &l, sequence, out, e);
     if (!setup_plan(s, &l, sequence, found, e))

@@ -30,6 +30,19 @@ if wait_for 20 no_ranks; then passed "a killed rank ends all"; else failed "a ki
 wait
 like tensor-zero-2 tensor 4 --pipeline_stages 2 --tensor_parallel 2 --expert_parallel 2 --zero 2 --micro_batch_size 4
 like zero-3 zero 4 --pipeline_stages 2 --expert_parallel 1 --zero 3 --micro_batch_size 4
+# Messages on a device are predicted by the links between devices, or by what the host reaches: 4 micro-batches of 2 values of 32 KB.
+exchange_us() { # OPTIONS...
+    "$moec" train --model_id model --dataset_path data --device cuda --run_mode compile --runtime_ngpus 2 --pipeline_stages 2 --global_batch_size 16 \
+        --micro_batch_size 4 --cluster h200 --json "$@" 2>"$work/log" | sed -n 's/.*"exchange": \([0-9]*\), "reduce".*/\1/p'
+}
+device=$(exchange_us --comm nccl) host=$(exchange_us --comm mpi)
+if grep -q 'built without' "$work/log"; then
+    skip "messages of devices, predicted" "built without nvcc"
+elif [ "$device" = 81 ] && [ "$host" = 742 ]; then
+    passed "messages of devices, predicted"
+else
+    failed "messages of devices are predicted to take $device us by NCCL, $host us by MPI, expected 81 and 742" "$work/log"
+fi
 refused "stages that do not divide the ranks" 2 'pipeline_stages' "$moec" compile --model_id model --dataset_path data --runtime_ngpus 4 --pipeline_stages 3
 refused "more stages than places to cut" 2 'cannot be cut' "$moec" compile --model_id model --dataset_path data --runtime_ngpus 64 --pipeline_stages 64
 refused "chunks without stages" 2 'pipeline_chunks' "$moec" compile --model_id model --dataset_path data --runtime_ngpus 4 --pipeline_chunks 2
