@@ -28,7 +28,8 @@ static struct queue {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static int in_use;
-static bool few; /* all messages take one lane: what the program must not do */
+static bool peers; /* messages by memory of peers, not by NCCL */
+static bool few;   /* all messages take one lane: what the program must not do */
 static struct {
     int64_t set, reached; /* times */
 } places[PLACES];
@@ -137,7 +138,7 @@ static void lane(enum device_lane which)
 
 static void use_lanes(int n_places, int blocks_left)
 {
-    EXPECT(n_places <= PLACES && blocks_left > 0);
+    EXPECT(n_places <= PLACES && (blocks_left > 0) == !peers);
 }
 
 struct reaching {
@@ -199,6 +200,68 @@ static void host_release(void *memory)
     free(memory);
 }
 
+/* Memory of peers, by the host's own means, in the order of lanes. */
+struct fetching {
+    void *to, *attached;
+    int64_t at;
+    size_t bytes;
+};
+
+static void fetch_now(void *argument)
+{
+    struct fetching *f = argument;
+    device_cpu.fetch(f->to, f->attached, f->at, f->bytes);
+    free(f);
+}
+
+static void fetch(void *to, void *attached, int64_t at, size_t bytes)
+{
+    struct fetching *f = malloc(sizeof *f);
+    *f = (struct fetching){ to, attached, at, bytes };
+    put_work(&lanes[in_use].lane, fetch_now, f);
+}
+
+struct meeting {
+    uint32_t *word[2];
+    int mine;
+    uint32_t call;
+};
+
+static void meet_now(void *argument)
+{
+    struct meeting *m = argument;
+    device_cpu.meet(m->word, 2, m->mine, m->call);
+    free(m);
+}
+
+static void meet(uint32_t *const *word, int n, int mine, uint32_t call)
+{
+    struct meeting *m = malloc(sizeof *m);
+    CHECK(n == 2, "%d members", n);
+    *m = (struct meeting){ { word[0], word[1] }, mine, call };
+    put_work(&lanes[in_use].lane, meet_now, m);
+}
+
+static bool share(void *memory, struct device_ticket *t)
+{
+    return peers && device_cpu.share(memory, t);
+}
+
+static void *attach(const struct device_ticket *t)
+{
+    return device_cpu.attach(t);
+}
+
+static void detach(void *attached)
+{
+    device_cpu.detach(attached);
+}
+
+static bool see(void *host, size_t bytes)
+{
+    return device_cpu.see(host, bytes);
+}
+
 static const struct device device = { .name = "lanes",
                                       .backend = CUDA,
                                       .allocate = host_memory,
@@ -215,6 +278,12 @@ static const struct device device = { .name = "lanes",
                                       .lanes = use_lanes,
                                       .place = place,
                                       .behind = behind,
+                                      .share = share,
+                                      .attach = attach,
+                                      .detach = detach,
+                                      .fetch = fetch,
+                                      .see = see,
+                                      .meet = meet,
                                       .identity = identity };
 
 static void open_device(void)
@@ -388,8 +457,9 @@ TEST(stages_get_what_they_were_sent)
         test_skip("one rank has nobody to send to: tests/e2e/pass_test.sh");
         return;
     }
+    peers = getenv("PEERS") != NULL;
     open_device();
-    EXPECTF(comm_use(&device, COMM_NCCL, &e) && comm_on_device(), "%s", e.text);
+    EXPECTF(comm_use(&device, peers ? COMM_PEER : COMM_NCCL, &e) && comm_on_device() == !peers, "%s", e.text);
     comm_timeout(3);
     for (int chunks = 1; chunks <= MOST_CHUNKS; chunks++)
         try_chunks(chunks);

@@ -246,35 +246,41 @@ struct comm_group *comm_split(struct arena *a, const char *name, int color)
     return made;
 }
 
-/* NULL: not yet made. */
-static void *made_before(const struct comm_group *pair)
+/* Was the same way made before? */
+static bool made_before(struct comm_group *pair)
 {
     for (int i = 0; i < n_pairs; i++)
-        if (pairs[i].ranks == pair->ranks)
-            return pairs[i].nccl;
-    return NULL;
+        if (pairs[i].ranks == pair->ranks) {
+            pair->nccl = pairs[i].nccl;
+            pair->peer = pairs[i].peer;
+            return true;
+        }
+    return false;
 }
 
 static void join_pair(struct arena *a, struct comm_group *pair, int from, int to)
 {
     char id[NCCL_ID_BYTES] = { 0 };
     CHECK(n_pairs < MAX_PAIRS, "more than %d ways of messages", MAX_PAIRS);
-    if (pair->index == 0) {
+    if (by_peers)
+        pair->peer = peer_join_pair(a, n_pairs, pair->index, pair->index == 0 ? to : from);
+    if (!pair->peer && pair->index == 0) {
         void *const request = mpi_requests(a, 1);
         nccl_id(id);
         mpi_send(request, 0, to, 0, id, sizeof id);
         mpi_wait(request, 0);
-    } else {
+    } else if (!pair->peer) {
         mpi_receive(from, 0, id, sizeof id);
     }
-    nccl_join(pair, id, COMM_PAIR_BLOCKS);
+    if (!pair->peer)
+        nccl_join(pair, id, COMM_PAIR_BLOCKS);
     pairs[n_pairs++] = *pair;
 }
 
 static void exercise_pair(const struct comm_group *pair, int from)
 {
     int64_t is = pair->index == 0 ? 1 + from : 0;
-    void *const room = device->allocate(sizeof is);
+    void *const room = pair->peer ? peer_room(sizeof is) : device->allocate(sizeof is);
     device->put(room, &is, sizeof is);
     if (pair->index == 0)
         comm_send(pair, room, sizeof is);
@@ -282,7 +288,13 @@ static void exercise_pair(const struct comm_group *pair, int from)
         comm_receive(pair, room, sizeof is);
     device->get(&is, room, sizeof is);
     CHECK(is == 1 + from, "pair \"%s\": from rank %d came %lld", pair->name, from, (long long)is);
-    device->release(room);
+    if (!pair->peer)
+        device->release(room);
+}
+
+bool comm_has_pairs(void)
+{
+    return by_nccl || (device && only_peers());
 }
 
 struct comm_group *comm_pair(struct arena *a, const char *name, int from, int to, int way)
@@ -292,11 +304,10 @@ struct comm_group *comm_pair(struct arena *a, const char *name, int from, int to
     *pair = (struct comm_group){
         .name = name, .n = 2, .index = comm_rank() == to, .mpi = -1, .ranks = hash_bytes(what, sizeof what)
     };
-    CHECK(by_nccl, "messages on a device that NCCL does not use");
+    CHECK(comm_has_pairs(), "messages that do not stay on the device");
     comm_doing("start: the first use of a way of messages");
     watch_group(pair->ranks);
-    pair->nccl = made_before(pair);
-    if (!pair->nccl)
+    if (!made_before(pair))
         join_pair(a, pair, from, to);
     exercise_pair(pair, from);
     return pair;
@@ -304,12 +315,18 @@ struct comm_group *comm_pair(struct arena *a, const char *name, int from, int to
 
 void comm_send(const struct comm_group *pair, const void *from, size_t bytes)
 {
-    nccl_send(pair, from, bytes, device->stream());
+    if (pair->peer)
+        peer_send(pair, from);
+    else
+        nccl_send(pair, from, bytes, device->stream());
 }
 
 void comm_receive(const struct comm_group *pair, void *to, size_t bytes)
 {
-    nccl_receive(pair, to, bytes, device->stream());
+    if (pair->peer)
+        peer_receive(pair, to, bytes);
+    else
+        nccl_receive(pair, to, bytes, device->stream());
 }
 
 /* Before MPI is left. */
@@ -319,7 +336,8 @@ void comm_leave_groups(void)
         if (nccl_comms[i])
             nccl_leave(nccl_comms[i]);
     for (int i = 0; i < n_pairs; i++)
-        nccl_leave(pairs[i].nccl);
+        if (pairs[i].nccl)
+            nccl_leave(pairs[i].nccl);
     memset(nccl_comms, 0, sizeof nccl_comms);
     peer_close();
     n_pairs = 0;

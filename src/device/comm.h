@@ -18,8 +18,9 @@ struct comm_group;                                           /* NULL stands for 
 enum comm_way { COMM_AUTO, COMM_PEER, COMM_NCCL, COMM_MPI }; /* the words of --comm */
 enum { COMM_DEVICE_BYTES = 1 << 30 };                        /* kept free on a device for NCCL: an estimate */
 enum {
-    COMM_PAIR_BLOCKS = 4,              /* multiprocessors that a message takes by NCCL, also while it waits */
-    COMM_PAIR_DEVICE_BYTES = 160 << 20 /* of a comm_pair() of NCCL, beside those: an estimate, 40 MB for each block */
+    COMM_PAIR_BLOCKS = 4, /* multiprocessors that a message takes by NCCL, also while it waits */
+    COMM_PAIR_DEVICE_BYTES =
+        160 << 20 /* of a comm_pair() of NCCL, beside those: an estimate, 40 MB for each block */
 };
 /* Once, before threads; installs the stop hook of err.h, and watches from now on that no rank goes away. false, on every rank, where the launcher's variables contradict each other or MPI. */
 bool comm_start(struct err *e);
@@ -90,9 +91,10 @@ void comm_post(struct comm_outbox *o, int to, int tag, const void *from, size_t 
 /* Host memory for the largest message that comm_fetch() brings to a device. */
 void comm_reserve_message(size_t bytes);
 void comm_fetch(int from, int tag, void *to, size_t bytes); /* waits */
-/* A way for messages on the device from rank `from` to rank `to`, with a communicator of its own, which is used once here.
- * Both make it, and all ranks make theirs in one order. way: tells pairs of the same ranks apart. Where comm_on_device(). */
+/* A way for messages on the device from rank `from` to rank `to`, apart from all other calls, which is used once here.
+ * Both make it, and all ranks make theirs in one order. way: tells pairs of the same ranks apart. Where comm_has_pairs(). */
+bool comm_has_pairs(void);
 struct comm_group *comm_pair(struct arena *a, const char *name, int from, int to, int way);
-/* In the lane in use, which waits for the other rank to call too; they arrive in their order. */
+/* In the lane in use, which waits for the other rank to call too; they arrive in their order. What is sent is shared memory where comm_by_peers(). */
 void comm_send(const struct comm_group *pair, const void *from, size_t bytes);
 void comm_receive(const struct comm_group *pair, void *to, size_t bytes);

@@ -4,8 +4,8 @@
 enum { MAX_RANKS = 4096, MAX_GROUPS = 16, MAX_PAIRS = 4 };
 struct comm_group {
     const char *name;
-    int n, index;            /* members; which of them this rank is */
-    int mpi;                 /* number of its communicator, the same for groups of the same ranks; -1: a pair has none */
+    int n, index; /* members; which of them this rank is */
+    int mpi;      /* number of its communicator, the same for groups of the same ranks; -1: a pair has none */
     uint64_t ranks;          /* hash of the members; of a pair: of its way too */
     void *nccl;              /* ncclComm_t; NULL: not used */
     struct peer_group *peer; /* comm_peer.c; NULL: not used */
@@ -54,6 +54,11 @@ void peer_close(void);
 void *peer_room(size_t bytes); /* shared memory for first calls */
 /* NULL: not all members are on this machine. */
 struct peer_group *peer_join(const struct comm_group *g);
+/* Of pair `number` of this rank, whose member `index` it is; the other rank makes the call too. NULL: it is on another machine. */
+struct peer_group *peer_join_pair(struct arena *a, int number, int index, int other);
+/* From member 0 of a pair to member 1. */
+void peer_send(const struct comm_group *pair, const void *from);
+void peer_receive(const struct comm_group *pair, void *to, size_t bytes);
 void peer_gather(const struct comm_group *g, void *all, size_t bytes);
 void peer_gather_ranges(const struct comm_group *g, void *all, const int64_t *cut);
 void peer_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *rows,

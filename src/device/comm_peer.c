@@ -19,7 +19,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-enum { PEERS = DEVICE_MEMBERS, PAGES = 16, LANES = 2, REGIONS = 4, REGION_BITS = 48 };
+enum { PEERS = DEVICE_MEMBERS, PAGES = 16, REGIONS = 4, REGION_BITS = 48 };
+enum { CALLS = 2, SETS = CALLS * MAX_GROUPS + MAX_PAIRS }; /* lanes of calls of groups; sets of seats */
 static const size_t ROOM_BYTES = 1 << 20;
 
 struct page {
@@ -34,10 +35,11 @@ struct seat {
 };
 struct peer_group {
     int n, index, local[PEERS]; /* members; which one this rank is; their local ranks */
+    bool one_lane;              /* a pair: whatever the lane */
     struct {
         int64_t call;
         struct seat *seat[PEERS];
-    } lane[LANES];
+    } lane[CALLS];
 };
 static struct region { /* the same number on all ranks of the machine */
     char *mine;
@@ -45,19 +47,19 @@ static struct region { /* the same number on all ranks of the machine */
     void *attached[PEERS]; /* by local rank */
 } regions[REGIONS];
 static const struct device *device;
-static struct seat *seats; /* [groups][lanes][local ranks] */
-static struct peer_group groups[MAX_GROUPS];
+static struct seat *seats; /* [sets][local ranks] */
+static struct peer_group groups[MAX_GROUPS], pairs[MAX_PAIRS];
 static void *room; /* for exercise() of comm.c */
 static int node;   /* the first rank of this machine */
 
 static size_t seats_bytes(void)
 {
-    return (size_t)(MAX_GROUPS * LANES * comm_local_ranks()) * sizeof(struct seat);
+    return (size_t)(SETS * comm_local_ranks()) * sizeof(struct seat);
 }
 
-static struct seat *seat_of(int group, int lane, int local)
+static struct seat *seat_of(int set, int local)
 {
-    return &seats[(group * LANES + lane) * comm_local_ranks() + local];
+    return &seats[set * comm_local_ranks() + local];
 }
 
 /* Memory that the ranks of the machine share, zeros; the first of them makes it. */
@@ -150,9 +152,17 @@ void *peer_room(size_t bytes)
     return room;
 }
 
+/* How a member is found. */
 struct card {
-    int node, local, group; /* node: its first rank */
+    int node, local, set; /* node: its first rank; set: its first one of seats */
 };
+
+static void find_member(struct peer_group *p, int m, const struct card *c)
+{
+    p->local[m] = c->local;
+    for (int lane = 0; lane < (p->one_lane ? 1 : CALLS); lane++)
+        p->lane[lane].seat[m] = seat_of(c->set + lane, c->local);
+}
 
 struct peer_group *peer_join(const struct comm_group *g)
 {
@@ -161,18 +171,32 @@ struct peer_group *peer_join(const struct comm_group *g)
     bool together = g->n <= PEERS;
     if (p->n > 0)
         return p; /* of another group of the same ranks */
-    cards[g->index] = (struct card){ node, comm_local_rank(), g->mpi };
+    cards[g->index] = (struct card){ node, comm_local_rank(), CALLS * g->mpi };
     mpi_gather(g, cards, sizeof *cards);
     for (int m = 0; m < g->n; m++)
         together = together && cards[m].node == cards[0].node;
     if (!together)
         return NULL;
     *p = (struct peer_group){ .n = g->n, .index = g->index };
-    for (int m = 0; m < g->n; m++) {
-        p->local[m] = cards[m].local;
-        for (int lane = 0; lane < LANES; lane++)
-            p->lane[lane].seat[m] = seat_of(cards[m].group, lane, cards[m].local);
-    }
+    for (int m = 0; m < g->n; m++)
+        find_member(p, m, &cards[m]);
+    return p;
+}
+
+struct peer_group *peer_join_pair(struct arena *a, int number, int index, int other)
+{
+    struct card cards[2];
+    struct peer_group *p = &pairs[number];
+    void *const request = mpi_requests(a, 1);
+    cards[index] = (struct card){ node, comm_local_rank(), CALLS * MAX_GROUPS + number };
+    mpi_send(request, 0, other, 0, &cards[index], sizeof *cards);
+    mpi_receive(other, 0, &cards[!index], sizeof *cards);
+    mpi_wait(request, 0);
+    if (cards[0].node != cards[1].node)
+        return NULL;
+    *p = (struct peer_group){ .n = 2, .index = index, .one_lane = true };
+    for (int m = 0; m < 2; m++)
+        find_member(p, m, &cards[m]);
     return p;
 }
 
@@ -191,20 +215,22 @@ static void until(const _Atomic int64_t *number, int64_t least)
         sched_yield();
 }
 
-static int lane_now(void)
+static int lane_now(const struct peer_group *p)
 {
-    return device->lane_now ? (int)device->lane_now() : 0;
+    const int lane = device->lane_now && !p->one_lane ? (int)device->lane_now() : 0;
+    CHECK(lane < CALLS, "%s: a call of a group in lane %d", comm_what(), lane);
+    return lane;
 }
 
 static struct seat *const *seats_of(const struct peer_group *p)
 {
-    return p->lane[lane_now()].seat;
+    return p->lane[lane_now(p)].seat;
 }
 
 /* The next call: says what each member finds where, and waits in the lane until all have what they give. */
 static int64_t begin(struct peer_group *p, const char *const *from)
 {
-    const int64_t call = ++p->lane[lane_now()].call;
+    const int64_t call = ++p->lane[lane_now(p)].call;
     struct seat *const *const seat = seats_of(p);
     uint32_t *ready[PEERS];
     struct page *const page = &seat[p->index]->page[call % PAGES];
@@ -286,7 +312,7 @@ void peer_looked(const struct comm_group *g)
 {
     const struct peer_group *p = g->peer;
     watch_enter("peer looked", g->name, g->ranks);
-    end(p, p->lane[lane_now()].call);
+    end(p, p->lane[lane_now(p)].call);
     watch_leave();
 }
 
@@ -332,4 +358,29 @@ void peer_exchange(const struct comm_group *g, const void *send, void *recv, con
         bytes[m] = r->recv_rows[m] * row_bytes;
     }
     run(g, "peer exchange", from, to, bytes);
+}
+
+void peer_send(const struct comm_group *pair, const void *from)
+{
+    struct peer_group *p = pair->peer;
+    const char *const gives[2] = { NULL, from };
+    watch_enter("peer send", pair->name, pair->ranks);
+    const int64_t call = begin(p, gives);
+    taken(p, call);
+    end(p, call);
+    watch_leave();
+}
+
+void peer_receive(const struct comm_group *pair, void *to, size_t bytes)
+{
+    struct peer_group *p = pair->peer;
+    const char *const gives[2] = { NULL, NULL };
+    int64_t at;
+    watch_enter("peer receive", pair->name, pair->ranks);
+    const int64_t call = begin(p, gives);
+    void *const attached = given(p, call, 0, &at);
+    device->fetch(to, attached, at, bytes);
+    taken(p, call);
+    end(p, call);
+    watch_leave();
 }

@@ -12,7 +12,7 @@ struct pass {
 
 static bool by_lanes(const struct exec *x)
 {
-    return x->device->lane && comm_on_device() && x->program->plan.stages > 1;
+    return x->device->lane && comm_has_pairs() && x->program->plan.stages > 1;
 }
 
 int pass_places(const struct exec *x)
@@ -37,7 +37,7 @@ static bool has_edge(const struct exec *x, int edge)
 int pass_blocks(const struct exec *x)
 {
     int n = 0;
-    for (int edge = 0; by_lanes(x) && edge < edges(&x->program->plan); edge++)
+    for (int edge = 0; by_lanes(x) && comm_on_device() && edge < edges(&x->program->plan); edge++)
         n += has_edge(x, edge) ? 2 : 0;
     return COMM_PAIR_BLOCKS * n;
 }

@@ -323,7 +323,7 @@ bool setup_connect(struct setup *s, const struct config *c, const char *cluster,
         const int64_t all = s->device->memory() - (comm_on_device() ? COMM_DEVICE_BYTES : 0);
         cluster_cuda(&s->cluster, comm_local_ranks(), all > 0 ? all / comm_sharers() : 1);
         s->way_bytes = comm_on_device() ? COMM_PAIR_DEVICE_BYTES : 0;
-        if (comm_ranks() > 1 && !comm_on_device())
+        if (comm_ranks() > 1 && !comm_on_device() && !comm_by_peers())
             cluster_by_host(&s->cluster);
         comm_barrier(); /* nobody has taken any */
     }

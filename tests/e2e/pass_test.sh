@@ -10,6 +10,7 @@ fi
 export LD_LIBRARY_PATH=$work${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 for ranks in 2 3 4; do
     ok "stages on $ranks ranks" timeout 100 $mpirun -np $ranks "$program"
+    ok "stages on $ranks ranks, by peers" env PEERS=1 timeout 100 $mpirun -np $ranks "$program"
 done
 # With one lane for all messages ranks would wait for ever: the test can fail, and somebody says where they wait.
 not "one lane for all messages" env FEW_LANES=1 timeout 60 $mpirun -np 2 "$program"
@@ -21,5 +22,9 @@ hangs() { # NAME RANK TIMES CALL PATTERN
 }
 hangs "a rank that does not send" 1 20 ncclSend 'an? (activation|gradient) \(micro-batch, instruction [0-9]+\)'
 hangs "a rank that does not receive" 2 10 ncclRecv 'an activation \(micro-batch, instruction 0\)'
+export PEERS=1
+hangs "a peer that does not send" 1 20 "peer send" 'an? (activation|gradient) \(micro-batch, instruction [0-9]+\)'
+hangs "a peer that does not receive" 2 10 "peer receive" 'an activation \(micro-batch, instruction 0\)'
+unset PEERS
 hangs "a rank that does not come to the start" 1 2 ncclSend 'start: the first use of a way of messages'
 finish
