@@ -165,14 +165,16 @@ passes() { # NAME RANKS OPTIONS...
         skip "$name" "there are $n_gpus GPUs"
         return
     fi
-    for comm in mpi nccl; do
+    for comm in mpi nccl peer; do
         train "$ranks" $name-$comm $common $options --comm $comm "${@:3}" || { failed "$name-$comm" $name-$comm.err; return; }
     done
-    same "$name: by NCCL and by MPI" $name-nccl $name-mpi
-    if [ "$(figures $name-nccl)" = "$(figures $name-mpi)" ]; then passed "$name: metrics"; else failed "$name: metrics differ"; fi
-    planned=$(bytes_of $name-nccl | head -n 1)
-    if [ -n "$planned" ] && [ "${planned% *}" = "${planned#* }" ]; then passed "$name: planned = allocated"; else failed "$name: planned, allocated: $planned" $name-nccl.out; fi
-    echo "     outside the slab: by MPI $(bytes_of $name-mpi | tail -n 1), by NCCL $(bytes_of $name-nccl | tail -n 1)"
+    for comm in nccl peer; do
+        same "$name: by $comm and by MPI" $name-$comm $name-mpi
+        if [ "$(figures $name-$comm)" = "$(figures $name-mpi)" ]; then passed "$name: metrics by $comm"; else failed "$name: metrics by $comm differ"; fi
+        planned=$(bytes_of $name-$comm | head -n 1)
+        if [ -n "$planned" ] && [ "${planned% *}" = "${planned#* }" ]; then passed "$name: planned = allocated by $comm"; else failed "$name: planned, allocated by $comm: $planned" $name-$comm.out; fi
+    done
+    echo "     outside the slab: by MPI $(bytes_of $name-mpi | tail -n 1), by NCCL $(bytes_of $name-nccl | tail -n 1), by peers $(bytes_of $name-peer | tail -n 1)"
 }
 if [ -n "$devices" ]; then export CUDA_VISIBLE_DEVICES=$devices; else unset CUDA_VISIBLE_DEVICES; fi
 passes passes-2 2 --pipeline_stages 2
@@ -180,9 +182,11 @@ passes passes-2-chunks-2 2 --pipeline_stages 2 --pipeline_chunks 2
 passes passes-2-repeated 2 --pipeline_stages 2 --pipeline_chunks 2 --recompute 1000 --graphs off
 passes passes-4 4 --pipeline_stages 4
 passes passes-2-experts-2 4 --pipeline_stages 2 --pipeline_chunks 2 --expert_parallel 2 --overlap on
-# A rank that stops in front of a message, when messages go by NCCL.
-if [ "$n_gpus" -ge 2 ]; then
-    MOEC_TEST_FAIL='1 19 10 about to enter ncclSend' train 2 stopped $common --comm nccl --micro_batch_size 4 --pipeline_stages 2 --collective_timeout 5
-    if grep -Eq 'waits in .* for 5 s; rank 1 has not come, it is at .* \(micro-batch, instruction [0-9]+\), about to enter ncclSend of group "gradients to the stage before"' stopped.err; then passed "a stage that stops is named"; else failed "a stage that stops" stopped.err; fi
-fi
+# A rank that stops in front of a message, when messages stay on the device.
+for call in nccl:ncclSend "peer:peer send"; do
+    [ "$n_gpus" -ge 2 ] || break
+    name=stopped-${call%%:*}
+    MOEC_TEST_FAIL="1 19 10 about to enter ${call#*:}" train 2 $name $common --comm ${call%%:*} --micro_batch_size 4 --pipeline_stages 2 --collective_timeout 5
+    if grep -Eq "waits in .* for 5 s; rank 1 has not come, it is at .* \(micro-batch, instruction [0-9]+\), about to enter ${call#*:} of group \"gradients to the stage before\"" $name.err; then passed "$name: named"; else failed "$name" $name.err; fi
+done
 finish
