@@ -1,7 +1,6 @@
 /* comm.c - bulk calls of comm.h: MPI for memory of the host, NCCL for that of a device, or MPI with staging; copies from the
  * memory of peers for either. */
 #include "base/err.h"
-#include "base/hash.h"
 #include "device/comm_impl.h"
 #include "device/device.h"
 #include "device/watch.h"
@@ -15,8 +14,6 @@ static const char *doing = "start";
 static char *staging[2];
 static size_t staging_bytes;
 static void *nccl_comms[MAX_GROUPS]; /* by number of the MPI communicator */
-static struct comm_group pairs[MAX_PAIRS];
-static int n_pairs;
 
 const char *comm_what(void)
 {
@@ -129,10 +126,20 @@ static bool use_peers(const struct device *d, enum comm_way way, struct err *e)
                "--comm peer: the ranks of a machine cannot read each other's memory; use another --comm");
 }
 
+const struct device *comm_device(void)
+{
+    return device;
+}
+
 /* Copies between peers serve all groups: nothing else is needed. */
 static bool only_peers(void)
 {
     return by_peers && comm_local_ranks() == comm_ranks();
+}
+
+bool comm_has_pairs(void)
+{
+    return by_nccl || (device && only_peers());
 }
 
 bool comm_use(const struct device *d, enum comm_way way, struct err *e)
@@ -246,101 +253,15 @@ struct comm_group *comm_split(struct arena *a, const char *name, int color)
     return made;
 }
 
-/* Was the same way made before? */
-static bool made_before(struct comm_group *pair)
-{
-    for (int i = 0; i < n_pairs; i++)
-        if (pairs[i].ranks == pair->ranks) {
-            pair->nccl = pairs[i].nccl;
-            pair->peer = pairs[i].peer;
-            return true;
-        }
-    return false;
-}
-
-static void join_pair(struct arena *a, struct comm_group *pair, int from, int to)
-{
-    char id[NCCL_ID_BYTES] = { 0 };
-    CHECK(n_pairs < MAX_PAIRS, "more than %d ways of messages", MAX_PAIRS);
-    if (by_peers)
-        pair->peer = peer_join_pair(a, n_pairs, pair->index, pair->index == 0 ? to : from);
-    if (!pair->peer && pair->index == 0) {
-        void *const request = mpi_requests(a, 1);
-        nccl_id(id);
-        mpi_send(request, 0, to, 0, id, sizeof id);
-        mpi_wait(request, 0);
-    } else if (!pair->peer) {
-        mpi_receive(from, 0, id, sizeof id);
-    }
-    if (!pair->peer)
-        nccl_join(pair, id, COMM_PAIR_BLOCKS);
-    pairs[n_pairs++] = *pair;
-}
-
-static void exercise_pair(const struct comm_group *pair, int from)
-{
-    int64_t is = pair->index == 0 ? 1 + from : 0;
-    void *const room = pair->peer ? peer_room(sizeof is) : device->allocate(sizeof is);
-    device->put(room, &is, sizeof is);
-    if (pair->index == 0)
-        comm_send(pair, room, sizeof is);
-    else
-        comm_receive(pair, room, sizeof is);
-    device->get(&is, room, sizeof is);
-    CHECK(is == 1 + from, "pair \"%s\": from rank %d came %lld", pair->name, from, (long long)is);
-    if (!pair->peer)
-        device->release(room);
-}
-
-bool comm_has_pairs(void)
-{
-    return by_nccl || (device && only_peers());
-}
-
-struct comm_group *comm_pair(struct arena *a, const char *name, int from, int to, int way)
-{
-    const int what[] = { from, to, way };
-    struct comm_group *pair = ARENA_NEW(a, struct comm_group, 1);
-    *pair = (struct comm_group){
-        .name = name, .n = 2, .index = comm_rank() == to, .mpi = -1, .ranks = hash_bytes(what, sizeof what)
-    };
-    CHECK(comm_has_pairs(), "messages that do not stay on the device");
-    comm_doing("start: the first use of a way of messages");
-    watch_group(pair->ranks);
-    if (!made_before(pair))
-        join_pair(a, pair, from, to);
-    exercise_pair(pair, from);
-    return pair;
-}
-
-void comm_send(const struct comm_group *pair, const void *from, size_t bytes)
-{
-    if (pair->peer)
-        peer_send(pair, from);
-    else
-        nccl_send(pair, from, bytes, device->stream());
-}
-
-void comm_receive(const struct comm_group *pair, void *to, size_t bytes)
-{
-    if (pair->peer)
-        peer_receive(pair, to, bytes);
-    else
-        nccl_receive(pair, to, bytes, device->stream());
-}
-
 /* Before MPI is left. */
 void comm_leave_groups(void)
 {
     for (int i = 0; i < MAX_GROUPS; i++)
         if (nccl_comms[i])
             nccl_leave(nccl_comms[i]);
-    for (int i = 0; i < n_pairs; i++)
-        if (pairs[i].nccl)
-            nccl_leave(pairs[i].nccl);
+    comm_leave_pairs();
     memset(nccl_comms, 0, sizeof nccl_comms);
     peer_close();
-    n_pairs = 0;
 }
 
 static void check_staging(const struct comm_group *g, size_t bytes)

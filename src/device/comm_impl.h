@@ -12,6 +12,8 @@ struct comm_group {
 };
 const char *comm_what(void);  /* as comm_doing() said; never NULL */
 void comm_leave_groups(void); /* before MPI is left */
+void comm_leave_pairs(void);
+const struct device *comm_device(void); /* where bulk data lies; NULL: memory of the host */
 
 /* comm_mpi.c: host memory; g is not NULL. */
 /* Number of the communicator, -1 for this rank alone. */

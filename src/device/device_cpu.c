@@ -79,9 +79,9 @@ static void fetch(void *to, void *attached, int64_t at, size_t bytes)
     const struct attached *a = attached;
     if (read_from(a, to, at, bytes))
         return;
-    if (errno == ESRCH)
-        sleep(GONE_S); /* the watch says which rank has gone */
-    die("process %d: %zu bytes cannot be read", (int)a->process, bytes);
+    const int why = errno;
+    sleep(GONE_S); /* of a process that ends memory goes first: the watch says which rank it was */
+    die("process %d: %zu bytes cannot be read: %s", (int)a->process, bytes, strerror(why));
 }
 
 static bool see(void *host, size_t bytes)
