@@ -49,7 +49,7 @@ void nccl_send(const struct comm_group *pair, const void *from, size_t bytes, vo
 void nccl_receive(const struct comm_group *pair, void *to, size_t bytes, void *stream);
 
 /* comm_peer.c: memory that was shared, in the order of the lane in use. Calls that all ranks of the machine make: */
-bool peer_open(const struct device *d); /* false: this rank cannot, though others may */
+bool peer_open(const struct device *d); /* false: a rank of this machine cannot */
 bool peer_share(void *memory, size_t bytes);
 void peer_unshare(void *memory); /* waits for the others */
 void peer_close(void);

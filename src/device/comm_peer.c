@@ -71,7 +71,7 @@ static void *map_seats(void)
     if (me == 0)
         shm_unlink(names[0]); /* of a run that died */
     int file = me == 0 ? shm_open(names[0], O_CREAT | O_EXCL | O_RDWR, 0600) : -1;
-    if (file >= 0 && ftruncate(file, (off_t)seats_bytes()) != 0) {
+    if (file >= 0 && posix_fallocate(file, 0, (off_t)seats_bytes()) != 0) { /* /dev/shm is full */
         close(file);
         file = -1;
     }
@@ -124,19 +124,32 @@ void peer_unshare(void *memory)
     mpi_node_gather(all, 1); /* nobody has it any more */
 }
 
+/* What this rank can, on all ranks of the machine? */
+static bool all_can(bool can)
+{
+    static struct {
+        int rank, can;
+    } each[PEERS];
+    bool all = true;
+    each[comm_local_rank()].rank = comm_rank();
+    each[comm_local_rank()].can = can;
+    mpi_node_gather(each, sizeof *each);
+    for (int i = 0; i < comm_local_ranks(); i++)
+        all = all && each[i].can;
+    node = each[0].rank;
+    return all;
+}
+
 bool peer_open(const struct device *d)
 {
-    static int ranks[PEERS];
-    if (comm_local_ranks() > PEERS)
+    if (comm_local_ranks() > PEERS || !all_can(d->share != NULL))
         return false;
-    ranks[comm_local_rank()] = comm_rank();
-    mpi_node_gather(ranks, sizeof *ranks);
-    node = ranks[0];
-    if (!d->share || (seats = map_seats()) == NULL || !d->see(seats, seats_bytes()))
+    seats = map_seats();
+    if (!all_can(seats && d->see(seats, seats_bytes())))
         return false;
     device = d;
     room = d->allocate(ROOM_BYTES);
-    return peer_share(room, ROOM_BYTES);
+    return all_can(peer_share(room, ROOM_BYTES));
 }
 
 void peer_close(void)

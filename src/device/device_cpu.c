@@ -35,7 +35,7 @@ static void *stream(void)
     return NULL;
 }
 
-enum { GONE_S = 5 };
+enum { GONE_S = 60 };
 /* Of another process; the kernel copies from it. */
 struct attached {
     pid_t process;
@@ -80,7 +80,7 @@ static void fetch(void *to, void *attached, int64_t at, size_t bytes)
     if (read_from(a, to, at, bytes))
         return;
     const int why = errno;
-    sleep(GONE_S); /* of a process that ends memory goes first: the watch says which rank it was */
+    sleep(GONE_S); /* that rank is ending: the watch says why, or it is stopping all ranks, this one too */
     die("process %d: %zu bytes cannot be read: %s", (int)a->process, bytes, strerror(why));
 }
 

@@ -1,5 +1,6 @@
 /* explain.c - see explain.h. A plan is lowered once (its slowest stage) and predicted with many clusters. */
 #include "run/explain.h"
+#include "config/config.h"
 #include "sched/predict.h"
 #include <math.h>
 #include <stdio.h>
@@ -210,6 +211,33 @@ static void buy_stages(const struct buyer *b)
         b->out->purchase[b->out->n_purchases++] = found;
 }
 
+/* The plan has the most exact numbers that fit. Where they leave so little memory that backward repeats operators, less exact
+ * ones may be faster: it says so, and they are taken where they are asked for. */
+static void buy_numbers(const struct buyer *b)
+{
+    struct plan than = *b->p;
+    struct numbers *n = &than.numbers;
+    struct purchase found = { .step_us = than.cost.step_us };
+    if (n->backend == CPU || than.recompute <= than.recompute_least)
+        return;
+    if (b->s->moments == 0 && n->moments != MOMENTS_BYTE) {
+        n->moments = MOMENTS_BYTE;
+        snprintf(found.what, sizeof found.what, "--moments int8");
+        if (buy(b, b->s, b->l, &than, &found)) {
+            b->out->purchase[b->out->n_purchases++] = found;
+            than.cost = found.plan.cost;
+            than.recompute = found.plan.recompute;
+        }
+    }
+    if (b->s->gradient == GRADIENT_AUTO && n->gradient == F32 && than.recompute > than.recompute_least) {
+        n->gradient = BF16;
+        snprintf(found.what, sizeof found.what, "%s--gradient_dtype bf16",
+                 n->moments == b->p->numbers.moments ? "" : "--moments int8 ");
+        if (buy(b, b->s, b->l, &than, &found))
+            b->out->purchase[b->out->n_purchases++] = found;
+    }
+}
+
 /* Those that do not fit first: they are faster. At most half of all, so that both kinds are seen. */
 void explain_plan(const struct setup *s, const struct plan_limits *l, const struct plan *p,
                   const struct search_result *found, double seconds, struct explanation *out)
@@ -230,6 +258,7 @@ void explain_plan(const struct setup *s, const struct plan_limits *l, const stru
     buy_memory(&b);
     buy_links(&b, &best);
     buy_stages(&b);
+    buy_numbers(&b);
     arena_free(a);
     out->seconds = exec_now() - start;
 }

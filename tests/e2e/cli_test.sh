@@ -65,6 +65,18 @@ ok "compile explains" "$moec" compile --model_id model --sequence_length 64 --ru
 shows "the split of every kind of operator" '^  tokens over .* ranks: .*embed_tokens x1'
 shows "what would make the alternatives win" '^alternatives, and the one change'
 shows "what memory and links would buy" '^  links twice as fast: '
+# Float32 moments that fit only when backward repeats much: moments of 8 bits would be faster, and it says so.
+compile_cuda() { "$moec" compile --model_id model --sequence_length 64 --micro_batch_size 64 --global_batch_size 64 --runtime_ngpus 1 --device cuda --cluster h200 "$@" >cuda.out 2>&1; }
+peak_of() { compile_cuda "$@" && sed -n 's/^memory of the largest rank: \([0-9]*\) bytes.*/\1/p' cuda.out; }
+if compile_cuda || ! grep -q 'built without' cuda.out; then
+    exact=$(peak_of --moments fp32) few=$(peak_of --moments int8)
+    ok "less memory than exact moments want" compile_cuda --mem_constraint "$(awk "BEGIN {print ($exact + $few) / 2e9}")"
+    ok "the moments that would be faster" grep -q '^  --moments int8: [0-9.]* ms of .* 0 repeated' cuda.out
+    ok "nothing to gain where they are asked for" compile_cuda --moments int8 --mem_constraint "$(awk "BEGIN {print ($exact + $few) / 2e9}")"
+    not "and nothing is said" grep -q '^  --moments int8' cuda.out
+else
+    skip "moments that would be faster" "built without nvcc"
+fi
 ok "the page draws, and loads nothing" grep -q '</svg>' plan.html
 not "the page has no script and no address" grep -qE '<script|https?:|src=' plan.html
 ok "rules for operators" "$moec" compile --model_id model --sequence_length 64 --runtime_ngpus 8 --constraint "experts: ep=2; attention: recompute=on"
