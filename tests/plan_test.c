@@ -345,12 +345,13 @@ TEST(text_both_ways)
     check_text(piped(plan_of(8, 4, 2, 4, 2, false), 2, 2));
 }
 
-static bool measure(void *context, struct plan *p, struct err *e)
+static bool measure(void *context, const struct plan_bar *bar, struct plan *p, struct err *e)
 {
     struct arena *a = arena_new("candidate");
     struct program x;
     const struct graph *g = small_model_graph(a, p);
     const bool ok = plan_parts(p) == 1 || cut_choose(g, context, p, e);
+    (void)bar;
     if (ok) {
         sched_lower(a, g, p, 0, true, &adam, &x);
         p->memory = x.memory;
@@ -370,9 +371,12 @@ static bool search_as(bool reproducible, int64_t memory_bytes, struct search_res
                          .cluster = "0123456789abcdef" };
     struct cluster c;
     cluster_cpu(&c, 4, 1, 4);
-    const struct plan_limits l = {
-        .n_ranks = 4, .unit_ranks = 2, .zero = -1, .global_batch = 16, .memory_bytes = memory_bytes
-    };
+    const struct plan_limits l = { .n_ranks = 4,
+                                   .unit_ranks = 2,
+                                   .zero = -1,
+                                   .global_batch = 16,
+                                   .memory_bytes = memory_bytes,
+                                   .vocabulary = SPLIT_OFF };
     const struct plan_judge judge = { measure, NULL, &c };
     return search_plan(&base, &l, 8, 32, &judge, r, e);
 }
@@ -474,16 +478,16 @@ TEST(slow_networks_cost_where_they_are_crossed)
     struct err e = { 0 };
     struct cluster c;
     cluster_builtin("h200", &c);
-    measure(&c, &p, &e);
+    measure(&c, NULL, &p, &e);
     const double inside = p.cost.step_us;
     c.between.bytes_per_s[TRANSFER_REDUCE] /= 10;
-    measure(&c, &p, &e);
+    measure(&c, NULL, &p, &e);
     EXPECT(p.cost.step_us == inside);
     c.ranks_per_node = 2;
-    measure(&c, &p, &e);
+    measure(&c, NULL, &p, &e);
     const double across = p.cost.reduce_us, exchange = p.cost.exchange_us;
     EXPECT(p.cost.step_us > inside);
     c.between.latency_us *= 10;
-    measure(&c, &p, &e);
+    measure(&c, NULL, &p, &e);
     EXPECT(p.cost.reduce_us > across && p.cost.exchange_us == exchange);
 }

@@ -349,9 +349,10 @@ TEST(text_both_ways)
     arena_free(a);
 }
 
-static bool measure(void *context, struct plan *p, struct err *e)
+static bool measure(void *context, const struct plan_bar *bar, struct plan *p, struct err *e)
 {
     int *n = context;
+    (void)bar;
     (void)e;
     EXPECT(plan_tree_fits(p) && p->shards == 4);
     p->cost.step_us = ++*n;

@@ -294,16 +294,29 @@ bool layout_is_tensor(const struct layout *l, int node)
     return l->tensor.letter[node] >= 0 || l->tensor.joined[node];
 }
 
-void layout_make(struct arena *a, const struct graph *g, const struct plan *p, int rank, struct layout *l)
+void layout_components(struct arena *a, const struct graph *g, const struct plan *p, struct components *out)
 {
     struct node_split *split = ARENA_NEW(a, struct node_split, g->n_nodes);
+    layout_split(a, g, split);
+    components_find(a, g, split, p->tensor_parallel, plan_width(p), p->width_parallel > 1, out);
+}
+
+void layout_make(struct arena *a, const struct graph *g, const struct plan *p, int rank, struct layout *l)
+{
+    struct components tensor;
+    layout_components(a, g, p, &tensor);
+    layout_place(a, g, p, rank, &tensor, l);
+}
+
+void layout_place(struct arena *a, const struct graph *g, const struct plan *p, int rank,
+                  const struct components *tensor, struct layout *l)
+{
     const int worker = plan_worker(p, rank);
     *l = (struct layout){ .rank = rank,
                           .stage = plan_stage(p, rank),
                           .ep_index = worker / p->width_parallel % p->expert_parallel,
-                          .tensor_index = worker % p->tensor_parallel };
-    layout_split(a, g, split);
-    components_find(a, g, split, p->tensor_parallel, plan_width(p), p->width_parallel > 1, &l->tensor);
+                          .tensor_index = worker % p->tensor_parallel,
+                          .tensor = *tensor };
     for (int i = 0; i < FLATS; i++)
         l->flat[i] = layout_flat(p, rank, i);
     place_params(a, g, p, l);

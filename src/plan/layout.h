@@ -55,6 +55,11 @@ int64_t layout_run(const struct place *p, int64_t held, int64_t *stored);
 /* The replica group of a rank in a flat space: all but its elements and cuts. */
 struct flat layout_flat(const struct plan *p, int rank, int which);
 void layout_make(struct arena *a, const struct graph *g, const struct plan *p, int rank, struct layout *l);
+/* What the tensor groups of a plan split: the same for all ranks, and for all plans that differ in ZeRO or recomputation. */
+void layout_components(struct arena *a, const struct graph *g, const struct plan *p, struct components *out);
+/* layout_make() with these components, which the layout keeps. */
+void layout_place(struct arena *a, const struct graph *g, const struct plan *p, int rank,
+                  const struct components *tensor, struct layout *l);
 /* Does a rank keep only its own coarse range of the gradients, of the weights? Gradients under --reproducible are summed
  * over the micro-batches first, so they are whole. */
 bool layout_shards_gradients(const struct plan *p, const struct flat *f);

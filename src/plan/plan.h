@@ -80,8 +80,9 @@ struct plan {
     int64_t row_capacity; /* rows that a rank receives in one round (expert_parallel > 1) */
     int64_t tile;  /* segments of rows begin at its multiples: 1; 8 in reproducible mode; 128 on CUDA */
     int recompute; /* nodes that backward repeats (sched/stash.h) */
-    int recompute_least, recompute_most; /* how few, how many may be; found by measuring, not decisions */
-    int64_t head_chunk;                  /* rows of logits alive at a time */
+    /* Found by measuring, not decisions: how few, how many may be; where it does not fit, with how many it may at least. */
+    int recompute_least, recompute_most, recompute_next;
+    int64_t head_chunk; /* rows of logits alive at a time */
     bool reproducible;
     bool overlap; /* communication has a lane of its own (sched/lanes.h) */
     int shards; /* of a step, whose gradients are added in one tree whatever the number of workers (plan/tree.h); 0 = off */

@@ -2,8 +2,8 @@
  * memory, or what its like takes without any collective and without repeating anything is slower than the best found. */
 #include "plan/search.h"
 #include "plan/tree.h"
+#include <math.h>
 #include <stdio.h>
-#include <string.h>
 
 /* For all rows, and half as much again; where two rounds travel beside each other, for half of that. */
 static int64_t default_rows(const struct plan *p, const struct plan_limits *l, int64_t token_copies,
@@ -44,55 +44,48 @@ struct space {
     struct search_result *out;
     double
         floor_us; /* of candidates that differ in ZeRO only: compute and exchange when nothing is repeated */
-    bool fits_plainly; /* one that differs in ZeRO only, without repeating anything, or would be too slow */
     bool for_smallest; /* nothing fits: find what needs least */
 };
 
+static const struct plan_bar no_bar = { INT64_MAX, INFINITY };
+
+/* From this time on nothing can be kept any more. */
+static double slow_us(const struct space *s)
+{
+    const double sixth = s->out->n == SEARCH_KEEP ? s->out->best[SEARCH_KEEP - 1].cost.step_us : INFINITY;
+    return s->l->below_us > 0 && s->l->below_us < sixth ? s->l->below_us : sixth;
+}
+
+static bool too_slow(const struct space *s, double us)
+{
+    return us >= slow_us(s);
+}
+
 static bool measure_with(const struct space *s, int recompute, struct plan *p, struct err *e)
 {
+    const struct plan_bar bar = { s->l->memory_bytes, slow_us(s) };
     p->recompute = recompute;
     s->out->n_measured++;
-    if (!s->judge->measure(s->judge->context, p, e))
+    if (!s->judge->measure(s->judge->context, s->for_smallest ? &no_bar : &bar, p, e))
         return false;
     if (s->l->recompute < 0 && recompute < p->recompute_least)
         return measure_with(s, p->recompute_least, p, e);
     return true;
 }
 
+/* So does what is too slow: its memory is not known. */
 static bool fits(const struct space *s, const struct plan *p)
 {
     return p->memory.peak_bytes <= plan_slab_limit(s->l, p);
 }
 
-/* Can nothing that takes so long at least be kept any more? */
-static bool too_slow(const struct space *s, double us)
-{
-    if (s->l->below_us > 0 && us >= s->l->below_us)
-        return true;
-    return s->out->n == SEARCH_KEEP && us >= s->out->best[SEARCH_KEEP - 1].cost.step_us;
-}
-
-/* The least recomputation that fits, by bisection: more of it is taken never to need more memory, nor less time. */
+/* The least recomputation that fits: each that the bound of those before does not exclude. More of it is taken never to
+ * need less time; memory may go up and down. */
 static bool repeat_until_it_fits(const struct space *s, struct plan *p, struct err *e)
 {
-    int too_large = p->recompute, enough = p->recompute_most;
-    if (!measure_with(s, enough, p, e))
-        return false;
-    while (fits(s, p) && enough - too_large > 1) {
-        struct plan middle = *p;
-        if (!measure_with(s, (too_large + enough) / 2, &middle, e))
+    while (!fits(s, p) && p->recompute_next > p->recompute && p->recompute_next <= p->recompute_most)
+        if (!measure_with(s, p->recompute_next, p, e))
             return false;
-        if (fits(s, &middle)) {
-            *p = middle;
-            enough = middle.recompute;
-        } else {
-            too_large = middle.recompute;
-            if (too_slow(s, middle.cost.step_us)) {
-                *p = middle;
-                return true;
-            }
-        }
-    }
     return true;
 }
 
@@ -105,9 +98,7 @@ static bool measure_until_it_fits(struct space *s, struct plan *p, struct err *e
     if (fits(s, p))
         return true;
     keep(s->out->larger, &s->out->n_larger, p);
-    if (fixed || p->recompute_most <= p->recompute || too_slow(s, p->cost.step_us))
-        return true;
-    return repeat_until_it_fits(s, p, e);
+    return fixed || repeat_until_it_fits(s, p, e);
 }
 
 /* Only where nothing fits: the least memory of all. */
@@ -153,7 +144,7 @@ static bool try(struct space *s, struct plan *p, struct err *e)
         return false;
     if (fits(s, p) && (s->l->below_us <= 0 || p->cost.step_us < s->l->below_us))
         keep(s->out->best, &s->out->n, p);
-    else if (fits(s, p) || too_slow(s, p->cost.step_us))
+    else if (fits(s, p))
         s->out->n_too_slow++;
     else
         s->out->n_too_large++;
@@ -171,7 +162,6 @@ static bool try_levels(struct space *s, struct plan p, struct err *e)
             return false;
         const bool enough =
             tried.cost.step_us > 0 && fits(s, &tried) && tried.recompute <= tried.recompute_least;
-        s->fits_plainly |= enough || too_slow(s, s->floor_us);
         if (!s->for_smallest && (enough || too_slow(s, s->floor_us)))
             break;
     }
@@ -193,18 +183,17 @@ static bool try_zero(struct space *s, struct plan p, struct err *e)
     return true;
 }
 
-/* The vocabulary whole or split, as the user says; or split where it can be and whole does not fit without repeating
- * anything: that gains memory alone. */
+/* The vocabulary whole or split, as the user says; or both: split gains memory, and less of it is to be added up. It does not
+ * compute or exchange less. */
 static bool try_vocabulary(struct space *s, struct plan p, struct err *e)
 {
     const enum split_choice wanted = p.tensor_parallel == 1 ? SPLIT_OFF : s->l->vocabulary;
     struct err why = { 0 };
     s->floor_us = 0;
-    s->fits_plainly = false;
     p.vocabulary_parallel = 1;
     if (wanted != SPLIT_ON && !try_zero(s, p, e))
         return false;
-    if (wanted == SPLIT_AUTO && s->fits_plainly && !s->for_smallest)
+    if (wanted == SPLIT_AUTO && too_slow(s, s->floor_us) && !s->for_smallest)
         return true;
     s->floor_us = 0;
     p.vocabulary_parallel = p.tensor_parallel;
@@ -438,12 +427,17 @@ static bool nothing_fits(const struct plan_limits *l, const struct search_result
         (long long)p->micro_batch, (double)(p->memory.peak_bytes + 999999) / 1e9);
 }
 
-/* Those that are faster than the plan, though they do not fit. */
-static void forget_slower(struct search_result *out)
+/* Those that are faster than the plan, though they do not fit: by how much, they are measured to the end. */
+static bool finish_larger(const struct space *s, struct err *e)
 {
+    struct search_result *out = s->out;
     while (out->n > 0 && out->n_larger > 0 &&
            out->larger[out->n_larger - 1].cost.step_us >= out->best[0].cost.step_us)
         out->n_larger--;
+    for (int i = 0; i < out->n_larger; i++)
+        if (!s->judge->measure(s->judge->context, &no_bar, &out->larger[i], e))
+            return false;
+    return true;
 }
 
 /* plan_check() speaks of a plan that was read; here options made it. */
@@ -458,7 +452,7 @@ bool search_plan(const struct plan *base, const struct plan_limits *l, int64_t e
                  const struct plan_judge *judge, struct search_result *out, struct err *e)
 {
     *out = (struct search_result){ 0 };
-    struct space s = { l, experts, token_copies, judge, out, 0, false, false };
+    struct space s = { l, experts, token_copies, judge, out, 0, false };
     struct plan p = *base;
     p.n_ranks = l->n_ranks;
     p.global_batch = l->global_batch;
@@ -469,9 +463,8 @@ bool search_plan(const struct plan *base, const struct plan_limits *l, int64_t e
         return blame_options(e);
     if (out->n_candidates == 0)
         return no_candidate(l, e);
-    forget_slower(out);
     if (out->n > 0)
-        return true;
+        return finish_larger(&s, e);
     if (l->below_us > 0)
         return err_set(e, "no plan is faster");
     s.for_smallest = true;

@@ -3,10 +3,17 @@
  * lowered, so its memory is exact, unless a bound shows before that it cannot be among the best. */
 #pragma once
 #include "plan/plan.h"
+/* Beyond which nobody asks how far. */
+struct plan_bar {
+    int64_t bytes;
+    double us;
+};
 /* Given by the caller, because plan/ knows neither the model nor the schedule. */
 struct plan_judge {
-    /* Fills memory and cost of a candidate (graph, lowering, clock). false: it cannot be built; err says why. */
-    bool (*measure)(void *context, struct plan *p, struct err *e);
+    /* Fills cost, memory and .recompute_* of a candidate (graph, lowering, clock). Where it takes bar->us or more, .memory
+     * stays 0; where it needs more than bar->bytes, .memory.peak_bytes may be anything that is more, but not too much.
+     * false: it cannot be built; err says why. */
+    bool (*measure)(void *context, const struct plan_bar *bar, struct plan *p, struct err *e);
     /* Bytes that it needs at least, whatever is repeated; much cheaper. NULL = no such bound. */
     bool (*least_bytes)(void *context, struct plan *p, int64_t *bytes, struct err *e);
     void *context;

@@ -2,10 +2,9 @@
 #include "run/setup.h"
 #include "base/pool.h"
 #include "config/config.h"
-#include "plan/cut.h"
+#include "run/candidate.h"
 #include "run/stretch.h"
 #include "run/weights.h"
-#include "sched/predict.h"
 #include <string.h>
 
 /* --device cuda must be there to run; auto takes what there is. */
@@ -88,8 +87,8 @@ void setup_memory(const struct setup *s, struct plan_limits *l)
     l->way_bytes = s->way_bytes;
 }
 
-static struct graph *build_graph(const struct setup *s, struct arena *a, const struct plan *p, bool logits,
-                                 struct model_values *v)
+struct graph *setup_graph(const struct setup *s, struct arena *a, const struct plan *p, bool logits,
+                          struct model_values *v)
 {
     const struct model_options o = { .batch = plan_graph_batch(p),
                                      .sequence = p->sequence,
@@ -97,171 +96,6 @@ static struct graph *build_graph(const struct setup *s, struct arena *a, const s
                                      .logits = logits,
                                      .compat_nnscaler = s->compat_nnscaler };
     return model_graph(a, &s->model, &o, v);
-}
-
-enum { GRAPHS = 8 };
-
-/* Candidates of the same batch and vocabulary share a graph; of those, candidates with as many stages and chunks the cuts. */
-struct drawn {
-    struct arena *arena; /* of all below; NULL = none yet */
-    struct graph *graph;
-    int64_t batch, sequence;
-    int vocabulary_parallel;
-    struct plan cut; /* stages 0: none yet */
-    char ready[17];  /* hash of the last that was checked, but for recomputation */
-    int *fullest;    /* its rank of every stage that owns most; NULL = none was checked */
-};
-struct measuring {
-    const struct setup *s;
-    struct drawn drawn[GRAPHS];
-    int n_drawn; /* so far; a new one takes the place of the oldest */
-};
-
-/* NULL: no such graph can be. */
-static struct drawn *draw(struct measuring *m, const struct plan *p, struct err *e)
-{
-    struct model_values v;
-    for (int i = 0; i < GRAPHS; i++) {
-        struct drawn *d = &m->drawn[i];
-        if (d->arena && d->batch == plan_graph_batch(p) && d->sequence == p->sequence &&
-            d->vocabulary_parallel == p->vocabulary_parallel)
-            return d;
-    }
-    struct drawn *d = &m->drawn[m->n_drawn++ % GRAPHS];
-    arena_free(d->arena);
-    *d = (struct drawn){ .arena = arena_new("graph of candidates"),
-                         .batch = plan_graph_batch(p),
-                         .sequence = p->sequence,
-                         .vocabulary_parallel = p->vocabulary_parallel };
-    d->graph = build_graph(m->s, d->arena, p, false, &v);
-    return graph_check(d->graph, e) ? d : NULL;
-}
-
-static void end_measuring(struct measuring *m)
-{
-    for (int i = 0; i < GRAPHS; i++)
-        arena_free(m->drawn[i].arena);
-}
-
-static bool choose_cuts(const struct setup *s, struct drawn *d, struct plan *p, struct err *e)
-{
-    if (d->cut.stages == p->stages && d->cut.chunks == p->chunks)
-        memcpy(p->cut, d->cut.cut, sizeof p->cut);
-    else if (!cut_choose(d->graph, &s->cluster, p, e))
-        return false;
-    d->cut = *p;
-    return true;
-}
-
-/* In parts that kernels take. */
-static bool check_vocabulary(const struct setup *s, const struct plan *p, struct err *e)
-{
-    const int64_t vocab = s->model.vocab, each = (int64_t)p->vocabulary_parallel * plan_width(p);
-    return p->vocabulary_parallel == 1 || vocab % each == 0 ||
-           err_code(e, EXIT_USAGE,
-                    "the vocabulary of %lld cannot be split over --tensor_parallel %d: expected a multiple "
-                    "of %lld, or --split_vocabulary auto",
-                    (long long)vocab, p->tensor_parallel, (long long)each);
-}
-
-static bool check_widths(const struct setup *s, const struct plan *p, struct err *e)
-{
-    const int64_t width = s->model.expert_width, each = (int64_t)p->width_parallel * plan_width(p);
-    return p->width_parallel == 1 || width % each == 0 ||
-           err_code(e, EXIT_USAGE,
-                    "the width of %lld of experts cannot be split over --tensor_parallel %d: expected a "
-                    "multiple of %lld, or --split_experts auto",
-                    (long long)width, p->tensor_parallel, (long long)each);
-}
-
-/* The rank of a stage that owns most stands for the others. */
-static int fullest_rank(const struct graph *g, const struct plan *p, int stage)
-{
-    struct arena *a = arena_new("fullest rank");
-    struct layout l;
-    layout_make(a, g, p, stage * plan_workers(p), &l);
-    const int rank = layout_fullest_rank(&l, p);
-    arena_free(a);
-    return rank;
-}
-
-/* The graph of a candidate, cut where its stages need it, and the ranks that stand for all. NULL: it cannot be. */
-static struct drawn *make_ready(struct measuring *m, struct plan *p, struct err *e)
-{
-    struct drawn *d = check_vocabulary(m->s, p, e) && check_widths(m->s, p, e) ? draw(m, p, e) : NULL;
-    const bool chosen = plan_parts(p) == 1 || p->cut[plan_parts(p)] > 0;
-    if (!d || (!chosen && !choose_cuts(m->s, d, p, e)))
-        return NULL;
-    char hash[17];
-    struct plan same = *p;
-    same.recompute = 0;
-    plan_hash(&same, hash);
-    if (d->fullest && strcmp(hash, d->ready) == 0)
-        return d;
-    if (!plan_check(p, d->graph, e))
-        return NULL;
-    d->fullest = ARENA_NEW(d->arena, int, p->stages);
-    for (int stage = 0; stage < p->stages; stage++)
-        d->fullest[stage] = fullest_rank(d->graph, p, stage);
-    memcpy(d->ready, hash, sizeof hash);
-    return d;
-}
-
-static void lower_rank(const struct setup *s, struct arena *a, const struct graph *g, const struct plan *p,
-                       int rank, struct program *out, struct plan_cost *cost)
-{
-    const struct adamw o = { .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8 };
-    sched_lower(a, g, p, rank, true, &o, out);
-    sched_predict(out, &s->cluster, cost);
-}
-
-/* Memory and time of a stage, where they are the largest so far. Every stage repeats the same kinds of nodes. */
-static bool measure_stage(const struct setup *s, const struct drawn *d, int stage, struct plan *p,
-                          struct err *e)
-{
-    struct arena *a = arena_new("stage");
-    struct program program;
-    struct plan_cost cost;
-    lower_rank(s, a, d->graph, p, d->fullest[stage], &program, &cost);
-    p->recompute_most = program.recompute_most;
-    if (program.memory.peak_bytes > p->memory.peak_bytes)
-        p->memory = program.memory;
-    if (cost.step_us > p->cost.step_us)
-        p->cost = cost;
-    const bool ok = rules_recompute(&s->rules, d->graph, program.recompute_place, &p->recompute_least,
-                                    &p->recompute_most, e);
-    arena_free(a);
-    return ok;
-}
-
-static bool measure(void *context, struct plan *p, struct err *e)
-{
-    const struct measuring *m = context;
-    const struct drawn *d = make_ready(context, p, e);
-    if (!d)
-        return false;
-    p->memory = (struct plan_memory){ 0 };
-    p->cost = (struct plan_cost){ 0 };
-    bool ok = true;
-    for (int stage = 0; stage < p->stages && ok; stage++)
-        ok = measure_stage(m->s, d, stage, p, e);
-    return ok;
-}
-
-void setup_lower(const struct setup *s, struct arena *a, const struct plan *p, struct program *out)
-{
-    struct model_values v;
-    const struct graph *g = build_graph(s, a, p, false, &v);
-    double slowest = 0;
-    for (int stage = 0; stage < p->stages; stage++) {
-        struct program x;
-        struct plan_cost cost;
-        lower_rank(s, a, g, p, fullest_rank(g, p, stage), &x, &cost);
-        if (stage == 0 || cost.step_us > slowest) {
-            slowest = cost.step_us;
-            *out = x;
-        }
-    }
 }
 
 bool setup_faster(const struct setup *s, const struct plan_limits *l, const struct plan *than,
@@ -282,26 +116,13 @@ bool setup_faster(const struct setup *s, const struct plan_limits *l, const stru
     return setup_plan(&same, &limits, than->sequence, out, &why);
 }
 
-static bool least_bytes(void *context, struct plan *p, int64_t *bytes, struct err *e)
-{
-    const struct drawn *d = make_ready(context, p, e);
-    if (!d)
-        return false;
-    *bytes = 0;
-    for (int stage = 0; stage < p->stages; stage++) {
-        struct arena *a = arena_new("stage");
-        const int64_t least = sched_least_bytes(a, d->graph, p, d->fullest[stage]);
-        *bytes = least > *bytes ? least : *bytes;
-        arena_free(a);
-    }
-    return true;
-}
-
 bool setup_measure(const struct setup *s, struct plan *p, struct err *e)
 {
-    struct measuring m = { .s = s };
-    const bool ok = measure(&m, p, e);
-    end_measuring(&m);
+    struct arena *a = arena_new("candidate");
+    struct candidates *c = candidates_new(a, s);
+    const bool ok = candidates_measure(c, p, e);
+    candidates_free(c);
+    arena_free(a);
     return ok;
 }
 
@@ -390,13 +211,13 @@ static bool apply_rules(const struct setup *s, int64_t sequence, struct plan_lim
         return true;
     struct arena *a = arena_new("rules");
     setup_small_plan(s, 1, sequence, &p);
-    const bool ok = rules_apply(&s->rules, build_graph(s, a, &p, false, &v), l, e);
+    const bool ok = rules_apply(&s->rules, setup_graph(s, a, &p, false, &v), l, e);
     arena_free(a);
     return ok;
 }
 
 /* What the same bits cost: against the same split without. */
-static bool price(struct measuring *m, struct plan *p, struct err *e)
+static bool price(struct candidates *c, struct plan *p, struct err *e)
 {
     struct plan free = *p;
     if (!p->reproducible)
@@ -404,7 +225,7 @@ static bool price(struct measuring *m, struct plan *p, struct err *e)
     free.reproducible = false;
     free.shards = 0;
     free.tile = plan_tile(p->numbers.backend, false);
-    if (!measure(m, &free, e))
+    if (!candidates_measure(c, &free, e))
         return false;
     p->price = (struct plan_price){ p->memory.peak_bytes - free.memory.peak_bytes,
                                     p->cost.step_us - free.cost.step_us };
@@ -416,8 +237,6 @@ bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequ
 {
     struct plan base;
     struct plan_limits limits = *l;
-    struct measuring m = { .s = s };
-    const struct plan_judge judge = { measure, least_bytes, &m };
     if (sequence > s->model.max_positions)
         return err_code(e, EXIT_MISMATCH,
                         "sequences of %lld tokens, but max_position_embeddings of the model is %lld",
@@ -430,9 +249,13 @@ bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequ
         return err_code(
             e, EXIT_USAGE,
             "--gradient_dtype bf16: with --reproducible several ranks add their gradients in fp32");
+    struct arena *a = arena_new("candidates");
+    struct candidates *c = candidates_new(a, s);
+    const struct plan_judge judge = candidates_judge(c);
     const bool ok = apply_rules(s, sequence, &limits, e) &&
-                    search_ways(s, &limits, &judge, exact, &base, out, e) && price(&m, &out->best[0], e);
-    end_measuring(&m);
+                    search_ways(s, &limits, &judge, exact, &base, out, e) && price(c, &out->best[0], e);
+    candidates_free(c);
+    arena_free(a);
     return ok;
 }
 
@@ -449,7 +272,7 @@ void engine_build(const struct setup *s, const struct plan *p, bool training, bo
                   const struct adamw *o, struct engine *x)
 {
     *x = (struct engine){ 0 };
-    x->graph = build_graph(s, s->arena, p, logits, &x->values);
+    x->graph = setup_graph(s, s->arena, p, logits, &x->values);
     sched_lower(s->arena, x->graph, p, comm_rank(), training, o, &x->program);
     exec_new(s->arena, &x->program, s->device, s->overlap_blocks, &x->exec);
     if (s->graphs != GRAPHS_OFF)

@@ -38,6 +38,9 @@ bool setup_connect(struct setup *s, const struct config *c, const char *cluster,
 bool setup_cluster(struct setup *s, const char *path, int ranks, int threads, struct err *e);
 /* The memory that there is, for limits that name none. */
 void setup_memory(const struct setup *s, struct plan_limits *l);
+/* The graph of a plan; logits: head gives logits. */
+struct graph *setup_graph(const struct setup *s, struct arena *a, const struct plan *p, bool logits,
+                          struct model_values *v);
 /* The plan for given limits (search.h); `fixed`: a plan to check and measure instead of searching. */
 bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequence,
                 struct search_result *out, struct err *e);

@@ -8,7 +8,8 @@ static void compute_again(struct lower *l, int node);
 /* A dropped value gets a new place, in which backward finds it. */
 void lower_want_again(struct lower *l, value v)
 {
-    if (!l->stash.dropped[v] || l->present[v])
+    const int at = l->stash.dropped_at[v];
+    if (at == 0 || at > l->p->plan.recompute || l->present[v])
         return;
     l->present[v] = true;
     l->p->value[v] = NOWHERE;
@@ -43,12 +44,10 @@ static void compute_again(struct lower *l, int node)
 }
 
 /* Index of the backward step that reads the gradient of v: that of its producer. */
-static int reader_of(const struct graph *g, value v)
+static int reader_of(const struct lower *l, value v)
 {
-    for (int i = 0; i < g->n_backs; i++)
-        if (g->backs[i].node == g->values[v].node)
-            return i;
-    return -1;
+    const int node = l->p->graph->values[v].node;
+    return node < 0 ? -1 : l->back_of[node];
 }
 
 /* Does step b change the gradient of v: by adding to it, or in place, as v is the first output of a node that joins? */
@@ -86,8 +85,8 @@ static bool may_share(const struct lower *l, const struct back *b, int j, int bu
         if (k != j && n->arg[k] == v)
             return false;
     for (value u = 0; u < g->n_values && buffer >= 0; u++) {
-        const int read = l->p->grad[u].buffer == buffer ? reader_of(g, u) : -1;
-        if (read > step && (change_after(g, step, v) <= read || change_after(g, step, u) <= reader_of(g, v)))
+        const int read = l->p->grad[u].buffer == buffer ? reader_of(l, u) : -1;
+        if (read > step && (change_after(g, step, v) <= read || change_after(g, step, u) <= reader_of(l, v)))
             return false;
     }
     return true;

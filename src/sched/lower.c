@@ -188,13 +188,28 @@ static int64_t outer_bytes(const struct lower *l, int node, int arg)
     return lower_value_bytes(l, node, arg) / (lower_crosses(l, node, arg) ? l->p->plan.tensor_parallel : 1);
 }
 
+/* Which argument of its node a value is. */
+static int output_of(const struct lower *l, value v)
+{
+    const struct node *n = &l->p->graph->nodes[l->p->graph->values[v].node];
+    int j = n->anno->n_inputs;
+    while (n->arg[j] != v)
+        j++;
+    return j;
+}
+
 int64_t lower_passed_bytes(const struct lower *l, value v)
 {
+    return outer_bytes(l, l->p->graph->values[v].node, output_of(l, v));
+}
+
+/* As backward.c does: not only what is dropped, but all that its node writes. */
+static int again_at(const struct lower *l, value v)
+{
     const int node = l->p->graph->values[v].node;
-    int j = l->p->graph->nodes[node].anno->n_inputs;
-    while (l->p->graph->nodes[node].arg[j] != v)
-        j++;
-    return outer_bytes(l, node, j);
+    return stash_writes(&l->p->graph->nodes[node], output_of(l, v)) && l->kept[v].buffer < 0
+               ? l->stash.place[node]
+               : 0;
 }
 
 /* Constants (and inputs, by make_inputs()) are made once; their local size follows from the first reader. */
@@ -221,10 +236,11 @@ struct ref lower_value(struct lower *l, int node, int arg, bool inside)
     struct ref *at = inside ? &l->inner[l->round][v] : &l->p->value[v];
     if (at->buffer < 0 && l->in_place[node] && arg == g->nodes[node].anno->n_inputs)
         return *at = lower_value(l, node, 0, inside);
-    if (at->buffer < 0)
-        *at = (struct ref){
-            lower_buffer(l, info->name, inside ? MEM_EXCHANGE : MEM_ACTIVATIONS, outer_bytes(l, node, arg)), 0
-        };
+    if (at->buffer < 0) {
+        const enum memory_class class = inside ? MEM_EXCHANGE : MEM_ACTIVATIONS;
+        *at = (struct ref){ lower_buffer(l, info->name, class, outer_bytes(l, node, arg)), 0 };
+        l->p->buffers[at->buffer].again_at = inside ? 0 : again_at(l, v);
+    }
     return *at;
 }
 
@@ -360,13 +376,15 @@ static struct ref *no_refs(struct arena *a, int n)
     return r;
 }
 
-/* What all lists share; the layout of the rank. */
-static struct lower begin(struct arena *a, const struct graph *g, const struct plan *plan, int rank,
-                          struct program *p)
+/* What all lists share. */
+static struct lower begin(struct arena *a, const struct graph *g, const struct plan *plan,
+                          const struct layout *layout, struct program *p)
 {
-    *p = (struct program){
-        .graph = g, .plan = *plan, .value = no_refs(a, g->n_values), .grad = no_refs(a, g->n_values)
-    };
+    *p = (struct program){ .graph = g,
+                           .plan = *plan,
+                           .layout = *layout,
+                           .value = no_refs(a, g->n_values),
+                           .grad = no_refs(a, g->n_values) };
     struct lower l = { .arena = a,
                        .p = p,
                        .split = ARENA_NEW(a, struct node_split, g->n_nodes),
@@ -375,23 +393,28 @@ static struct lower begin(struct arena *a, const struct graph *g, const struct p
                        .kept = no_refs(a, g->n_values),
                        .parts = no_refs(a, g->params.n),
                        .in_place = ARENA_NEW(a, bool, g->n_nodes),
+                       .back_of = ARENA_NEW(a, int, g->n_nodes),
                        .present = ARENA_NEW(a, bool, g->n_values),
                        .node_counts = no_refs(a, g->n_nodes),
                        .box = { ARENA_NEW(a, struct pass_box, 2 * g->n_values),
                                 ARENA_NEW(a, struct pass_box, 2 * g->n_values) },
                        .n_parts = plan->reproducible ? plan->expert_parallel : 1 };
-    layout_make(a, g, plan, rank, &p->layout);
     layout_split(a, g, l.split);
+    for (int i = 0; i < g->n_nodes; i++)
+        l.back_of[i] = -1;
+    for (int i = 0; i < g->n_backs; i++)
+        l.back_of[g->backs[i].node] = i;
     for (int i = 0; i < g->n_nodes; i++)
         if (l.split[i].expert >= 0 && g->nodes[i].dim[l.split[i].expert] > l.most_experts)
             l.most_experts = g->nodes[i].dim[l.split[i].expert];
     return l;
 }
 
-int64_t sched_least_bytes(struct arena *a, const struct graph *g, const struct plan *plan, int rank)
+int64_t sched_least_bytes(struct arena *a, const struct graph *g, const struct plan *plan,
+                          const struct layout *layout)
 {
     struct program p;
-    struct lower l = begin(a, g, plan, rank, &p);
+    struct lower l = begin(a, g, plan, layout, &p);
     int64_t bytes = 0;
     lower_make_persistent(&l, true);
     for (int i = 0; i < p.n_buffers; i++)
@@ -408,10 +431,10 @@ static const int64_t *value_bytes(const struct lower *l)
     return bytes;
 }
 
-void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan, int rank, bool training,
-                 const struct adamw *o, struct program *p)
+void sched_lower_lists(struct arena *a, const struct graph *g, const struct plan *plan,
+                       const struct layout *layout, bool training, const struct adamw *o, struct program *p)
 {
-    struct lower l = begin(a, g, plan, rank, p);
+    struct lower l = begin(a, g, plan, layout, p);
     in_place_make(g, plan, l.split, l.in_place);
     stash_make(a, g, plan, l.split, l.in_place, value_bytes(&l), &l.stash);
     p->recompute_most = l.stash.n_nodes;
@@ -428,5 +451,14 @@ void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan
     l.which = LIST_EVAL;
     lower_eval(&l);
     lanes_make(p, a);
+    sched_lifetimes(p, a);
+}
+
+void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan, int rank, bool training,
+                 const struct adamw *o, struct program *p)
+{
+    struct layout layout;
+    layout_make(a, g, plan, rank, &layout);
+    sched_lower_lists(a, g, plan, &layout, training, o, p);
     sched_assign(p, a);
 }

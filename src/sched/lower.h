@@ -17,6 +17,7 @@ struct lower {
     struct ref *kept;   /* by value */
     struct ref *parts;  /* by parameter: gradients apart by sender */
     bool *in_place;     /* by node (in_place.h) */
+    int *back_of;       /* by node: its backward step; -1: none */
     struct stash stash;
     bool *present;           /* by value: dropped, and computed again by now */
     struct ref *node_counts; /* by first node of a region: the counts that backward reuses */

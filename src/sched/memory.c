@@ -2,6 +2,7 @@
  * are placed largest first at the lowest offset that is free during their whole life. */
 #include "base/str.h"
 #include "sched/lanes.h"
+#include "sched/life.h"
 #include "sched/place.h"
 #include "sched/sched.h"
 #include <limits.h>
@@ -15,44 +16,82 @@ static int64_t aligned(int64_t bytes)
     return (bytes + SLAB_ALIGN - 1) / SLAB_ALIGN * SLAB_ALIGN;
 }
 
-/* All slots of a buffer. */
-static int64_t room_of(const struct buffer *b)
+int64_t sched_room(const struct buffer *b)
 {
     return aligned(b->bytes) * (b->slots ? b->slots : 1);
 }
 
-static void touch(struct program *p, struct ref r, int at)
+static void list_ref(struct ref r, int *out, int *n)
 {
-    if (r.buffer < 0)
-        return;
-    struct buffer *b = &p->buffers[r.buffer];
-    if (b->first < 0 || at < b->first)
-        b->first = at;
-    if (at > b->last)
-        b->last = at;
+    if (r.buffer >= 0)
+        out[(*n)++] = r.buffer;
 }
 
-static void touch_instr(struct program *p, const struct instr *i, int at)
+int sched_buffers(const struct instr *i, int out[INSTR_BUFFERS])
 {
+    int n = 0;
     for (int j = 0; j < OP_ARGS; j++) {
-        touch(p, i->arg[j], at);
-        touch(p, i->grad[j], at);
+        list_ref(i->arg[j], out, &n);
+        list_ref(i->grad[j], out, &n);
     }
     for (int j = 0; j < 5; j++)
-        touch(p, i->ref[j], at);
-    touch(p, i->work, at);
+        list_ref(i->ref[j], out, &n);
+    list_ref(i->work, out, &n);
+    return n;
 }
 
-/* A buffer of a loop that also lives outside it must survive all rounds. */
-static void widen_over_loop(struct program *p, int begin, int end)
+void life_touch(struct life *l, int at)
 {
-    for (int i = 0; i < p->n_buffers; i++) {
-        struct buffer *b = &p->buffers[i];
-        if (b->first < 0 || b->last < begin || b->first > end || (b->first > begin && b->last < end))
-            continue;
-        b->first = b->first > begin ? begin : b->first;
-        b->last = b->last < end ? end : b->last;
+    l->first = l->first < 0 || at < l->first ? at : l->first;
+    l->last = at > l->last ? at : l->last;
+}
+
+int life_each(struct arena *a, const struct program *p, life_touched *f, void *context)
+{
+    int begin = 1, named[INSTR_BUFFERS];
+    for (int k = 0; k < LISTS; k++) {
+        const struct span *span = lanes_spans(a, p, (enum list_kind)k);
+        for (int i = 0; i < p->list[k].n; i++)
+            for (int n = sched_buffers(&p->list[k].item[i], named); n > 0; n--) {
+                f(context, named[n - 1], begin + span[i].first);
+                if (span[i].last != span[i].first)
+                    f(context, named[n - 1], begin + span[i].last);
+            }
+        begin += p->list[k].n;
     }
+    return begin;
+}
+
+struct loop *life_loops(struct arena *a, const struct program *p)
+{
+    struct loop *loop = ARENA_NEW(a, struct loop, p->n_moments);
+    int at = 1;
+    for (int k = 0, begin = 0; k < LISTS; k++)
+        for (int i = 0; i < p->list[k].n; i++, at++) {
+            if (p->list[k].item[i].kind == RUN_ROUND)
+                begin = at;
+            for (int t = begin; p->list[k].item[i].kind == RUN_ROUND_END && t <= at; t++)
+                loop[t] = (struct loop){ begin, at };
+        }
+    return loop;
+}
+
+static void widen_over(struct life *l, struct loop loop)
+{
+    if (loop.end == 0 || (l->first > loop.begin && l->last < loop.end))
+        return;
+    l->first = l->first > loop.begin ? loop.begin : l->first;
+    l->last = l->last < loop.end ? loop.end : l->last;
+}
+
+struct life life_widened(struct life l, const struct loop *loop, int n_moments)
+{
+    if (l.first < 0)
+        return l;
+    widen_over(&l, loop[l.first]);
+    if (l.last < n_moments)
+        widen_over(&l, loop[l.last]);
+    return l;
 }
 
 /* Slots are in use whenever any micro-batch is under way. */
@@ -68,47 +107,39 @@ static void widen_slots(struct program *p)
     }
 }
 
-/* Of all instructions; what is under way beside others has its buffers for as long as it may be. */
-static int touch_all(struct program *p, struct arena *a)
+static void touch(void *context, int buffer, int at)
 {
-    int begin = 1;
-    for (int k = 0; k < LISTS; k++) {
-        const struct span *span = lanes_spans(a, p, (enum list_kind)k);
-        for (int i = 0; i < p->list[k].n; i++) {
-            touch_instr(p, &p->list[k].item[i], begin + span[i].first);
-            if (span[i].last != span[i].first)
-                touch_instr(p, &p->list[k].item[i], begin + span[i].last);
-        }
-        begin += p->list[k].n;
-    }
-    return begin;
+    struct buffer *b = &((struct program *)context)->buffers[buffer];
+    struct life l = { b->first, b->last };
+    life_touch(&l, at);
+    b->first = l.first;
+    b->last = l.last;
 }
 
-static int lifetimes(struct program *p, struct arena *a)
+void sched_lifetimes(struct program *p, struct arena *a)
 {
-    const int n = touch_all(p, a);
-    int at;
+    p->n_moments = life_each(a, p, touch, p);
     widen_slots(p);
-    at = 1;
-    for (int k = 0, begin = 0; k < LISTS; k++)
-        for (int i = 0; i < p->list[k].n; i++, at++) {
-            if (p->list[k].item[i].kind == RUN_ROUND)
-                begin = at;
-            else if (p->list[k].item[i].kind == RUN_ROUND_END)
-                widen_over_loop(p, begin, at);
-        }
-    return n;
+    const struct loop *loop = life_loops(a, p);
+    for (int i = 0; i < p->n_buffers; i++) {
+        struct buffer *b = &p->buffers[i];
+        const struct life l = life_widened((struct life){ b->first, b->last }, loop, p->n_moments);
+        b->first = l.first;
+        b->last = l.last;
+    }
 }
 
-static const struct buffer *sorting; /* qsort has no context; lowering runs in one thread */
+struct item { /* to be placed */
+    int64_t bytes;
+    int buffer;
+};
 
 static int larger_first(const void *x, const void *y)
 {
-    const int i = *(const int *)x, j = *(const int *)y;
-    const int64_t x_bytes = room_of(&sorting[i]), y_bytes = room_of(&sorting[j]);
-    if (x_bytes != y_bytes)
-        return x_bytes < y_bytes ? 1 : -1;
-    return i < j ? -1 : i > j;
+    const struct item *i = x, *j = y;
+    if (i->bytes != j->bytes)
+        return i->bytes < j->bytes ? 1 : -1;
+    return i->buffer < j->buffer ? -1 : i->buffer > j->buffer;
 }
 
 struct by_class {
@@ -116,19 +147,19 @@ struct by_class {
 };
 
 /* Bytes by class at the moment when most is alive; the rest of the slab (gaps) counts as activations. */
-static void classes_at_peak(struct program *p, struct arena *a, int n_times)
+static void classes_at_peak(struct program *p, struct arena *a)
 {
-    struct by_class *change = ARENA_NEW(a, struct by_class, n_times + 1), live = { 0 };
+    struct by_class *change = ARENA_NEW(a, struct by_class, p->n_moments + 1), live = { 0 };
     int64_t best = -1;
     for (int i = 0; i < p->n_buffers; i++) {
         const struct buffer *b = &p->buffers[i];
         if (b->first < 0)
             continue;
-        change[b->first].bytes[b->class] += room_of(b);
-        if (b->last < n_times)
-            change[b->last + 1].bytes[b->class] -= room_of(b);
+        change[b->first].bytes[b->class] += sched_room(b);
+        if (b->last < p->n_moments)
+            change[b->last + 1].bytes[b->class] -= sched_room(b);
     }
-    for (int t = 0; t < n_times; t++) {
+    for (int t = 0; t < p->n_moments; t++) {
         int64_t sum = 0;
         for (int k = 0; k < MEM_CLASSES; k++)
             sum += live.bytes[k] += change[t].bytes[k];
@@ -140,31 +171,48 @@ static void classes_at_peak(struct program *p, struct arena *a, int n_times)
     p->memory.class_bytes[MEM_ACTIVATIONS] += p->memory.peak_bytes - best;
 }
 
+int64_t sched_alive_bytes(struct arena *a, const struct program *p)
+{
+    int64_t *change = ARENA_NEW(a, int64_t, p->n_moments + 1), most = 0, alive = 0;
+    for (int i = 0; i < p->n_buffers; i++) {
+        const struct buffer *b = &p->buffers[i];
+        if (b->first < 0)
+            continue;
+        change[b->first] += sched_room(b);
+        if (b->last < p->n_moments)
+            change[b->last + 1] -= sched_room(b);
+    }
+    for (int t = 0; t < p->n_moments; t++) {
+        alive += change[t];
+        most = alive > most ? alive : most;
+    }
+    return most;
+}
+
 void sched_assign(struct program *p, struct arena *a)
 {
-    const int n_times = lifetimes(p, a);
-    int *order = ARENA_NEW(a, int, p->n_buffers), n = 0;
+    struct item *order = ARENA_NEW(a, struct item, p->n_buffers);
+    int n = 0;
     int64_t base = 0, top;
     for (int i = 0; i < p->n_buffers; i++) {
         struct buffer *b = &p->buffers[i];
         if (b->last == INT_MAX) {
             b->at = base;
-            base += room_of(b);
+            base += sched_room(b);
         } else if (b->first >= 0) {
-            order[n++] = i;
+            order[n++] = (struct item){ sched_room(b), i };
         }
     }
-    sorting = p->buffers;
     qsort(order, (size_t)n, sizeof *order, larger_first);
     top = base;
-    struct places *places = places_new(a, n_times, base);
+    struct places *places = places_new(a, p->n_moments, base);
     for (int i = 0; i < n; i++) {
-        struct buffer *b = &p->buffers[order[i]];
-        b->at = places_put(places, room_of(b), b->first, b->last);
-        top = b->at + room_of(b) > top ? b->at + room_of(b) : top;
+        struct buffer *b = &p->buffers[order[i].buffer];
+        b->at = places_put(places, order[i].bytes, b->first, b->last);
+        top = b->at + order[i].bytes > top ? b->at + order[i].bytes : top;
     }
     p->memory.peak_bytes = top;
-    classes_at_peak(p, a, n_times);
+    classes_at_peak(p, a);
 }
 
 const char *const sched_kind_name[] = { "op",     "zero",   "route",         "round",          "round end",

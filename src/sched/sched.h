@@ -19,6 +19,7 @@ struct buffer {
     int first, last;    /* positions in the common timeline of all lists; first -1 = never used */
     int64_t slots;      /* 0: one, as long as it is used; else so many, throughout `micro` */
     int64_t slot_bytes; /* between the beginnings of two slots */
+    int again_at; /* a value's: with so much recomputation it is made again, elsewhere, for backward; 0: it never is */
 };
 enum instr_kind {
     RUN_OP,    /* fwd or bwd kernel of an operator */
@@ -151,6 +152,7 @@ struct program {
     struct section tree_add[PLAN_CHUNKS][PLAN_TREE_LEVELS], tree_keep[PLAN_CHUNKS][PLAN_TREE_LEVELS];
     int n_outboxes, n_inboxes;      /* kinds of messages; those of all lists with the same tag are one */
     int n_marks;                    /* lanes.h; 0: all is one lane */
+    int n_moments;                  /* of the common timeline, with one in front of all instructions */
     int64_t in_flight[PLAN_CHUNKS]; /* micro-batches under way, at most */
     struct plan_memory memory;
     struct ref *value, *grad; /* by graph value: where it lies (persistent ones and those the host reads) */
@@ -167,12 +169,24 @@ struct adamw {
 /* Lowers for one rank. training = false: only LIST_EVAL, no gradients or moments. Roots are found in g. */
 void sched_lower(struct arena *a, const struct graph *g, const struct plan *plan, int rank, bool training,
                  const struct adamw *o, struct program *p);
+/* The same for the rank of a layout, and without offsets: lifetimes are known, .memory is not. */
+void sched_lower_lists(struct arena *a, const struct graph *g, const struct plan *plan,
+                       const struct layout *layout, bool training, const struct adamw *o, struct program *p);
 /* Does this section of a list make v? */
 bool sched_makes(const struct program *p, enum list_kind which, struct section s, value v);
 /* Sections of LIST_TREE to run behind the backward of micro-batch `micro` of a chunk; returns how many: 0 where no shard ends. */
 int sched_end_shard(const struct program *p, int chunk, int64_t micro, struct section out[PLAN_TREE_LEVELS]);
 /* Bytes of what lives throughout: the slab has at least these. */
-int64_t sched_least_bytes(struct arena *a, const struct graph *g, const struct plan *plan, int rank);
+int64_t sched_least_bytes(struct arena *a, const struct graph *g, const struct plan *plan,
+                          const struct layout *layout);
 void sched_print(const struct program *p, struct str *out);
+/* Buffers that an instruction names, some of them more than once; returns how many. */
+enum { INSTR_BUFFERS = 2 * OP_ARGS + 6 };
+int sched_buffers(const struct instr *i, int out[INSTR_BUFFERS]);
+void sched_lifetimes(struct program *p, struct arena *a); /* of all buffers */
 /* Assigns offsets to all buffers from their lifetimes; fills .memory. */
 void sched_assign(struct program *p, struct arena *a);
+/* What a buffer takes of the slab: all its slots. */
+int64_t sched_room(const struct buffer *b);
+/* The most that is alive at once: what the slab has at least. */
+int64_t sched_alive_bytes(struct arena *a, const struct program *p);

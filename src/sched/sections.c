@@ -99,24 +99,13 @@ static struct section backward_section(struct lower *l, int chunk)
     return s;
 }
 
-static void mark(bool *used, struct ref r)
-{
-    if (r.buffer >= 0)
-        used[r.buffer] = true;
-}
-
 static bool *buffers_of(struct lower *l, struct section s)
 {
     bool *used = ARENA_NEW(l->arena, bool, l->p->n_buffers);
     for (int k = s.from; k < s.to; k++) {
-        const struct instr *i = &l->p->list[LIST_MICRO].item[k];
-        for (int j = 0; j < OP_ARGS; j++) {
-            mark(used, i->arg[j]);
-            mark(used, i->grad[j]);
-        }
-        for (int j = 0; j < 5; j++)
-            mark(used, i->ref[j]);
-        mark(used, i->work);
+        int named[INSTR_BUFFERS];
+        for (int n = sched_buffers(&l->p->list[LIST_MICRO].item[k], named); n > 0; n--)
+            used[named[n - 1]] = true;
     }
     return used;
 }

@@ -5,7 +5,6 @@
 #include "sched/merge.h"
 #include <ctype.h>
 #include <stdlib.h>
-#include <string.h>
 
 struct kind {
     const char *name;      /* of its first node */
@@ -14,7 +13,7 @@ struct kind {
 struct state {
     const struct graph *g;
     bool *saved;          /* by value: some backward step reads it */
-    bool *dropped;        /* by value */
+    int *dropped_at;      /* by value: stash.h, so far */
     bool *fixed;          /* by value: the host reads it, or another stage */
     const int64_t *bytes; /* by value, on this rank */
     int *kind_of;         /* by node; -1 = never dropped */
@@ -74,7 +73,7 @@ static bool leaves(const struct state *s, const struct node *n, int arg)
 static bool stays(const struct state *s, const struct node *n, int j)
 {
     const value v = n->arg[j];
-    return stash_reads(n, j) && s->g->values[v].kind == VALUE_ACT && !s->saved[v] && !s->dropped[v];
+    return stash_reads(n, j) && s->g->values[v].kind == VALUE_ACT && !s->saved[v] && !s->dropped_at[v];
 }
 
 /* A kernel `again` passes over the node's outputs: it reads those that are saved and writes the others. */
@@ -128,14 +127,14 @@ static double freed(const struct state *s, int kind)
     return bytes;
 }
 
-static void drop(struct state *s, int node)
+static void drop(struct state *s, int node, int place)
 {
     const struct node *n = &s->g->nodes[node];
     for (int j = 0; j < n->anno->n_args; j++) {
         if (stays(s, n, j))
             s->saved[n->arg[j]] = true;
-        if (leaves(s, n, j))
-            s->dropped[n->arg[j]] = true;
+        if (leaves(s, n, j) && !s->dropped_at[n->arg[j]])
+            s->dropped_at[n->arg[j]] = place;
     }
 }
 
@@ -171,7 +170,7 @@ void stash_make(struct arena *a, const struct graph *g, const struct plan *p, co
     struct state s = { .g = g,
                        .bytes = bytes,
                        .saved = ARENA_NEW(a, bool, g->n_values),
-                       .dropped = ARENA_NEW(a, bool, g->n_values),
+                       .dropped_at = ARENA_NEW(a, int, g->n_values),
                        .fixed = ARENA_NEW(a, bool, g->n_values),
                        .kind_of = ARENA_NEW(a, int, g->n_nodes),
                        .kind = ARENA_NEW(a, struct kind, g->n_nodes) };
@@ -183,17 +182,15 @@ void stash_make(struct arena *a, const struct graph *g, const struct plan *p, co
         if (!in_place[i] && (split[i].expert < 0 || p->expert_parallel == 1))
             add_kind(&s, i);
     }
-    bool *done = ARENA_NEW(a, bool, s.n_kinds + 1), *wanted = ARENA_NEW(a, bool, g->n_values);
+    bool *done = ARENA_NEW(a, bool, s.n_kinds + 1);
     for (int k = cheapest(&s, done); k >= 0; k = cheapest(&s, done)) {
         done[k] = true;
         for (int i = 0; i < g->n_nodes; i++) {
             if (s.kind_of[i] != k)
                 continue;
-            drop(&s, i);
             out->place[i] = ++out->n_nodes;
-            if (out->n_nodes == p->recompute)
-                memcpy(wanted, s.dropped, (size_t)g->n_values * sizeof *wanted);
+            drop(&s, i, out->n_nodes);
         }
     }
-    out->dropped = p->recompute < out->n_nodes ? wanted : s.dropped;
+    out->dropped_at = s.dropped_at;
 }

@@ -6,9 +6,10 @@
 #include "plan/layout.h"
 #include "plan/plan.h"
 struct stash {
-    bool *dropped; /* by value: not kept after its last use in forward */
-    int *place;    /* by node: its place in the order, from 1 on; 0 = is never dropped */
-    int n_nodes;   /* largest `recompute` that makes a difference */
+    int *
+        dropped_at; /* by value: the least `recompute` with which it is not kept after its last use in forward; 0 = it always is */
+    int *place;     /* by node: its place in the order, from 1 on; 0 = is never dropped */
+    int n_nodes;    /* largest `recompute` that makes a difference */
 };
 /* split: by node (layout_split); nodes of exchange regions recompute by themselves and are left alone. in_place: by
  * node (in_place.h); those have no input left to compute again from. bytes: by value, on the rank: rows are padded, or are
