@@ -70,6 +70,7 @@ struct made {
 static bool make_plan(struct arena *a, const struct config *c, struct made *m, struct err *e)
 {
     int64_t sequence;
+    start_threads(c);
     if (!setup_describe(a, c, &m->setup, e) || !sequence_length(a, c, &sequence, e) ||
         !train_limits(c, &m->limits, e))
         return false;

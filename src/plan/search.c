@@ -1,6 +1,8 @@
 /* search.c - see search.h. What is excluded without being lowered cannot win: its states alone are larger than the
  * memory, or what its like takes without any collective and without repeating anything is slower than the best found. */
 #include "plan/search.h"
+#include "base/pool.h"
+#include "plan/limits.h"
 #include "plan/tree.h"
 #include <math.h>
 #include <stdio.h>
@@ -41,6 +43,7 @@ struct space {
     const struct plan_limits *l;
     int64_t experts, token_copies;
     const struct plan_judge *judge;
+    const struct search_result *before; /* what was found elsewhere */
     struct search_result *out;
     double
         floor_us; /* of candidates that differ in ZeRO only: compute and exchange when nothing is repeated */
@@ -49,11 +52,24 @@ struct space {
 
 static const struct plan_bar no_bar = { INT64_MAX, INFINITY };
 
+/* The last that would be kept of both. */
+static double last_us(const struct search_result *a, const struct search_result *b)
+{
+    double us = 0;
+    if (a->n + b->n < SEARCH_KEEP)
+        return INFINITY;
+    for (int i = 0, j = 0; i + j < SEARCH_KEEP;)
+        us = j == b->n || (i < a->n && a->best[i].cost.step_us <= b->best[j].cost.step_us)
+                 ? a->best[i++].cost.step_us
+                 : b->best[j++].cost.step_us;
+    return us;
+}
+
 /* From this time on nothing can be kept any more. */
 static double slow_us(const struct space *s)
 {
-    const double sixth = s->out->n == SEARCH_KEEP ? s->out->best[SEARCH_KEEP - 1].cost.step_us : INFINITY;
-    return s->l->below_us > 0 && s->l->below_us < sixth ? s->l->below_us : sixth;
+    const double last = last_us(s->before, s->out);
+    return s->l->below_us > 0 && s->l->below_us < last ? s->l->below_us : last;
 }
 
 static bool too_slow(const struct space *s, double us)
@@ -105,6 +121,8 @@ static bool measure_until_it_fits(struct space *s, struct plan *p, struct err *e
 static bool try_for_smallest(const struct space *s, struct plan *p, int64_t least, struct err *e)
 {
     struct plan *smallest = &s->out->smallest;
+    if (smallest->n_ranks == 0)
+        *smallest = s->before->smallest;
     if (smallest->n_ranks && least >= smallest->memory.peak_bytes)
         return true;
     const bool fixed = s->l->recompute >= 0;
@@ -224,65 +242,125 @@ static bool try_widths(struct space *s, struct plan p, struct err *e)
     return try_vocabulary(s, p, wanted == SPLIT_ON ? e : &why) || wanted == SPLIT_AUTO;
 }
 
-static bool try_tensor(struct space *s, struct plan p, struct err *e)
+/* Candidates of one micro-batch and two degrees. */
+struct unit {
+    struct plan p;
+    struct search_result found;
+    struct err why;
+    bool ok;
+};
+
+/* Units of a wave are tried at once, and know of what those of earlier waves found: so that nothing depends on the number
+ * of threads. */
+enum { WAVE = 8 };
+struct wave {
+    const struct space *s;
+    int n;
+    struct unit unit[WAVE];
+};
+
+static void try_unit(void *context, int64_t i)
 {
+    const struct wave *w = context;
+    struct unit *u = &((struct wave *)context)->unit[i];
+    struct space s = *w->s;
+    u->found = (struct search_result){ 0 };
+    u->why = (struct err){ 0 };
+    s.before = w->s->out;
+    s.out = &u->found;
+    u->ok = try_widths(&s, u->p, &u->why);
+}
+
+static void merge(struct search_result *all, const struct search_result *found)
+{
+    for (int i = 0; i < found->n; i++)
+        keep(all->best, &all->n, &found->best[i]);
+    for (int i = 0; i < found->n_larger; i++)
+        keep(all->larger, &all->n_larger, &found->larger[i]);
+    if (found->smallest.n_ranks &&
+        (all->smallest.n_ranks == 0 || found->smallest.memory.peak_bytes < all->smallest.memory.peak_bytes))
+        all->smallest = found->smallest;
+    all->n_candidates += found->n_candidates;
+    all->n_too_large += found->n_too_large;
+    all->n_too_slow += found->n_too_slow;
+    all->n_measured += found->n_measured;
+}
+
+static bool try_wave(struct wave *w, struct err *e)
+{
+    pool_run(w->n, try_unit, w);
+    for (int i = 0; i < w->n; i++) {
+        const struct unit *u = &w->unit[i];
+        merge(w->s->out, &u->found);
+        if (u->ok || (w->s->l->tensor_parallel == 0 && u->p.tensor_parallel > 1))
+            continue; /* this degree may split nothing of this model */
+        *e = u->why;
+        return false;
+    }
+    w->n = 0;
+    return true;
+}
+
+static bool try_tensor(struct wave *w, struct plan p, struct err *e)
+{
+    const struct plan_limits *l = w->s->l;
     for (int t = 1; t <= plan_unit_workers(&p); t++) {
-        struct err why = { 0 };
-        const bool fixed = s->l->tensor_parallel > 0;
-        if (fixed ? t != s->l->tensor_parallel : plan_unit_workers(&p) % t)
+        const bool fixed = l->tensor_parallel > 0;
+        if (fixed ? t != l->tensor_parallel : plan_unit_workers(&p) % t)
             continue;
-        if (s->l->max_degree && t > s->l->max_degree)
+        if (l->max_degree && t > l->max_degree)
             continue;
         if (!fixed && t > 1 && p.reproducible)
             continue; /* sums have another order: only where it is asked for */
         p.tensor_parallel = t;
         if (!plan_tree_fits(&p))
             continue;
-        if (try_widths(s, p, fixed ? e : &why))
-            continue;
-        if (fixed)
+        w->unit[w->n++].p = p;
+        if (w->n == WAVE && !try_wave(w, e))
             return false;
-        if (t == 1) {
-            *e = why;
-            return false;
-        } /* others may split nothing of this model */
     }
     return true;
 }
 
-static bool try_experts(struct space *s, struct plan p, struct err *e)
+static bool try_experts(struct wave *w, struct plan p, struct err *e)
 {
+    const struct plan_limits *l = w->s->l;
+    const int64_t experts = w->s->experts;
     for (int ep = 1; ep <= plan_unit_workers(&p); ep++) {
-        const bool fixed = s->l->expert_parallel > 0;
-        if (fixed ? ep != s->l->expert_parallel
-                  : plan_unit_workers(&p) % ep || (ep > 1 && s->experts == 0) ||
-                        (s->experts && s->experts % ep))
+        const bool fixed = l->expert_parallel > 0;
+        if (fixed ? ep != l->expert_parallel
+                  : plan_unit_workers(&p) % ep || (ep > 1 && experts == 0) || (experts && experts % ep))
             continue;
-        if (s->l->max_degree && ep > s->l->max_degree)
+        if (l->max_degree && ep > l->max_degree)
             continue;
         if (!fixed && p.reproducible && (ep & (ep - 1)))
             continue;
         p.expert_parallel = ep;
-        if (!try_tensor(s, p, e))
+        if (!try_tensor(w, p, e))
             return false;
     }
     return true;
 }
 
 /* Micro-batches: the user's, or every divisor of a worker's share of the step. */
-static bool try_micro(struct space *s, struct plan p, struct err *e)
+static bool try_micro(const struct space *s, struct plan p, struct err *e)
 {
     const int64_t share = s->l->global_batch / plan_workers(&p);
-    for (int64_t b = 1; b <= share; b++) {
+    struct arena *a = arena_new("wave of candidates");
+    struct wave *w = ARENA_NEW(a, struct wave, 1);
+    bool ok = true;
+    w->s = s;
+    for (int64_t b = 1; b <= share && ok; b++) {
         if (share % b || (s->l->micro_batch && b * plan_unit_workers(&p) != s->l->micro_batch) ||
             (!s->l->micro_batch && b > 64) || (p.chunks > 1 && share / b % p.stages))
             continue;
         p.micro_batch = b;
         p.accumulation = share / b;
-        if (!try_experts(s, p, e))
-            return false;
+        ok = try_experts(w, p, e);
     }
-    return true;
+    ok = ok && try_wave(w, e);
+    arena_free(a);
+    return ok;
 }
 
 /* A pipeline where it is asked for; or the shortest with which anything fits, as far as the model can be cut. */
@@ -301,115 +379,6 @@ static bool try_stages(struct space *s, struct plan p, struct err *e)
         if (fixed || s->out->n > 0)
             break;
     }
-    return true;
-}
-
-static const char *unit_name(const struct plan_limits *l)
-{
-    return l->unit_ranks ? "--plan_ngpus" : "the number of ranks,";
-}
-
-static bool check_pipeline(const struct plan_limits *l, struct err *e)
-{
-    const int unit = l->unit_ranks ? l->unit_ranks : l->n_ranks;
-    if (l->stages > 1 && unit % l->stages)
-        return err_code(e, EXIT_USAGE, "--pipeline_stages %d does not divide %s %d", l->stages, unit_name(l),
-                        unit);
-    if (l->chunks > 1 && l->stages < 2)
-        return err_code(e, EXIT_USAGE,
-                        "--pipeline_chunks %d: expected --pipeline_stages of 2 or more with it", l->chunks);
-    if (l->stages > 1 && l->stages * (l->chunks ? l->chunks : 1) > PLAN_PARTS)
-        return err_code(e, EXIT_USAGE,
-                        "--pipeline_stages %d x --pipeline_chunks %d: expected at most %d parts", l->stages,
-                        l->chunks, PLAN_PARTS);
-    return true;
-}
-
-static bool check_shards(const struct plan_limits *l, struct err *e)
-{
-    if (l->shards && l->global_batch % l->shards)
-        return err_code(e, EXIT_USAGE,
-                        "--reproducible_shards %d: a step of %lld sequences cannot be cut into so many equal "
-                        "shards",
-                        l->shards, (long long)l->global_batch);
-    if (l->shards && l->tensor_parallel > 1 && l->expert_parallel > 1)
-        return err_code(
-            e, EXIT_USAGE,
-            "--reproducible_shards %d with --tensor_parallel %d: expected --expert_parallel 1, found %d",
-            l->shards, l->tensor_parallel, l->expert_parallel);
-    return true;
-}
-
-/* Whatever else forbids every candidate is among the limits. */
-static bool no_candidate(const struct plan_limits *l, struct err *e)
-{
-    char chunks[192] = "";
-    if (l->chunks > 1)
-        snprintf(chunks, sizeof chunks,
-                 "--pipeline_chunks %d: expected --global_batch_size %lld and the micro-batch to give an "
-                 "accumulation by a multiple of --pipeline_stages %d",
-                 l->chunks, (long long)l->global_batch, l->stages);
-    if (l->shards)
-        return err_code(
-            e, EXIT_USAGE,
-            "no plan with --reproducible_shards %d on %d ranks: expected a power of two of shards for "
-            "each worker (ranks / pipeline_stages / tensor_parallel), and a micro-batch that divides "
-            "the %lld sequences of a shard%s%s",
-            l->shards, l->n_ranks, (long long)l->global_batch / l->shards, chunks[0] ? "; " : "", chunks);
-    return err_code(e, EXIT_USAGE, "%s", chunks);
-}
-
-static bool check_limits(const struct plan_limits *l, int64_t experts, struct err *e)
-{
-    const int stages = l->stages > 1 ? l->stages : 1, workers = l->n_ranks / stages,
-              unit = (l->unit_ranks ? l->unit_ranks : l->n_ranks) / stages;
-    const char *of = stages > 1 ? "--plan_ngpus / --pipeline_stages =" : unit_name(l);
-    if (l->unit_ranks && l->n_ranks % l->unit_ranks)
-        return err_code(e, EXIT_USAGE, "--runtime_ngpus %d is not a multiple of --plan_ngpus %d", l->n_ranks,
-                        l->unit_ranks);
-    if (!check_pipeline(l, e) || !check_shards(l, e))
-        return false;
-    if (l->global_batch % workers)
-        return err_code(e, EXIT_USAGE,
-                        "a step of %lld sequences cannot be shared by %d ranks: choose --global_batch_size a "
-                        "multiple of %d",
-                        (long long)l->global_batch, workers, workers);
-    if (l->max_degree && (l->expert_parallel > l->max_degree || l->tensor_parallel > l->max_degree))
-        return err_code(e, EXIT_USAGE, "--max_degree %d: experts over %d and tensors over %d are asked for",
-                        l->max_degree, l->expert_parallel, l->tensor_parallel);
-    if (l->expert_parallel > 1 && experts == 0)
-        return err_code(e, EXIT_USAGE, "--expert_parallel %d: the model has no experts", l->expert_parallel);
-    if (l->expert_parallel > 1 && experts % l->expert_parallel)
-        return err_code(e, EXIT_USAGE, "--expert_parallel %d does not divide the %lld experts",
-                        l->expert_parallel, (long long)experts);
-    if (l->expert_parallel && unit % l->expert_parallel)
-        return err_code(e, EXIT_USAGE, "--expert_parallel %d does not divide %s %d", l->expert_parallel, of,
-                        unit);
-    if (l->tensor_parallel && unit % l->tensor_parallel)
-        return err_code(e, EXIT_USAGE, "--tensor_parallel %d does not divide %s %d", l->tensor_parallel, of,
-                        unit);
-    if (l->vocabulary == SPLIT_ON && l->tensor_parallel < 2)
-        return err_code(e, EXIT_USAGE,
-                        "--split_vocabulary on: expected --tensor_parallel of 2 or more with it");
-    if (l->widths == SPLIT_ON && (l->tensor_parallel < 2 || experts == 0))
-        return err_code(
-            e, EXIT_USAGE,
-            "--split_experts on: expected a model with experts and --tensor_parallel of 2 or more");
-    if (l->widths == SPLIT_ON && l->expert_parallel &&
-        unit % ((int64_t)l->expert_parallel * l->tensor_parallel))
-        return err_code(
-            e, EXIT_USAGE,
-            "--split_experts on: --expert_parallel %d x --tensor_parallel %d does not divide %s %d",
-            l->expert_parallel, l->tensor_parallel, of, unit);
-    if (l->micro_batch && l->micro_batch % unit)
-        return err_code(e, EXIT_USAGE,
-                        "--micro_batch_size %lld: the %d ranks of a scale unit share its sequences; choose a "
-                        "multiple of %d",
-                        (long long)l->micro_batch, unit, unit);
-    if (l->micro_batch && l->global_batch / workers % (l->micro_batch / unit))
-        return err_code(e, EXIT_USAGE,
-                        "--micro_batch_size %lld does not divide the %lld sequences of a scale unit per step",
-                        (long long)l->micro_batch, (long long)l->global_batch / workers * unit);
     return true;
 }
 
@@ -452,17 +421,18 @@ bool search_plan(const struct plan *base, const struct plan_limits *l, int64_t e
                  const struct plan_judge *judge, struct search_result *out, struct err *e)
 {
     *out = (struct search_result){ 0 };
-    struct space s = { l, experts, token_copies, judge, out, 0, false };
+    const struct search_result nothing = { 0 };
+    struct space s = { l, experts, token_copies, judge, &nothing, out, 0, false };
     struct plan p = *base;
     p.n_ranks = l->n_ranks;
     p.global_batch = l->global_batch;
     p.unit_ranks = l->unit_ranks ? l->unit_ranks : l->n_ranks;
-    if (!check_limits(l, experts, e))
+    if (!limits_check(l, experts, e))
         return false;
     if (!try_stages(&s, p, e))
         return blame_options(e);
     if (out->n_candidates == 0)
-        return no_candidate(l, e);
+        return limits_forbid_all(l, e);
     if (out->n > 0)
         return finish_larger(&s, e);
     if (l->below_us > 0)

@@ -8,7 +8,8 @@ struct plan_bar {
     int64_t bytes;
     double us;
 };
-/* Given by the caller, because plan/ knows neither the model nor the schedule. */
+/* Given by the caller, because plan/ knows neither the model nor the schedule. Called by as many threads at a time as the
+ * pool has; what it says depends on the candidate alone. */
 struct plan_judge {
     /* Fills cost, memory and .recompute_* of a candidate (graph, lowering, clock). Where it takes bar->us or more, .memory
      * stays 0; where it needs more than bar->bytes, .memory.peak_bytes may be anything that is more, but not too much.
