@@ -1,5 +1,4 @@
 /* The search against exhaustive enumeration of small spaces; bounds exclude nothing that wins; speed for large ones. */
-#include "base/pool.h"
 #include "model/deepseek_v2.h"
 #include "plan/cut.h"
 #include "plan/layout.h"
@@ -104,7 +103,7 @@ static bool measure(void *context, const struct plan_bar *bar, struct plan *p, s
         const struct layout l = fullest(a, w->graph, p, stage);
         sched_lower_lists(a, w->graph, p, &l, true, &adam, &x);
         sched_predict(&x, &w->cluster, &cost);
-        sched_fit(a, &x, bar->bytes, p);
+        sched_fit(a, &x, bar, p);
         p->recompute_most = x.recompute_most;
         p->cost = cost.step_us > p->cost.step_us ? cost : p->cost;
         arena_free(a);
@@ -183,7 +182,7 @@ static void add_all(struct world *w, struct plan p, struct brute *b)
         return; /* it splits nothing of this model */
     EXPECTF(least_bytes(w, &p, &least, &e), "%s", e.text);
     for (p.recompute = 0; p.recompute == 0 || p.recompute <= p.recompute_most; p.recompute++) {
-        EXPECTF(measure(w, &(struct plan_bar){ INT64_MAX, INFINITY }, &p, &e), "%s", e.text);
+        EXPECTF(measure(w, &(struct plan_bar){ INT64_MAX, -1, INFINITY }, &p, &e), "%s", e.text);
         EXPECTF(p.memory.peak_bytes >= least, "%lld < %lld", (long long)p.memory.peak_bytes,
                 (long long)least);
         if (p.recompute > 0 && p.memory.peak_bytes > b->bytes[b->n - 1])
@@ -359,81 +358,6 @@ TEST(bounds_for_more_recomputation_exclude_nothing_that_fits)
         arena_free(w.arena);
     }
     EXPECTF(drawn > 30 && near > 10 * drawn, "%d plans, %d bounds that are met: too easy", drawn, near);
-}
-
-static uint64_t mixed(const struct plan *p, uint64_t salt)
-{
-    const int64_t of[] = { p->micro_batch, p->expert_parallel, p->tensor_parallel,     p->stages,
-                           p->zero,        p->zero_ranks,      p->vocabulary_parallel, p->width_parallel };
-    uint64_t x = salt;
-    for (size_t i = 0; i < sizeof of / sizeof *of; i++)
-        x = (x ^ (uint64_t)of[i]) * 0x9e3779b97f4a7c15u ^ x >> 29;
-    return x >> 32;
-}
-
-/* Whatever the candidate says by itself: time goes up with recomputation, memory down. */
-static bool judge_by_chance(void *context, const struct plan_bar *bar, struct plan *p, struct err *e)
-{
-    const uint64_t *salt = context;
-    (void)e;
-    p->recompute_most = 20;
-    p->cost.step_us = (double)(1000 + mixed(p, *salt) % 100 + (uint64_t)p->recompute);
-    p->cost.compute_us = 1000;
-    p->memory.peak_bytes = 1000 + (int64_t)(mixed(p, *salt + 1) % 1000) - 10 * p->recompute;
-    p->recompute_next = p->recompute + (int)((p->memory.peak_bytes - bar->bytes) / 10);
-    p->recompute_next += p->recompute_next == p->recompute;
-    if (p->cost.step_us >= bar->us)
-        p->memory.peak_bytes = 0;
-    return true;
-}
-
-TEST(threads_change_nothing)
-{
-    for (uint64_t seed = 0; seed < 20; seed++) {
-        struct world w;
-        struct search_result found[2];
-        struct err e = { 0 };
-        uint64_t salt = seed;
-        begin(&w, seed);
-        w.limits = (struct plan_limits){ .n_ranks = 16,
-                                         .zero = -1,
-                                         .recompute = -1,
-                                         .global_batch = 64,
-                                         .memory_bytes = 900 + 40 * (int64_t)seed };
-        const struct plan_judge judge = { judge_by_chance, NULL, &salt };
-        for (int i = 0; i < 2; i++) {
-            pool_start(i ? 4 : 1);
-            memset(&found[i], 0, sizeof found[i]);
-            EXPECTF(search_plan(&w.base, &w.limits, 16, 32, &judge, &found[i], &e), "%s", e.text);
-        }
-        pool_start(1);
-        EXPECT(found[0].n == SEARCH_KEEP && found[0].n_measured > 50);
-        EXPECTF(memcmp(&found[0], &found[1], sizeof *found) == 0, "seed %d", (int)seed);
-    }
-}
-
-static bool judge_vocabulary(void *context, const struct plan_bar *bar, struct plan *p, struct err *e)
-{
-    (void)context;
-    (void)bar;
-    (void)e;
-    p->cost.step_us = p->vocabulary_parallel > 1 ? 1 : 2;
-    return true;
-}
-
-/* Not for memory alone: less is to be added up. */
-TEST(vocabulary_is_split_where_that_is_faster)
-{
-    struct world w;
-    struct search_result found;
-    struct err e = { 0 };
-    begin(&w, 0);
-    w.limits = (struct plan_limits){
-        .n_ranks = 2, .tensor_parallel = 2, .zero = -1, .recompute = -1, .global_batch = 2, .memory_bytes = 1
-    };
-    const struct plan_judge judge = { judge_vocabulary, NULL, NULL };
-    EXPECTF(search_plan(&w.base, &w.limits, 0, 0, &judge, &found, &e), "%s", e.text);
-    EXPECT_INT(found.best[0].vocabulary_parallel, 2);
 }
 
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)

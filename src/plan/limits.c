@@ -109,3 +109,17 @@ bool limits_check(const struct plan_limits *l, int64_t experts, struct err *e)
                         (long long)l->micro_batch, (long long)l->global_batch / workers * unit);
     return true;
 }
+
+bool limits_too_small(const struct plan_limits *l, const struct plan *p, int n_plans, struct err *e)
+{
+    const int64_t limit = plan_slab_limit(l, p);
+    return err_code(
+        e, EXIT_MEMORY,
+        "memory limit of %.3f GB per rank is too small by %.3f GB: the smallest of %d plans needs %lld bytes "
+        "(%d stages, expert_parallel %d, tensor_parallel %d, zero over %d, micro-batch %lld per rank); allow "
+        "--mem_constraint %.3f, more "
+        "ranks, or a shorter sequence",
+        (double)limit / 1e9, (double)(p->memory.peak_bytes - limit) / 1e9, n_plans,
+        (long long)p->memory.peak_bytes, p->stages, p->expert_parallel, p->tensor_parallel, p->zero_ranks,
+        (long long)p->micro_batch, (double)(p->memory.peak_bytes + 999999) / 1e9);
+}

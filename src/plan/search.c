@@ -48,9 +48,10 @@ struct space {
     double
         floor_us; /* of candidates that differ in ZeRO only: compute and exchange when nothing is repeated */
     bool for_smallest; /* nothing fits: find what needs least */
+    bool careful;      /* nothing is taken to fit before its offsets say so */
 };
 
-static const struct plan_bar no_bar = { INT64_MAX, INFINITY };
+static const struct plan_bar no_bar = { INT64_MAX, -1, INFINITY };
 
 /* The last that would be kept of both. */
 static double last_us(const struct search_result *a, const struct search_result *b)
@@ -79,7 +80,8 @@ static bool too_slow(const struct space *s, double us)
 
 static bool measure_with(const struct space *s, int recompute, struct plan *p, struct err *e)
 {
-    const struct plan_bar bar = { s->l->memory_bytes, slow_us(s) };
+    const int64_t most = plan_slab_limit(s->l, p);
+    const struct plan_bar bar = { most, s->careful ? -1 : most - most / 16, slow_us(s) };
     p->recompute = recompute;
     s->out->n_measured++;
     if (!s->judge->measure(s->judge->context, s->for_smallest ? &no_bar : &bar, p, e))
@@ -382,30 +384,38 @@ static bool try_stages(struct space *s, struct plan p, struct err *e)
     return true;
 }
 
-static bool nothing_fits(const struct plan_limits *l, const struct search_result *r, struct err *e)
+struct finish {
+    const struct space *s;
+    bool ok[2 * SEARCH_KEEP];
+    struct err why[2 * SEARCH_KEEP];
+};
+
+static void finish_one(void *context, int64_t i)
 {
-    const struct plan *p = &r->smallest;
-    const int64_t limit = plan_slab_limit(l, p);
-    return err_code(
-        e, EXIT_MEMORY,
-        "memory limit of %.3f GB per rank is too small by %.3f GB: the smallest of %d plans needs %lld bytes "
-        "(%d stages, expert_parallel %d, tensor_parallel %d, zero over %d, micro-batch %lld per rank); allow "
-        "--mem_constraint %.3f, more ranks, or a shorter sequence",
-        (double)limit / 1e9, (double)(p->memory.peak_bytes - limit) / 1e9, r->n_candidates,
-        (long long)p->memory.peak_bytes, p->stages, p->expert_parallel, p->tensor_parallel, p->zero_ranks,
-        (long long)p->micro_batch, (double)(p->memory.peak_bytes + 999999) / 1e9);
+    struct finish *f = context;
+    struct search_result *out = f->s->out;
+    f->ok[i] = f->s->judge->measure(f->s->judge->context, &no_bar,
+                                    i < out->n ? &out->best[i] : &out->larger[i - out->n], &f->why[i]);
 }
 
-/* Those that are faster than the plan, though they do not fit: by how much, they are measured to the end. */
-static bool finish_larger(const struct space *s, struct err *e)
+/* What is told is measured to the end: the plans, and those that are faster than the first of them, but do not fit. *fit:
+ * the plans do, as they were taken to. */
+static bool finish(const struct space *s, bool *fit, struct err *e)
 {
     struct search_result *out = s->out;
-    while (out->n > 0 && out->n_larger > 0 &&
-           out->larger[out->n_larger - 1].cost.step_us >= out->best[0].cost.step_us)
+    struct finish f = { .s = s };
+    while (out->n_larger > 0 && out->larger[out->n_larger - 1].cost.step_us >= out->best[0].cost.step_us)
         out->n_larger--;
-    for (int i = 0; i < out->n_larger; i++)
-        if (!s->judge->measure(s->judge->context, &no_bar, &out->larger[i], e))
+    pool_run(out->n + out->n_larger, finish_one, &f);
+    out->n_measured += out->n + out->n_larger;
+    *fit = true;
+    for (int i = 0; i < out->n + out->n_larger; i++) {
+        if (!f.ok[i]) {
+            *e = f.why[i];
             return false;
+        }
+        *fit = *fit && (i >= out->n || fits(s, &out->best[i]));
+    }
     return true;
 }
 
@@ -417,28 +427,44 @@ static bool blame_options(struct err *e)
     return false;
 }
 
+static bool search(struct space *s, const struct plan *p, struct err *e)
+{
+    struct search_result *out = s->out;
+    bool fit = true;
+    *out = (struct search_result){ 0 };
+    if (!try_stages(s, *p, e))
+        return blame_options(e);
+    if (out->n_candidates == 0)
+        return limits_forbid_all(s->l, e);
+    if (out->n > 0 && !finish(s, &fit, e))
+        return false;
+    if (out->n > 0 && fit)
+        return true;
+    if (!fit) {
+        s->careful = true;
+        return search(s, p, e);
+    }
+    if (s->l->below_us > 0)
+        return err_set(e, "no plan is faster");
+    s->for_smallest = true;
+    return try_stages(s, *p, e) && limits_too_small(s->l, &out->smallest, out->n_candidates, e);
+}
+
 bool search_plan(const struct plan *base, const struct plan_limits *l, int64_t experts, int64_t token_copies,
                  const struct plan_judge *judge, struct search_result *out, struct err *e)
 {
-    *out = (struct search_result){ 0 };
     const struct search_result nothing = { 0 };
-    struct space s = { l, experts, token_copies, judge, &nothing, out, 0, false };
+    struct space s = { .l = l,
+                       .experts = experts,
+                       .token_copies = token_copies,
+                       .judge = judge,
+                       .before = &nothing,
+                       .out = out };
     struct plan p = *base;
     p.n_ranks = l->n_ranks;
     p.global_batch = l->global_batch;
     p.unit_ranks = l->unit_ranks ? l->unit_ranks : l->n_ranks;
-    if (!limits_check(l, experts, e))
-        return false;
-    if (!try_stages(&s, p, e))
-        return blame_options(e);
-    if (out->n_candidates == 0)
-        return limits_forbid_all(l, e);
-    if (out->n > 0)
-        return finish_larger(&s, e);
-    if (l->below_us > 0)
-        return err_set(e, "no plan is faster");
-    s.for_smallest = true;
-    return try_stages(&s, p, e) && nothing_fits(l, out, e);
+    return limits_check(l, experts, e) && search(&s, &p, e);
 }
 
 void search_reason(const struct plan *best, const struct plan *o, char *text, size_t bytes)

@@ -5,14 +5,16 @@
 #include "plan/plan.h"
 /* Beyond which nobody asks how far. */
 struct plan_bar {
-    int64_t bytes;
+    int64_t bytes,
+        sure_bytes; /* sure: what is alive at once up to this is taken to fit without gaps between offsets */
     double us;
 };
 /* Given by the caller, because plan/ knows neither the model nor the schedule. Called by as many threads at a time as the
  * pool has; what it says depends on the candidate alone. */
 struct plan_judge {
     /* Fills cost, memory and .recompute_* of a candidate (graph, lowering, clock). Where it takes bar->us or more, .memory
-     * stays 0; where it needs more than bar->bytes, .memory.peak_bytes may be anything that is more, but not too much.
+     * stays 0; where it needs more than bar->bytes, .memory.peak_bytes may be anything that is more, but not too much; and
+     * anything less where that is at most bar->sure_bytes.
      * false: it cannot be built; err says why. */
     bool (*measure)(void *context, const struct plan_bar *bar, struct plan *p, struct err *e);
     /* Bytes that it needs at least, whatever is repeated; much cheaper. NULL = no such bound. */

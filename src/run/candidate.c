@@ -191,7 +191,7 @@ static bool measure_stage(const struct setup *s, struct arena *a, const struct d
     if (cost.step_us > p->cost.step_us)
         p->cost = cost;
     if (cost.step_us < bar->us)
-        sched_fit(a, &program, bar->bytes, p);
+        sched_fit(a, &program, bar, p);
     return rules_recompute(&s->rules, d->graph, program.recompute_place, &p->recompute_least,
                            &p->recompute_most, e);
 }
@@ -222,7 +222,7 @@ static bool measure(void *context, const struct plan_bar *bar, struct plan *p, s
 
 bool candidates_measure(struct candidates *c, struct plan *p, struct err *e)
 {
-    return measure(c, &(struct plan_bar){ INT64_MAX, INFINITY }, p, e);
+    return measure(c, &(struct plan_bar){ INT64_MAX, -1, INFINITY }, p, e);
 }
 
 void setup_lower(const struct setup *s, struct arena *a, const struct plan *p, struct program *out)

@@ -136,13 +136,13 @@ int sched_next_level(struct arena *a, const struct program *x, int64_t bytes)
     return level;
 }
 
-void sched_fit(struct arena *a, struct program *x, int64_t bytes, struct plan *p)
+void sched_fit(struct arena *a, struct program *x, const struct plan_bar *bar, struct plan *p)
 {
     x->memory = (struct plan_memory){ .peak_bytes = sched_alive_bytes(a, x) };
-    if (x->memory.peak_bytes <= bytes)
+    if (x->memory.peak_bytes <= bar->bytes && x->memory.peak_bytes > bar->sure_bytes)
         sched_assign(x, a);
-    if (x->memory.peak_bytes > bytes) {
-        const int next = sched_next_level(a, x, bytes);
+    if (x->memory.peak_bytes > bar->bytes) {
+        const int next = sched_next_level(a, x, bar->bytes);
         p->recompute_next = next > p->recompute_next ? next : p->recompute_next;
     }
     if (x->memory.peak_bytes > p->memory.peak_bytes)

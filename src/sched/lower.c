@@ -36,7 +36,7 @@ struct instr *lower_emit(struct lower *l, enum list_kind which, enum instr_kind 
 {
     struct list *list = &l->p->list[which];
     if (list->n == list->capacity) {
-        const int capacity = list->capacity ? 2 * list->capacity : 256;
+        const int capacity = list->capacity ? 2 * list->capacity : 4 * l->p->graph->n_nodes + 64;
         struct instr *more = ARENA_NEW(l->arena, struct instr, capacity);
         if (list->n)
             memcpy(more, list->item, (size_t)list->n * sizeof *more);
@@ -135,34 +135,42 @@ static double first_of(const struct lower *l, int node, const int64_t *dim)
     return letter >= 0 ? (double)(l->p->layout.tensor_index * dim[letter]) : 0;
 }
 
-static void local_sizes(const struct lower *l, int node, int64_t *dim, double *attr)
+static void find_sizes(const struct lower *l, int node, struct sizes *s)
 {
     const struct node *n = &l->p->graph->nodes[node];
     const struct plan *p = &l->p->plan;
     for (int i = 0; i < n->anno->n_letters; i++)
-        dim[i] = local_dim(l, node, i);
+        s->dim[i] = local_dim(l, node, i);
     for (int i = 0; i < n->anno->n_attrs; i++) {
-        attr[i] = n->attr[i];
+        s->attr[i] = n->attr[i];
         if (attr_is(n->anno, i, "tile"))
-            attr[i] = l->split[node].expert >= 0 || p->expert_parallel == 1 ? (double)p->tile : 1;
+            s->attr[i] = l->split[node].expert >= 0 || p->expert_parallel == 1 ? (double)p->tile : 1;
         if (attr_is(n->anno, i, "parts"))
-            attr[i] = l->n_parts;
+            s->attr[i] = l->n_parts;
         if (attr_is(n->anno, i, "first"))
-            attr[i] = first_of(l, node, dim);
+            s->attr[i] = first_of(l, node, s->dim);
     }
     for (int i = 0; i < n->anno->n_letters; i++)
         if (n->anno->letter_attr[i] >= 0)
-            attr[n->anno->letter_attr[i]] = (double)dim[i];
+            s->attr[n->anno->letter_attr[i]] = (double)s->dim[i];
+    s->known = true;
+}
+
+static const struct sizes *sizes_of(const struct lower *l, int node)
+{
+    struct sizes *s = &l->sizes[node];
+    if (!s->known)
+        find_sizes(l, node, s);
+    return s;
 }
 
 double lower_backward_seconds(const struct lower *l, int node)
 {
     static const double flops_per_s[BACKENDS] = { 5e10, 600e12 }, bytes_per_s[BACKENDS] = { 1e10, 3.5e12 };
     const enum backend backend = l->p->plan.numbers.backend;
-    int64_t dim[OP_DIMS];
-    double attr[OP_ATTRS], flops[2], bytes[2];
-    local_sizes(l, node, dim, attr);
-    op_cost(l->p->graph->nodes[node].op, dim, attr, flops, bytes);
+    const struct sizes *s = sizes_of(l, node);
+    double flops[2], bytes[2];
+    op_cost(l->p->graph->nodes[node].op, s->dim, s->attr, flops, bytes);
     const double compute = flops[1] / flops_per_s[backend], memory = bytes[1] / bytes_per_s[backend];
     return compute > memory ? compute : memory;
 }
@@ -174,11 +182,8 @@ static enum dtype value_dtype(const struct lower *l, const struct value_info *v)
 
 int64_t lower_value_bytes(const struct lower *l, int node, int arg)
 {
-    int64_t dim[OP_DIMS];
-    double attr[OP_ATTRS];
     const struct node *n = &l->p->graph->nodes[node];
-    local_sizes(l, node, dim, attr);
-    return anno_elements(n->anno, arg, dim) *
+    return anno_elements(n->anno, arg, sizes_of(l, node)->dim) *
            (int64_t)num_dtype_bytes(value_dtype(l, &l->p->graph->values[n->arg[arg]]));
 }
 
@@ -291,7 +296,9 @@ struct instr *lower_emit_op(struct lower *l, enum list_kind which, int node, boo
     i->node = node;
     i->backward = backward;
     i->both = backward && lower_is_merged(l, node);
-    local_sizes(l, node, i->dim, i->attr);
+    const struct sizes *s = sizes_of(l, node);
+    memcpy(i->dim, s->dim, sizeof i->dim);
+    memcpy(i->attr, s->attr, sizeof i->attr);
     lower_work(l, i);
     return i;
 }
@@ -394,6 +401,7 @@ static struct lower begin(struct arena *a, const struct graph *g, const struct p
                        .parts = no_refs(a, g->params.n),
                        .in_place = ARENA_NEW(a, bool, g->n_nodes),
                        .back_of = ARENA_NEW(a, int, g->n_nodes),
+                       .sizes = ARENA_NEW(a, struct sizes, g->n_nodes),
                        .present = ARENA_NEW(a, bool, g->n_values),
                        .node_counts = no_refs(a, g->n_nodes),
                        .box = { ARENA_NEW(a, struct pass_box, 2 * g->n_values),

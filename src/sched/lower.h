@@ -8,16 +8,22 @@ struct pass_box { /* of messages of a kind, in all lists */
     int number;
     struct ref room; /* for copies, on a device */
 };
+struct sizes {
+    bool known;
+    int64_t dim[OP_DIMS];
+    double attr[OP_ATTRS];
+};
 struct lower {
     struct arena *arena;
     struct program *p;
     struct node_split *split; /* by node */
     struct ref *inner[2],
-        *inner_grad[2]; /* by round under way and value: copies inside the current exchange region */
-    struct ref *kept;   /* by value */
-    struct ref *parts;  /* by parameter: gradients apart by sender */
-    bool *in_place;     /* by node (in_place.h) */
-    int *back_of;       /* by node: its backward step; -1: none */
+        *inner_grad[2];  /* by round under way and value: copies inside the current exchange region */
+    struct ref *kept;    /* by value */
+    struct ref *parts;   /* by parameter: gradients apart by sender */
+    bool *in_place;      /* by node (in_place.h) */
+    int *back_of;        /* by node: its backward step; -1: none */
+    struct sizes *sizes; /* by node: of a call, once they were asked for */
     struct stash stash;
     bool *present;           /* by value: dropped, and computed again by now */
     struct ref *node_counts; /* by first node of a region: the counts that backward reuses */
