@@ -46,6 +46,7 @@ struct world { /* one space */
     struct arena *arena;
     struct graph *graph;
     int64_t batch;
+    int vocabulary_parts;
 };
 
 static uint64_t draw(struct world *w, uint64_t below)
@@ -63,12 +64,15 @@ static double spread(struct world *w, double middle) /* 30 times more or less */
 static const struct graph *graph_of(struct world *w, const struct plan *p)
 {
     struct model_values v;
-    const struct model_options o = { .batch = plan_graph_batch(p), .sequence = p->sequence };
-    if (w->arena && w->batch == o.batch)
+    const struct model_options o = { .batch = plan_graph_batch(p),
+                                     .sequence = p->sequence,
+                                     .vocabulary_parts = p->vocabulary_parallel };
+    if (w->arena && w->batch == o.batch && w->vocabulary_parts == o.vocabulary_parts)
         return w->graph;
     arena_free(w->arena);
     w->arena = arena_new("graph");
     w->batch = o.batch;
+    w->vocabulary_parts = o.vocabulary_parts;
     w->graph = deepseek_v2_graph(w->arena, &w->model, &o, &v);
     return w->graph;
 }
@@ -76,6 +80,8 @@ static const struct graph *graph_of(struct world *w, const struct plan *p)
 /* The graph of a candidate, cut where it has stages. */
 static bool ready(struct world *w, struct plan *p, struct err *e)
 {
+    if (p->vocabulary_parallel > 1 && w->model.vocab % p->vocabulary_parallel)
+        return err_set(e, "a vocabulary of %lld", (long long)w->model.vocab);
     const struct graph *g = graph_of(w, p);
     return (plan_parts(p) == 1 || cut_choose(g, &w->cluster, p, e)) && plan_check(p, g, e);
 }
@@ -164,9 +170,9 @@ static void begin(struct world *w, uint64_t seed)
 }
 
 struct brute {                /* what every single plan says */
-    int n, n_odd, odd[20000]; /* odd: those that need less than with one more repeated */
-    int64_t bytes[20000];
-    double us[20000];
+    int n, n_odd, odd[40000]; /* odd: those that need less than with one more repeated */
+    int64_t bytes[40000];
+    double us[40000];
 };
 
 /* The same plan with any amount of recomputation. */
@@ -203,15 +209,25 @@ static void add_zero(struct world *w, struct plan p, struct brute *b)
         }
 }
 
+/* The vocabulary whole, and split where it can be. */
+static void add_vocabulary(struct world *w, struct plan p, struct brute *b)
+{
+    p.vocabulary_parallel = 1;
+    add_zero(w, p, b);
+    p.vocabulary_parallel = p.tensor_parallel;
+    if (p.tensor_parallel > 1 && w->model.vocab % p.tensor_parallel == 0)
+        add_zero(w, p, b);
+}
+
 /* The width of experts whole, and split where it can be. */
 static void add_widths(struct world *w, struct plan p, struct brute *b)
 {
     p.width_parallel = 1;
-    add_zero(w, p, b);
+    add_vocabulary(w, p, b);
     p.width_parallel = p.tensor_parallel;
     if (p.tensor_parallel > 1 && w->model.experts &&
         plan_unit_workers(&p) % (p.expert_parallel * p.tensor_parallel) == 0)
-        add_zero(w, p, b);
+        add_vocabulary(w, p, b);
 }
 
 static void enumerate(struct world *w, struct brute *b)

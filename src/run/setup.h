@@ -47,7 +47,7 @@ bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequ
 /* The best plans for these limits that are faster than one: that stores states as that does. false: there is none. */
 bool setup_faster(const struct setup *s, const struct plan_limits *l, const struct plan *than,
                   struct search_result *out);
-/* The program of the rank that owns most, of the slowest stage: to predict with other rates. */
+/* The program of the rank that owns most, of the slowest stage, without offsets: to predict with other rates. */
 void setup_lower(const struct setup *s, struct arena *a, const struct plan *p, struct program *out);
 bool setup_measure(const struct setup *s, struct plan *p, struct err *e); /* fills memory and cost */
 /* One rank, forward only, for [batch, sequence] tokens; logits: head gives logits. */
