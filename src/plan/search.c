@@ -162,10 +162,10 @@ static bool try(struct space *s, struct plan *p, struct err *e)
     }
     if (!measure_until_it_fits(s, p, e))
         return false;
-    if (fits(s, p) && (s->l->below_us <= 0 || p->cost.step_us < s->l->below_us))
-        keep(s->out->best, &s->out->n, p);
-    else if (fits(s, p))
+    if (too_slow(s, p->cost.step_us))
         s->out->n_too_slow++;
+    else if (fits(s, p))
+        keep(s->out->best, &s->out->n, p);
     else
         s->out->n_too_large++;
     return true;
