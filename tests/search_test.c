@@ -342,15 +342,15 @@ static bool draw_plan(struct world *w, struct plan *p)
  * it excludes, of limits that are met. */
 static int check_levels(struct world *w, struct plan p, int stage, uint64_t seed)
 {
-    int64_t bytes[256];
-    int most = 255, near = 0;
-    for (p.recompute = most; p.recompute >= 0; p.recompute--) {
+    int64_t bytes[256] = { 0 };
+    int near = 0;
+    for (p.recompute = 255; p.recompute >= 0; p.recompute--) {
         struct arena *a = arena_new("test");
         struct program x;
         const struct layout l = fullest(a, w->graph, &p, stage);
         sched_lower_lists(a, w->graph, &p, &l, true, &adam, &x);
         EXPECTF(x.recompute_most < 255, "%d", x.recompute_most);
-        most = p.recompute = p.recompute < x.recompute_most ? p.recompute : x.recompute_most;
+        p.recompute = p.recompute < x.recompute_most ? p.recompute : x.recompute_most;
         sched_assign(&x, a);
         bytes[p.recompute] = x.memory.peak_bytes;
         EXPECT(sched_alive_bytes(a, &x) <= x.memory.peak_bytes);
