@@ -80,7 +80,8 @@ static void fetch(void *to, void *attached, int64_t at, size_t bytes)
     if (read_from(a, to, at, bytes))
         return;
     const int why = errno;
-    sleep(GONE_S); /* that rank is ending: the watch says why, or it is stopping all ranks, this one too */
+    for (unsigned left = GONE_S; left > 0; left = sleep(left)) /* signals end a sleep */
+        ; /* that rank is ending: the watch says why, or it is stopping all ranks, this one too */
     die("process %d: %zu bytes cannot be read: %s", (int)a->process, bytes, strerror(why));
 }
 
