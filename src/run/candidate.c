@@ -101,24 +101,21 @@ static bool choose_cuts(const struct setup *s, struct drawn *d, struct plan *p, 
 }
 
 /* In parts that kernels take. */
-static bool check_vocabulary(const struct setup *s, const struct plan *p, struct err *e)
+static bool can_split(const struct plan *p, int parts, int64_t length, const char *name, const char *of,
+                      const char *option, struct err *e)
 {
-    const int64_t vocab = s->model.vocab, each = (int64_t)p->vocabulary_parallel * plan_width(p);
-    return p->vocabulary_parallel == 1 || vocab % each == 0 ||
+    const int64_t each = (int64_t)parts * plan_width(p);
+    return parts == 1 || length % each == 0 ||
            err_code(e, EXIT_USAGE,
-                    "the vocabulary of %lld cannot be split over --tensor_parallel %d: expected a multiple "
-                    "of %lld, or --split_vocabulary auto",
-                    (long long)vocab, p->tensor_parallel, (long long)each);
+                    "the %s of %lld%s cannot be split over --tensor_parallel %d: expected a multiple of "
+                    "%lld, or %s auto",
+                    name, (long long)length, of, p->tensor_parallel, (long long)each, option);
 }
 
-static bool check_widths(const struct setup *s, const struct plan *p, struct err *e)
+static bool can_split_all(const struct model_config *m, const struct plan *p, struct err *e)
 {
-    const int64_t width = s->model.expert_width, each = (int64_t)p->width_parallel * plan_width(p);
-    return p->width_parallel == 1 || width % each == 0 ||
-           err_code(e, EXIT_USAGE,
-                    "the width of %lld of experts cannot be split over --tensor_parallel %d: expected a "
-                    "multiple of %lld, or --split_experts auto",
-                    (long long)width, p->tensor_parallel, (long long)each);
+    return can_split(p, p->vocabulary_parallel, m->vocab, "vocabulary", "", "--split_vocabulary", e) &&
+           can_split(p, p->width_parallel, m->expert_width, "width", " of experts", "--split_experts", e);
 }
 
 /* The rank of a stage that owns most stands for the others. */
@@ -145,7 +142,7 @@ static bool is_still(char was[17], const struct plan *p)
 /* The graph of a candidate, cut where its stages need it, and the layouts of ranks that stand for all. NULL: it cannot be. */
 static struct drawn *make_ready(struct measuring *m, struct plan *p, struct err *e)
 {
-    struct drawn *d = check_vocabulary(m->s, p, e) && check_widths(m->s, p, e) ? draw(m, p, e) : NULL;
+    struct drawn *d = can_split_all(&m->s->model, p, e) ? draw(m, p, e) : NULL;
     const bool chosen = plan_parts(p) == 1 || p->cut[plan_parts(p)] > 0;
     if (!d || (!chosen && !choose_cuts(m->s, d, p, e)))
         return NULL;
