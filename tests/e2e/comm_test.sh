@@ -15,12 +15,14 @@ shows_means() { # NAME PATTERN
 }
 shows_means auto MPI
 ok "--comm mpi on the CPU" train 2 mpi $common --comm mpi
-ok "--comm peer on the CPU" train 2 peer $common --comm peer
-shows_means peer 'copies between peers'
-same peer peer mpi
-layout="--micro_batch_size 4 --expert_parallel 2 --zero 3 --overlap on --row_capacity 256 --max_steps 2"
-for way in mpi peer; do ok "--comm $way, rounds and slices" train 4 split-$way $common $layout --comm $way; done
-same "peer: rounds and slices" split-peer split-mpi
+if reads_peers; then
+    ok "--comm peer on the CPU" train 2 peer $common --comm peer
+    shows_means peer 'copies between peers'
+    same peer peer mpi
+    layout="--micro_batch_size 4 --expert_parallel 2 --zero 3 --overlap on --row_capacity 256 --max_steps 2"
+    for way in mpi peer; do ok "--comm $way, rounds and slices" train 4 split-$way $common $layout --comm $way; done
+    same "peer: rounds and slices" split-peer split-mpi
+fi
 refused "--comm nccl on the CPU" 2 '--comm nccl .*CPU' "$moec" train --model_id model --dataset_path data $common --comm nccl
 refused "--comm nccl in eval on the CPU" 2 '--comm nccl .*CPU' "$moec" eval --model_id model --dataset_path data --comm nccl
 refused "--comm of another word" 2 'auto\|peer\|nccl\|mpi|auto, peer' "$moec" train --model_id model --dataset_path data $common --comm gloo

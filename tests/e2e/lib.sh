@@ -198,6 +198,13 @@ same_losses() { # NAME RUN REFERENCE: the same text
 model_sums() {
     rm -rf hf && "$moec" export --ckpt_dir "runs/$1" --output hf >/dev/null 2>"$1.err" && (cd hf && md5sum *.safetensors config.json)
 }
+# --comm peer on the CPU wants a system that lets ranks read each other's memory; says so and is false where it does not. After make_inputs.
+reads_peers() {
+    train 2 reads-peers --global_batch_size 8 --max_steps 1 --save_every -1 --comm peer && return
+    grep -q "cannot read each other's memory" reads-peers.err || return 0
+    skip "copies between peers" "$(sed 's/^moec: //' reads-peers.err | head -n 1)"
+    return 1
+}
 same() { # NAME RUN REFERENCE: the same bits of losses and weights
     same_losses "$1: losses" "$2" "$3"
     local sums

@@ -8,9 +8,11 @@ if ! gcc -D_GNU_SOURCE -shared -fPIC -O1 -I"$root" "$root/tests/e2e/nccl_stand_i
     finish
 fi
 export LD_LIBRARY_PATH=$work${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+make_inputs
+reads_peers && peers=yes || peers=
 for ranks in 2 3 4; do
     ok "stages on $ranks ranks" timeout 100 $mpirun -np $ranks "$program"
-    ok "stages on $ranks ranks, by peers" env PEERS=1 timeout 100 $mpirun -np $ranks "$program"
+    [ -z "$peers" ] || ok "stages on $ranks ranks, by peers" env PEERS=1 timeout 100 $mpirun -np $ranks "$program"
 done
 # With one lane for all messages ranks would wait for ever: the test can fail, and somebody says where they wait.
 not "one lane for all messages" env FEW_LANES=1 timeout 60 $mpirun -np 2 "$program"
@@ -22,9 +24,11 @@ hangs() { # NAME RANK TIMES CALL PATTERN
 }
 hangs "a rank that does not send" 1 20 ncclSend 'an? (activation|gradient) \(micro-batch, instruction [0-9]+\)'
 hangs "a rank that does not receive" 2 10 ncclRecv 'an activation \(micro-batch, instruction 0\)'
-export PEERS=1
-hangs "a peer that does not send" 1 20 "peer send" 'an? (activation|gradient) \(micro-batch, instruction [0-9]+\)'
-hangs "a peer that does not receive" 2 10 "peer receive" 'an activation \(micro-batch, instruction 0\)'
-unset PEERS
+if [ -n "$peers" ]; then
+    export PEERS=1
+    hangs "a peer that does not send" 1 20 "peer send" 'an? (activation|gradient) \(micro-batch, instruction [0-9]+\)'
+    hangs "a peer that does not receive" 2 10 "peer receive" 'an activation \(micro-batch, instruction 0\)'
+    unset PEERS
+fi
 hangs "a rank that does not come to the start" 1 2 ncclSend 'start: the first use of a way of messages'
 finish
