@@ -307,7 +307,7 @@ bool peer_can_look(const struct comm_group *g)
 void peer_look(const struct comm_group *g, const void *mine, const void **parts)
 {
     struct peer_group *p = g->peer;
-    const char *from[PEERS];
+    const char *from[PEERS] = { NULL };
     for (int m = 0; m < p->n; m++)
         from[m] = mine;
     watch_enter("peer look", g->name, g->ranks);
@@ -347,9 +347,9 @@ void peer_gather(const struct comm_group *g, void *all, size_t bytes)
 
 void peer_gather_ranges(const struct comm_group *g, void *all, const int64_t *cut)
 {
-    const char *from[PEERS];
-    char *to[PEERS];
-    int64_t bytes[PEERS];
+    const char *from[PEERS] = { NULL };
+    char *to[PEERS] = { NULL };
+    int64_t bytes[PEERS] = { 0 };
     const bool gives = cut[g->index + 1] > cut[g->index];
     for (int m = 0; m < g->n; m++) {
         from[m] = gives ? (const char *)all + cut[g->index] : NULL;
@@ -362,9 +362,9 @@ void peer_gather_ranges(const struct comm_group *g, void *all, const int64_t *cu
 void peer_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *r,
                    int64_t row_bytes)
 {
-    const char *from[PEERS];
-    char *to[PEERS];
-    int64_t bytes[PEERS];
+    const char *from[PEERS] = { NULL };
+    char *to[PEERS] = { NULL };
+    int64_t bytes[PEERS] = { 0 };
     for (int m = 0; m < g->n; m++) {
         from[m] = r->send_rows[m] ? (const char *)send + r->send_at[m] * row_bytes : NULL;
         to[m] = (char *)recv + r->recv_at[m] * row_bytes;

@@ -384,11 +384,11 @@ static void enter(const struct exec *x, enum list_kind which, const struct instr
     lane(x, in->beside);
     if (other && has_lanes(x)) {
         if (tells)
-            x->device->spend_on(sched_cost_class(other, which));
+            x->device->spend_on((int)sched_cost_class(other, which));
         x->device->behind(other->mark - 1);
     }
     if (tells)
-        x->device->spend_on(sched_cost_class(in, which));
+        x->device->spend_on((int)sched_cost_class(in, which));
 }
 
 static void leave(const struct exec *x, const struct instr *in)
