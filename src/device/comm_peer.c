@@ -376,7 +376,7 @@ void peer_exchange(const struct comm_group *g, const void *send, void *recv, con
 void peer_send(const struct comm_group *pair, const void *from)
 {
     struct peer_group *p = pair->peer;
-    const char *const gives[2] = { NULL, from };
+    const char *const gives[PEERS] = { NULL, from };
     watch_enter("peer send", pair->name, pair->ranks);
     const int64_t call = begin(p, gives);
     taken(p, call);
@@ -387,7 +387,7 @@ void peer_send(const struct comm_group *pair, const void *from)
 void peer_receive(const struct comm_group *pair, void *to, size_t bytes)
 {
     struct peer_group *p = pair->peer;
-    const char *const gives[2] = { NULL, NULL };
+    const char *const gives[PEERS] = { NULL };
     int64_t at;
     watch_enter("peer receive", pair->name, pair->ranks);
     const int64_t call = begin(p, gives);

@@ -5,7 +5,7 @@
 enum { COLLECT_BLOCK = 1 << 26 }; /* bytes of a range that pass through the host at once, where they must */
 void collect_staging(struct exec *x); /* reserves the host memory that the lists of x->program need */
 void collect_parts(struct exec *x, const struct instr *in);
-void collect_reduce(struct exec *x, const struct instr *in, bool first); /* first: see instr_add */
+void collect_reduce(struct exec *x, const struct instr *reduce, bool first); /* first: see instr_add */
 void collect_mirror(struct exec *x, const struct instr *in);
 void collect_gather(struct exec *x, const struct instr *in);
 bool collect_norm(struct exec *x, const struct instr *in); /* false: nothing may be updated */
