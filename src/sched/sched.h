@@ -14,11 +14,11 @@ struct ref { /* a place in memory: buffer and offset; buffer -1 = none */
 };
 struct buffer {
     const char *name;
-    enum memory_class class;
     int64_t bytes, at;  /* at: offset in the slab */
-    int first, last;    /* positions in the common timeline of all lists; first -1 = never used */
     int64_t slots;      /* 0: one, as long as it is used; else so many, throughout `micro` */
     int64_t slot_bytes; /* between the beginnings of two slots */
+    enum memory_class class;
+    int first, last; /* positions in the common timeline of all lists; first -1 = never used */
     int again_at; /* a value's: with so much recomputation it is made again, elsewhere, for backward; 0: it never is */
 };
 enum instr_kind {
