@@ -65,6 +65,6 @@ void peer_gather(const struct comm_group *g, void *all, size_t bytes);
 void peer_gather_ranges(const struct comm_group *g, void *all, const int64_t *cut);
 void peer_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *rows,
                    int64_t row_bytes);
-bool peer_can_look(const struct comm_group *g);
+bool peer_can_look(void);
 void peer_look(const struct comm_group *g, const void *mine, const void **parts);
 void peer_looked(const struct comm_group *g);

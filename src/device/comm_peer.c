@@ -2,7 +2,7 @@
  * the others. On a CUDA device the copy engines do that: no multiprocessor is taken from the kernels beside.
  *
  * A call of a group has a number, counted apart in each lane. Each member
- *   1. writes on its page for that number where the others find their parts, and reads theirs (host)
+ *   1. writes on its page for that number where the others find their parts, and reads those of which it fetches (host)
  *   2. meets the others at `ready`, in the order of its lane: what it gives is there
  *   3. fetches
  *   4. meets the others at `done`: what it gave has been fetched, and may be overwritten.
@@ -281,16 +281,17 @@ static void end(const struct peer_group *p, int64_t call)
     device->meet(done, p->n, p->index, (uint32_t)call);
 }
 
-/* from: what member m fetches here, NULL = nothing; bytes: that this rank fetches from m. */
+/* from: what member m fetches here, NULL = nothing; bytes: that this rank fetches from m, whose page is read where there are any. */
 static void fetch_all(struct peer_group *p, const char *const *from, char *const *to, const int64_t *bytes)
 {
     const int64_t call = begin(p, from);
     for (int k = 1; k < p->n; k++) { /* each begins with its neighbour: not all with the same */
         const int m = (p->index + k) % p->n;
         int64_t at;
+        if (bytes[m] == 0)
+            continue;
         void *const attached = given(p, call, m, &at);
-        if (bytes[m])
-            device->fetch(to[m], attached, at, (size_t)bytes[m]);
+        device->fetch(to[m], attached, at, (size_t)bytes[m]);
     }
     taken(p, call);
     if (bytes[p->index] && to[p->index] != from[p->index])
@@ -298,9 +299,8 @@ static void fetch_all(struct peer_group *p, const char *const *from, char *const
     end(p, call);
 }
 
-bool peer_can_look(const struct comm_group *g)
+bool peer_can_look(void)
 {
-    (void)g;
     return device->reach_at != NULL;
 }
 
@@ -375,25 +375,16 @@ void peer_exchange(const struct comm_group *g, const void *send, void *recv, con
 
 void peer_send(const struct comm_group *pair, const void *from)
 {
-    struct peer_group *p = pair->peer;
     const char *const gives[PEERS] = { NULL, from };
-    watch_enter("peer send", pair->name, pair->ranks);
-    const int64_t call = begin(p, gives);
-    taken(p, call);
-    end(p, call);
-    watch_leave();
+    char *const to[PEERS] = { NULL };
+    const int64_t none[PEERS] = { 0 };
+    run(pair, "peer send", gives, to, none);
 }
 
 void peer_receive(const struct comm_group *pair, void *to, size_t bytes)
 {
-    struct peer_group *p = pair->peer;
     const char *const gives[PEERS] = { NULL };
-    int64_t at;
-    watch_enter("peer receive", pair->name, pair->ranks);
-    const int64_t call = begin(p, gives);
-    void *const attached = given(p, call, 0, &at);
-    device->fetch(to, attached, at, bytes);
-    taken(p, call);
-    end(p, call);
-    watch_leave();
+    char *const there[PEERS] = { to };
+    const int64_t wanted[PEERS] = { (int64_t)bytes };
+    run(pair, "peer receive", gives, there, wanted);
 }
