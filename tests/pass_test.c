@@ -415,7 +415,7 @@ static void run_step(struct exec *x, int step)
     struct pipeline_step *order = calloc((size_t)n, sizeof *order);
     const int n_parts = p->stages * p->chunks;
     pipeline_order(p->stages, p->chunks, p->accumulation, comm_rank(), order);
-    x->settled = step >= PASS_SETTLED;
+    pass_settled(x, step >= PASS_SETTLED);
     if (comm_rank() % 2)
         usleep(50000); /* so that others get as far ahead as they can */
     for (int64_t i = 0; i < n; i++) {

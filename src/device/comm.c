@@ -160,6 +160,8 @@ bool comm_use(const struct device *d, enum comm_way way, struct err *e)
     sharers = d->backend == CUDA ? most_sharers(all, comm_ranks()) : 1;
     if (!use_peers(d, way, e))
         return false;
+    if (d->meanwhile)
+        d->meanwhile(mpi_moves);
     if (d->backend == CPU)
         return way != COMM_NCCL ||
                err_code(e, EXIT_USAGE, "--comm nccl moves data between CUDA devices, this run is on the CPU");
@@ -420,10 +422,15 @@ struct comm_outbox *comm_outbox_new(struct arena *a, size_t bytes, int n)
     return o;
 }
 
-void comm_outbox_free(struct comm_outbox *o)
+void comm_outbox_wait(struct comm_outbox *o)
 {
     for (int i = 0; i < o->n && mpi_active(); i++)
         mpi_wait(o->requests, i);
+}
+
+void comm_outbox_free(struct comm_outbox *o)
+{
+    comm_outbox_wait(o);
     if (device)
         device->host_release(o->memory);
 }

@@ -86,6 +86,7 @@ void comm_looked(const struct comm_group *g);
 struct comm_outbox;
 struct comm_outbox *comm_outbox_new(struct arena *a, size_t bytes, int n);
 void comm_outbox_free(struct comm_outbox *o);
+void comm_outbox_wait(struct comm_outbox *o); /* until all messages under way have been taken */
 /* Returns when `from` may be reused. Messages with the same tag between the same ranks arrive in their order. */
 void comm_post(struct comm_outbox *o, int to, int tag, const void *from, size_t bytes);
 /* Host memory for the largest message that comm_fetch() brings to a device. */

@@ -22,6 +22,9 @@ bool mpi_active(void);
 /* Room for n requests; one is under way or done. */
 void *mpi_requests(struct arena *a, int n);
 void mpi_wait(void *requests, int which);
+/* Messages that were sent and not waited for may travel only while somebody calls MPI: to be called again and again where
+ * this rank waits for others in another way. false: there are none, or this thread may not. */
+bool mpi_moves(void);
 void mpi_send(void *requests, int which, int to, int tag, const void *from, size_t bytes);
 void mpi_receive(int from, int tag, void *to, size_t bytes);
 void mpi_gather_all(void *all, size_t bytes);  /* as mpi_gather, over all ranks */

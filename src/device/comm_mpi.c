@@ -16,7 +16,9 @@ static struct { /* of comm_group.mpi */
 } groups[MAX_GROUPS];
 static int n_groups;
 static bool active;
-static MPI_Comm node; /* ranks of this machine */
+static _Thread_local bool calls_mpi; /* the thread that began */
+static int64_t n_sent;               /* messages that nobody has waited for */
+static MPI_Comm node;                /* ranks of this machine */
 static MPI_Win window = MPI_WIN_NULL;
 static int rank, n_ranks = 1, n_local = 1, local_rank;
 static struct {
@@ -90,7 +92,7 @@ bool comm_start(struct err *e)
     }
     int provided;
     OK(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided));
-    active = true;
+    active = calls_mpi = true;
     OK(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
     OK(MPI_Comm_rank(MPI_COMM_WORLD, &rank));
     OK(MPI_Comm_size(MPI_COMM_WORLD, &n_ranks));
@@ -305,8 +307,18 @@ void *mpi_requests(struct arena *a, int n)
     return r;
 }
 
+bool mpi_moves(void)
+{
+    int arrived;
+    if (n_sent == 0 || !calls_mpi)
+        return false;
+    OK(MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_WORLD, &arrived, MPI_STATUS_IGNORE));
+    return true;
+}
+
 void mpi_wait(void *requests, int which)
 {
+    n_sent -= ((MPI_Request *)requests)[which] != MPI_REQUEST_NULL;
     OK_STAGES(MPI_Wait((MPI_Request *)requests + which, MPI_STATUS_IGNORE));
 }
 
@@ -314,6 +326,7 @@ void mpi_send(void *requests, int which, int to, int tag, const void *from, size
 {
     CHECK(bytes <= INT_MAX, "a message of %zu bytes", bytes);
     OK(MPI_Isend(from, (int)bytes, MPI_BYTE, to, tag, MPI_COMM_WORLD, (MPI_Request *)requests + which));
+    n_sent++;
 }
 
 void mpi_receive(int from, int tag, void *to, size_t bytes)

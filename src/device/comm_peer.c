@@ -225,7 +225,8 @@ static int64_t place_of(const void *memory)
 static void until(const _Atomic int64_t *number, int64_t least)
 {
     while (atomic_load_explicit(number, memory_order_acquire) < least)
-        sched_yield();
+        if (!mpi_moves())
+            sched_yield();
 }
 
 static int lane_now(const struct peer_group *p)

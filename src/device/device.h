@@ -60,6 +60,8 @@ struct device {
     void (*get)(void *to, const void *from, size_t bytes); /* to the host; there on return */
     void (*copy)(void *to, const void *from, size_t bytes);
     void (*zero)(void *at, size_t bytes);
+    /* Called again and again while a rank waits here for the device, until it returns false. NULL where nobody waits. */
+    void (*meanwhile)(bool (*work)(void));
     void (*wait)(void); /* for everything before but messages, which may need what comes behind */
     /* Memory of the host that copies are fastest to: pinned where the machine gives it. Zeros; dies as arena_slab. put
      * and get may be called by any thread. */

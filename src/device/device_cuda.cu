@@ -33,9 +33,22 @@ static void *allocate(size_t bytes)
     return memory;
 }
 
+static bool (*work)(void);
+
+static void meanwhile(bool (*f)(void))
+{
+    work = f;
+}
+
+/* Works until `status` is not "not ready"; failures are told by the call that follows. */
+#define WORK_WHILE_NOT_READY(status)                                                                         \
+    while (work && work() && (status) == cudaErrorNotReady)                                                  \
+    (void)cudaGetLastError()
+
 static void wait_for(cudaStream_t lane)
 {
     watch_device("cudaStreamSynchronize"); /* NCCL's kernels wait for other ranks */
+    WORK_WHILE_NOT_READY(cudaStreamQuery(lane));
     CUDA_DO(cudaStreamSynchronize(lane));
     watch_leave();
 }
@@ -78,6 +91,7 @@ static void mark(int which)
 static void reach(int which)
 {
     watch_device("cudaEventSynchronize");
+    WORK_WHILE_NOT_READY(cudaEventQuery(marks[which]));
     CUDA_DO(cudaEventSynchronize(marks[which]));
     watch_leave();
 }
@@ -336,6 +350,7 @@ static const struct device cuda = { "cuda",
                                     get,
                                     copy,
                                     zero,
+                                    meanwhile,
                                     wait_,
                                     host_allocate,
                                     host_release,

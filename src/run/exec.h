@@ -25,7 +25,7 @@ struct exec {
     struct step_control control;
     bool first,
         last; /* set by the host: the micro-batch is the first of a sum (instr_add), the last of its step */
-    bool settled; /* set by the host: the list has run PASS_SETTLED times (pass.h), as it has on all ranks */
+    bool settled; /* pass_settled: the list has run PASS_SETTLED times (pass.h), as it has on all ranks */
     bool refuse;  /* set by the host: stop before the update, whatever the gradient */
     double grad_norm;
     int64_t bad_chunk; /* first chunk of the gradient that is not finite; -1 */

@@ -100,6 +100,15 @@ static void message_lane(const struct exec *x, const struct instr *in)
     x->device->lane((enum device_lane)(LANE_MESSAGES + way_of(in->tag % 2, in->kind == RUN_PASS_IN)));
 }
 
+/* What went by MPI has to arrive first: it may travel only while its sender calls MPI, and from now on a sender may wait for
+ * its device, which waits for a rank that still waits for that. */
+void pass_settled(struct exec *x, bool settled)
+{
+    for (int i = 0; settled && !x->settled && by_lanes(x) && i < x->program->n_outboxes; i++)
+        comm_outbox_wait(x->pass->outbox[i]);
+    x->settled = settled;
+}
+
 void pass_out(struct exec *x, const struct instr *in)
 {
     const struct device *d = x->device;

@@ -15,5 +15,7 @@ int pass_blocks(const struct exec *x); /* multiprocessors that messages under wa
 /* Makes ways, and what MPI needs; before the slab is taken. first_place: those from there on are its own. */
 void pass_new(struct arena *a, struct exec *x, int first_place);
 void pass_free(struct exec *x); /* waits for what is under way */
+/* Messages stay on the device from now on (where they can), or go by MPI; the same on all ranks. */
+void pass_settled(struct exec *x, bool settled);
 void pass_out(struct exec *x, const struct instr *in);
 void pass_in(struct exec *x, const struct instr *in);

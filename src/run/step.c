@@ -196,7 +196,7 @@ struct step_result step_gradients(struct stepper *s, int64_t epoch, int64_t firs
     struct step_result r = { .n_targets = targets, .n_tokens = n * p->sequence };
     struct turn before = { 0 };
     clear_sums(s);
-    s->engine->exec.settled = s->n_steps++ >= PASS_SETTLED;
+    pass_settled(&s->engine->exec, s->n_steps++ >= PASS_SETTLED);
     for (int64_t i = 0; i < s->n_order; i++) {
         const int turn = (int)(i % DEVICE_MARKS);
         const struct turn now = turn_of(s, &s->order[i]);
@@ -241,7 +241,7 @@ double step_evaluate(struct stepper *s, int64_t begin, int64_t end, int64_t *n_t
     for (int64_t i = 0; i < blocks * chunks; i++) {
         const int turn = (int)(i % DEVICE_MARKS);
         const struct turn now = { LIST_EVAL, s->engine->program.eval[i % chunks], 0, false, false };
-        s->engine->exec.settled = s->n_blocks >= PASS_SETTLED;
+        pass_settled(&s->engine->exec, s->n_blocks >= PASS_SETTLED);
         s->n_blocks += i % chunks == chunks - 1;
         batches_fill_eval(s->batches, p, begin, end, i / chunks, comm_rank(), input(s, turn, v->tokens),
                           input(s, turn, v->labels), s->slot[turn]);

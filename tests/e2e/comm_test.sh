@@ -7,6 +7,8 @@ for ranks in 1 2 5 8; do
     [ $ranks != 1 ] || launch=
     ok "exchanges on $ranks ranks" timeout 60 $launch "$program"
 done
+# Without copies between processes a long message travels only while its sender calls MPI.
+ok "exchanges on 3 ranks, MPI through shared memory alone" env OMPI_MCA_btl_vader_single_copy_mechanism=none timeout 60 $mpirun -np 3 "$program"
 make_inputs
 common="--global_batch_size 8 --max_steps 1 --save_every 0"
 ok "--comm auto on the CPU" train 2 auto $common
