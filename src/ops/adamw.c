@@ -96,8 +96,10 @@ int64_t adamw_low_bytes(int master, int64_t n)
 
 static void cost(const struct call *c, double flops[2], double bytes[2])
 {
+    static const int moment_bytes[MOMENT_FORMS] = { 4, 2, 1 };
+    const int each = moment_bytes[(int)c->attr[A_MOMENTS]]; /* two of them, read and written */
     flops[0] = 15 * (double)c->dim[X];
-    bytes[0] = 28 * (double)c->dim[X];
+    bytes[0] = (12 + 4 * each) * (double)c->dim[X];
     flops[1] = bytes[1] = 0;
 }
 

@@ -29,15 +29,16 @@ void cluster_cpu(struct cluster *c, int ranks_per_node, int threads, int cores)
 }
 
 /* Products and streams of the H200 are measured; those of the others are in proportion to the peaks of the makers'
- * data sheets. Links are two thirds of NVLink's peak in one direction, and 80 % of one network adapter for each device
- * (400 Gbit/s; a100: 200): assumed, not measured. Memory: what a process may allocate. */
+ * data sheets. Links inside a node are measured on the H200 (two that fetch from each other, bench/results/2026-11-29-two-h200.md), the
+ * same on the h100, two thirds of NVLink's peak in one direction on the a100; between nodes 80 % of one network adapter for each device
+ * (400 Gbit/s; a100: 200): assumed. Memory: what a process may allocate. */
 static const struct cluster builtin[] = {
     { "h200",
       8,
       (int64_t)139 << 30,
       600e12,
       3.6e12,
-      { { 300e9, 300e9, 300e9 }, 10 },
+      { { 350e9, 350e9, 350e9 }, 13 },
       { { 40e9, 40e9, 40e9 }, 20 },
       3,
       989e12,
@@ -47,7 +48,7 @@ static const struct cluster builtin[] = {
       (int64_t)78 << 30,
       600e12,
       2.5e12,
-      { { 300e9, 300e9, 300e9 }, 10 },
+      { { 350e9, 350e9, 350e9 }, 13 },
       { { 40e9, 40e9, 40e9 }, 20 },
       3,
       989e12,

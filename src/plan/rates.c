@@ -8,7 +8,8 @@
 const char *const rates_way_name[RATES_WAYS] = { "fwd", "bwd", "again", "both" };
 
 static const struct rate measured[] = {
-#define RATE(op, way, tera_flops, giga_bytes) { #op, way, (tera_flops)*1e12, (giga_bytes)*1e9 },
+#define RATE(op, way, tera_flops, giga_bytes, gradient_giga_bytes)                                           \
+    { #op, way, (tera_flops)*1e12, (giga_bytes)*1e9, (gradient_giga_bytes)*1e9 },
 #include "plan/rates.def"
 };
 
@@ -57,12 +58,15 @@ double rates_measured(const struct rates *r, const struct rates_call *c)
     return -1;
 }
 
-double rates_seconds(const struct rates *r, const struct rates_call *c, double flops, double bytes)
+double rates_seconds(const struct rates *r, const struct rates_call *c, double flops, double bytes,
+                     double gradient_bytes)
 {
     const struct rate *rate = find_rate(r, c->op, c->way);
-    return rate ? fmax(over(flops, rate->flops_per_s * r->flops_part),
-                       over(bytes, rate->bytes_per_s * r->bytes_part))
-                : -1;
+    if (!rate)
+        return -1;
+    const double work =
+        fmax(over(flops, rate->flops_per_s * r->flops_part), over(bytes, rate->bytes_per_s * r->bytes_part));
+    return work / 2 + hypot(work / 2, over(gradient_bytes, rate->gradient_bytes_per_s * r->bytes_part));
 }
 
 /* How far a rate is from the entries of an operator and way: the sum of squares of logarithms. */
@@ -91,8 +95,8 @@ static struct rate fitted(const struct rates *r, const struct rates_call *c)
         flops += x->flops;
         bytes += x->bytes;
     }
-    const struct rate compute = { c->op, c->way, flops / seconds, 0 },
-                      memory = { c->op, c->way, 0, bytes / seconds };
+    const struct rate compute = { c->op, c->way, flops / seconds, 0, 0 },
+                      memory = { c->op, c->way, 0, bytes / seconds, 0 };
     return misfit(r, &compute) < misfit(r, &memory) ? compute : memory;
 }
 

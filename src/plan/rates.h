@@ -22,6 +22,9 @@ struct rate {
     const char *op;
     enum way way;
     double flops_per_s, bytes_per_s; /* the slower of both counts; 0 = this one does not */
+    double
+        gradient_bytes_per_s; /* of gradients of weights; 0 = they are in the others. Half of the work makes them, and
+                                      * hides them the better the longer it takes: the root of the sum of squares */
 };
 struct rates {
     const char *name;
@@ -37,8 +40,10 @@ const struct rates *rates_builtin(const char *name);
 /* Seconds of this very call, where it was measured; else negative. */
 double rates_measured(const struct rates *r, const struct rates_call *c);
 /* Seconds of a call that costs this, from the rates of its operator and way; of a way that computes outputs again, also
- * from those of fwd. Negative: the table knows neither. */
-double rates_seconds(const struct rates *r, const struct rates_call *c, double flops, double bytes);
+ * from those of fwd. Negative: the table knows neither. gradient_bytes: read and written by adding to gradients of weights.
+ * What a call costs beside its work is in tables of measured calls, and not in the built-in ones. */
+double rates_seconds(const struct rates *r, const struct rates_call *c, double flops, double bytes,
+                     double gradient_bytes);
 bool rates_same_call(const struct rates_call *x, const struct rates_call *y);
 bool rates_read(struct arena *a, const char *path, struct rates *out, struct err *e);
 struct str;

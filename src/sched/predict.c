@@ -61,16 +61,32 @@ static int real_rows(const struct program *p, const struct instr *in, int64_t *r
     return -1;
 }
 
-/* By the table of the device; part: of the rows of the call, that it has. Negative: there is none, or it knows nothing. */
+/* Gradients of parameters that a call writes, and reads where it adds to them. */
+static double gradient_bytes(const struct program *p, const struct instr *in)
+{
+    const struct node *n = in->node >= 0 ? &p->graph->nodes[in->node] : NULL;
+    double sum = 0;
+    for (int j = 0; n && in->backward && j < n->anno->n_inputs; j++)
+        if (in->grad[j].buffer >= 0 && p->graph->values[n->arg[j]].param >= 0)
+            sum += (double)anno_elements(n->anno, j, in->dim) * (in->add >> j & 1 ? 2 : 1) *
+                   (double)(in->wide >> j & 1 ? sizeof(float) : num_dtype_bytes(plan_float(&p->plan)));
+    return sum;
+}
+
+/* By the table of the device, with `calls` us that are apart from the work; part: of the rows of the call, that it has.
+ * Negative: there is none, or it knows nothing. */
 static double table_us(const struct program *p, const struct instr *in, double part, double flops,
-                       double bytes, const struct cluster *c)
+                       double bytes, double calls, const struct cluster *c)
 {
     struct rates_call call;
     if (!c->rates || c->rates->backend != p->plan.numbers.backend)
         return -1;
     sched_call(in, &call);
     const double measured = rates_measured(c->rates, &call);
-    return 1e6 * (measured >= 0 ? measured * part : rates_seconds(c->rates, &call, flops, bytes));
+    if (measured >= 0)
+        return fmax(1e6 * measured * part, calls);
+    const double us = 1e6 * rates_seconds(c->rates, &call, flops, bytes, gradient_bytes(p, in));
+    return us < 0 || c->rates->n_entries > 0 ? us : us + calls;
 }
 
 /* Of all rounds together. */
@@ -85,7 +101,7 @@ static double op_us(const struct program *p, const struct instr *in, const struc
     if (letter >= 0)
         real.dim[letter] = rows;
     sched_cost(&real, &flops, &bytes);
-    const double us = table_us(p, in, part, flops, bytes, c);
+    const double us = table_us(p, in, part, flops, bytes, calls, c);
     return us >= 0 ? fmax(us, calls)
                    : 1e6 * fmax(flops / c->flops_per_s, bytes / c->memory_bytes_per_s) + calls;
 }

@@ -13,9 +13,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     fuzz_outcome(taken, &e);
     for (int i = 0; taken && i < r.n_entries; i++) {
         struct rates_call c = r.entry[i].call;
-        fuzz_expect(rates_seconds(&r, &c, 1, 1) > 0, "seconds of a call");
+        fuzz_expect(rates_seconds(&r, &c, 1, 1, 0) > 0, "seconds of a call");
         c.dim[0]++;
-        fuzz_expect(isfinite(rates_seconds(&r, &c, 1e9, 1e9)), "seconds of another");
+        fuzz_expect(isfinite(rates_seconds(&r, &c, 1e9, 1e9, 0)), "seconds of another");
     }
     arena_free(a);
     fuzz_path_end(&p);
