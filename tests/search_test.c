@@ -163,20 +163,25 @@ static void begin(struct world *w, uint64_t seed)
                                       .global_batch = n << draw(w, 3),
                                       .stages = unit % 2 == 0 && draw(w, 4) == 0 ? 2 : 1,
                                       .chunks = 1 };
+    if (unit % 2 == 0 && draw(w, 3) == 0) {
+        w->limits.stages = 0;
+        w->limits.any_stages = true;
+    }
+    const double links = w->limits.any_stages ? 0.01 : 1; /* slow ones make pipelines worth while */
     cluster_cpu(&w->cluster, 1 + (int)draw(w, (uint64_t)n), 1, 8);
     w->cluster.flops_per_s = spread(w, 1e9);
     w->cluster.memory_bytes_per_s = spread(w, 1e9);
     w->cluster.call_us = spread(w, 1);
     for (int k = 0; k < TRANSFERS; k++) {
-        w->cluster.inside.bytes_per_s[k] = spread(w, 1e9);
-        w->cluster.between.bytes_per_s[k] = spread(w, 3e8);
+        w->cluster.inside.bytes_per_s[k] = links * spread(w, 1e9);
+        w->cluster.between.bytes_per_s[k] = links * spread(w, 3e8);
     }
 }
 
-struct brute {                /* what every single plan says */
-    int n, n_odd, odd[40000]; /* odd: those that need less than with one more repeated */
-    int64_t bytes[40000];
-    double us[40000];
+struct brute {                 /* what every single plan says */
+    int n, n_odd, odd[200000]; /* odd: those that need less than with one more repeated */
+    int64_t bytes[200000];
+    double us[200000];
 };
 
 /* The same plan with any amount of recomputation. */
@@ -188,16 +193,18 @@ static void add_all(struct world *w, struct plan p, struct brute *b)
         const int64_t mean = p.micro_batch * p.width_parallel * p.sequence * w->model.experts_per_token;
         p.row_capacity = mean + mean / 2;
     }
-    if (p.tensor_parallel > 1 && !ready(w, &p, &e))
-        return; /* it splits nothing of this model */
+    const bool may_fail = p.tensor_parallel > 1 || (p.stages > 1 && w->limits.any_stages);
+    if (may_fail && !ready(w, &p, &e))
+        return; /* it splits nothing of this model, or cannot be cut */
     EXPECTF(least_bytes(w, &p, &least, &e), "%s", e.text);
     for (p.recompute = 0; p.recompute == 0 || p.recompute <= p.recompute_most; p.recompute++) {
         measure_ready(w, &(struct plan_bar){ INT64_MAX, -1, INFINITY }, &p);
         EXPECTF(p.memory.peak_bytes >= least, "%lld < %lld", (long long)p.memory.peak_bytes,
                 (long long)least);
-        if (p.recompute > 0 && p.memory.peak_bytes > b->bytes[b->n - 1])
+        const int64_t bytes = p.memory.peak_bytes + plan_ways(&p) * w->limits.way_bytes;
+        if (p.recompute > 0 && bytes > b->bytes[b->n - 1])
             b->odd[b->n_odd++] = b->n - 1;
-        b->bytes[b->n] = p.memory.peak_bytes;
+        b->bytes[b->n] = bytes;
         b->us[b->n++] = p.cost.step_us;
     }
 }
@@ -234,15 +241,8 @@ static void add_widths(struct world *w, struct plan p, struct brute *b)
         add_vocabulary(w, p, b);
 }
 
-static void enumerate(struct world *w, struct brute *b)
+static void add_degrees(struct world *w, struct plan p, struct brute *b)
 {
-    struct plan p = w->base;
-    b->n = b->n_odd = 0;
-    p.n_ranks = w->limits.n_ranks;
-    p.unit_ranks = w->limits.unit_ranks;
-    p.global_batch = w->limits.global_batch;
-    p.stages = w->limits.stages;
-    p.chunks = 1;
     const int unit = plan_unit_workers(&p);
     const int64_t share = p.global_batch / plan_workers(&p);
     for (p.micro_batch = 1; p.micro_batch <= share; p.micro_batch++)
@@ -251,9 +251,26 @@ static void enumerate(struct world *w, struct brute *b)
                 p.accumulation = share / p.micro_batch;
                 if (share % p.micro_batch == 0 && unit % p.expert_parallel == 0 &&
                     unit % p.tensor_parallel == 0 && (p.expert_parallel == 1 || w->model.experts) &&
-                    w->model.experts % p.expert_parallel == 0)
+                    w->model.experts % p.expert_parallel == 0 &&
+                    (p.chunks == 1 || p.accumulation % p.stages == 0) &&
+                    (!w->limits.any_stages || p.accumulation >= p.stages))
                     add_widths(w, p, b);
             }
+}
+
+/* The number of stages that is asked for; or any, of up to 4 parts. */
+static void enumerate(struct world *w, struct brute *b)
+{
+    struct plan p = w->base;
+    b->n = b->n_odd = 0;
+    p.n_ranks = w->limits.n_ranks;
+    p.unit_ranks = w->limits.unit_ranks;
+    p.global_batch = w->limits.global_batch;
+    for (p.stages = 1; p.stages <= p.unit_ranks; p.stages++)
+        for (p.chunks = 1; p.chunks <= (p.stages > 1 && w->limits.any_stages ? 4 : 1); p.chunks *= 2)
+            if (p.unit_ranks % p.stages == 0 && p.global_batch % plan_workers(&p) == 0 &&
+                (w->limits.any_stages || p.stages == w->limits.stages))
+                add_degrees(w, p, b);
 }
 
 /* Index of the fastest of those whose bytes fit, or -1. */
@@ -266,19 +283,12 @@ static int optimum(const struct brute *b, int64_t limit)
     return best;
 }
 
-/* What messages of two stages take beside the slab: two ways. */
-static int64_t ways_bytes(const struct world *w)
-{
-    return w->limits.stages == 2 ? 2 * w->limits.way_bytes : 0;
-}
-
 static void check_found(const struct world *w, const struct brute *b, const struct search_result *found,
                         bool ok, uint64_t seed)
 {
-    const int64_t limit = w->limits.memory_bytes - ways_bytes(w);
-    const int best = optimum(b, limit);
+    const int best = optimum(b, w->limits.memory_bytes);
     EXPECTF(ok == (best >= 0), "seed %d: a plan was found: %d", (int)seed, ok);
-    EXPECT(!ok || found->best[0].memory.peak_bytes <= limit);
+    EXPECT(!ok || found->best[0].memory.peak_bytes <= plan_slab_limit(&w->limits, &found->best[0]));
     if (ok && best >= 0)
         EXPECTF(found->best[0].cost.step_us == b->us[best], "seed %d: found %.17g us, the best is %.17g",
                 (int)seed, found->best[0].cost.step_us, b->us[best]);
@@ -295,25 +305,27 @@ static int64_t draw_limit(struct world *w, const struct brute *b)
 TEST(random_small_spaces_have_the_same_optimum)
 {
     static struct brute b;
-    int refused = 0, repeating = 0;
+    int refused = 0, repeating = 0, staged = 0;
     for (uint64_t seed = 0; seed < 100; seed++) {
         struct world w;
         struct search_result found;
         struct err e = { 0 };
         begin(&w, seed);
-        enumerate(&w, &b);
         w.limits.way_bytes = 1 << 16;
-        w.limits.memory_bytes = draw_limit(&w, &b) + ways_bytes(&w);
+        enumerate(&w, &b);
+        w.limits.memory_bytes = draw_limit(&w, &b);
         const struct plan_judge judge = { measure, least_bytes, &w };
         const bool ok = search_plan(&w.base, &w.limits, w.model.experts,
                                     w.base.sequence * w.model.experts_per_token, &judge, &found, &e);
         check_found(&w, &b, &found, ok, seed);
         refused += !ok;
+        staged += ok && w.limits.any_stages && found.best[0].stages > 1;
         repeating += ok && found.best[0].recompute > 0;
         arena_free(w.arena);
     }
-    EXPECTF(refused < 40 && repeating > 10, "refused %d, repeating %d: the cases are too easy", refused,
-            repeating);
+    EXPECTF(refused < 40 && repeating > 10 && staged > 5,
+            "refused %d, repeating %d, a pipeline by itself %d: the cases are too easy", refused, repeating,
+            staged);
 }
 
 /* A plan of the space, whatever it needs; false: it cannot be. */
@@ -322,7 +334,7 @@ static bool draw_plan(struct world *w, struct plan *p)
     struct err why = { 0 };
     *p = w->base;
     p->n_ranks = p->unit_ranks = w->limits.n_ranks;
-    p->stages = w->limits.stages;
+    p->stages = w->limits.stages == 2 ? 2 : 1;
     p->chunks = 1;
     const int unit = plan_unit_workers(p);
     p->expert_parallel = w->model.experts && unit % 2 == 0 && draw(w, 3) ? 2 : 1;

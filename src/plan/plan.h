@@ -50,6 +50,7 @@ struct
     int recompute;     /* -1 = as little as fits */
     enum split_choice { SPLIT_AUTO, SPLIT_ON, SPLIT_OFF } vocabulary, widths;
     bool reproducible;
+    bool any_stages; /* stages 0: any number, if it is faster; else the least that fits */
     int shards;      /* plan.shards */
     int max_degree;  /* of expert and tensor parallelism; 0 = any */
     double below_us; /* only plans that are faster; 0 = all */

@@ -2,10 +2,11 @@
  * memory, or what its like takes without any collective and without repeating anything is slower than the best found. */
 #include "plan/search.h"
 #include "base/pool.h"
+#include "plan/floor.h"
+#include "plan/found.h"
 #include "plan/limits.h"
-#include "plan/tree.h"
+#include "plan/queue.h"
 #include <math.h>
-#include <stdio.h>
 
 /* For all rows, and half as much again; where two rounds travel beside each other, for half of that. */
 static int64_t default_rows(const struct plan *p, const struct plan_limits *l, int64_t token_copies,
@@ -24,52 +25,25 @@ static int64_t default_rows(const struct plan *p, const struct plan_limits *l, i
     return (rows + p->tile - 1) / p->tile * p->tile;
 }
 
-/* Into a list of at most SEARCH_KEEP, fastest first. */
-static void keep(struct plan *list, int *n, const struct plan *p)
-{
-    int at = *n;
-    while (at > 0 && p->cost.step_us < list[at - 1].cost.step_us)
-        at--;
-    if (at >= SEARCH_KEEP)
-        return;
-    if (*n < SEARCH_KEEP)
-        ++*n;
-    for (int i = *n - 1; i > at; i--)
-        list[i] = list[i - 1];
-    list[at] = *p;
-}
-
 struct space {
     const struct plan_limits *l;
     int64_t experts, token_copies;
     const struct plan_judge *judge;
     const struct search_result *before; /* what was found elsewhere */
     struct search_result *out;
-    double
-        floor_us; /* of candidates that differ in ZeRO only: compute and exchange when nothing is repeated */
+    const struct floors *floors; /* of what was tried before */
+    struct floors *noted;
+    double floor_us;   /* of candidates that differ in ZeRO only: floor_of() */
     bool for_smallest; /* nothing fits: find what needs least */
     bool careful;      /* nothing is taken to fit before its offsets say so */
 };
 
 static const struct plan_bar no_bar = { INT64_MAX, -1, INFINITY };
 
-/* The last that would be kept of both. */
-static double last_us(const struct search_result *a, const struct search_result *b)
-{
-    double us = 0;
-    if (a->n + b->n < SEARCH_KEEP)
-        return INFINITY;
-    for (int i = 0, j = 0; i + j < SEARCH_KEEP;)
-        us = j == b->n || (i < a->n && a->best[i].cost.step_us <= b->best[j].cost.step_us)
-                 ? a->best[i++].cost.step_us
-                 : b->best[j++].cost.step_us;
-    return us;
-}
-
 /* From this time on nothing can be kept any more. */
 static double slow_us(const struct space *s)
 {
-    const double last = last_us(s->before, s->out);
+    const double last = found_last_us(s->before, s->out);
     return s->l->below_us > 0 && s->l->below_us < last ? s->l->below_us : last;
 }
 
@@ -112,10 +86,11 @@ static bool measure_until_it_fits(struct space *s, struct plan *p, struct err *e
     const bool fixed = s->l->recompute >= 0;
     if (!measure_with(s, fixed ? s->l->recompute : 0, p, e))
         return false;
-    s->floor_us = p->cost.compute_us + p->cost.exchange_us;
+    s->floor_us = floor_of(p);
+    floor_note(s->noted, p);
     if (fits(s, p))
         return true;
-    keep(s->out->larger, &s->out->n_larger, p);
+    found_keep(s->out->larger, &s->out->n_larger, p);
     return fixed || repeat_until_it_fits(s, p, e);
 }
 
@@ -165,7 +140,7 @@ static bool try(struct space *s, struct plan *p, struct err *e)
     if (too_slow(s, p->cost.step_us))
         s->out->n_too_slow++;
     else if (fits(s, p))
-        keep(s->out->best, &s->out->n, p);
+        found_keep(s->out->best, &s->out->n, p);
     else
         s->out->n_too_large++;
     return true;
@@ -188,9 +163,36 @@ static bool try_levels(struct space *s, struct plan p, struct err *e)
     return true;
 }
 
+/* A micro-batch of the same work without a pipeline; its memory does not matter. */
+static void look_at(const struct space *s, struct plan *one)
+{
+    const struct plan_bar nothing = { 0, -1, 1 };
+    struct err why = { 0 };
+    one->stages = one->chunks = one->zero_ranks = 1;
+    one->accumulation = 1;
+    one->zero = one->recompute = 0;
+    one->global_batch = one->micro_batch * plan_workers(one);
+    one->row_capacity = default_rows(one, s->l, s->token_copies, s->experts);
+    if (!plan_check(one, NULL, &why) || !s->judge->measure(s->judge->context, &nothing, one, &why))
+        one->cost.compute_us = INFINITY; /* it splits nothing */
+}
+
+static double stages_us(struct space *s, const struct plan *p)
+{
+    struct plan one = *p;
+    const double us = floor_of_stages(s->floors, p);
+    if (us > 0)
+        return us;
+    look_at(s, &one);
+    s->out->n_measured++;
+    floor_note(s->noted, &one);
+    return floor_of_stages(s->noted, p);
+}
+
 static bool try_zero(struct space *s, struct plan p, struct err *e)
 {
     const int choices[3] = { 1, plan_unit_workers(&p), plan_workers(&p) };
+    s->floor_us = p.stages > 1 ? stages_us(s, &p) : 0;
     for (int i = 0; i < 3; i++) {
         const bool on = choices[i] > 1;
         if ((i > 0 && choices[i] == choices[i - 1]) || (s->l->zero == 0 && on) ||
@@ -209,13 +211,11 @@ static bool try_vocabulary(struct space *s, struct plan p, struct err *e)
 {
     const enum split_choice wanted = p.tensor_parallel == 1 ? SPLIT_OFF : s->l->vocabulary;
     struct err why = { 0 };
-    s->floor_us = 0;
     p.vocabulary_parallel = 1;
     if (wanted != SPLIT_ON && !try_zero(s, p, e))
         return false;
     if (wanted == SPLIT_AUTO && too_slow(s, s->floor_us) && !s->for_smallest)
         return true;
-    s->floor_us = 0;
     p.vocabulary_parallel = p.tensor_parallel;
     return wanted == SPLIT_OFF || try_zero(s, p, wanted == SPLIT_ON ? e : &why) || wanted == SPLIT_AUTO;
 }
@@ -248,6 +248,7 @@ static bool try_widths(struct space *s, struct plan p, struct err *e)
 struct unit {
     struct plan p;
     struct search_result found;
+    struct floors noted;
     struct err why;
     bool ok;
 };
@@ -267,25 +268,12 @@ static void try_unit(void *context, int64_t i)
     struct unit *u = &((struct wave *)context)->unit[i];
     struct space s = *w->s;
     u->found = (struct search_result){ 0 };
+    u->noted.n = 0;
     u->why = (struct err){ 0 };
     s.before = w->s->out;
+    s.noted = &u->noted;
     s.out = &u->found;
     u->ok = try_widths(&s, u->p, &u->why);
-}
-
-static void merge(struct search_result *all, const struct search_result *found)
-{
-    for (int i = 0; i < found->n; i++)
-        keep(all->best, &all->n, &found->best[i]);
-    for (int i = 0; i < found->n_larger; i++)
-        keep(all->larger, &all->n_larger, &found->larger[i]);
-    if (found->smallest.n_ranks &&
-        (all->smallest.n_ranks == 0 || found->smallest.memory.peak_bytes < all->smallest.memory.peak_bytes))
-        all->smallest = found->smallest;
-    all->n_candidates += found->n_candidates;
-    all->n_too_large += found->n_too_large;
-    all->n_too_slow += found->n_too_slow;
-    all->n_measured += found->n_measured;
 }
 
 static bool try_wave(struct wave *w, struct err *e)
@@ -293,9 +281,12 @@ static bool try_wave(struct wave *w, struct err *e)
     pool_run(w->n, try_unit, w);
     for (int i = 0; i < w->n; i++) {
         const struct unit *u = &w->unit[i];
-        merge(w->s->out, &u->found);
+        found_merge(w->s->out, &u->found);
+        floor_merge(w->s->noted, &u->noted);
         if (u->ok || (w->s->l->tensor_parallel == 0 && u->p.tensor_parallel > 1))
             continue; /* this degree may split nothing of this model */
+        if (w->s->l->stages == 0 && u->p.stages > 1)
+            continue; /* nobody asked for a pipeline, and it cannot be cut so */
         *e = u->why;
         return false;
     }
@@ -303,85 +294,104 @@ static bool try_wave(struct wave *w, struct err *e)
     return true;
 }
 
-static bool try_tensor(struct wave *w, struct plan p, struct err *e)
+struct looks {
+    const struct space *s;
+    struct plan *one;
+};
+
+static void look_at_one(void *context, int64_t i)
 {
-    const struct plan_limits *l = w->s->l;
-    for (int t = 1; t <= plan_unit_workers(&p); t++) {
-        const bool fixed = l->tensor_parallel > 0;
-        if (fixed ? t != l->tensor_parallel : plan_unit_workers(&p) % t)
+    const struct looks *l = context;
+    look_at(l->s, &l->one[i]);
+}
+
+/* What the same work takes without a pipeline, where that was not tried. */
+static void look_without(struct space *s, struct queue *q)
+{
+    struct looks l = { s, ARENA_NEW(q->arena, struct plan, q->n + 1) };
+    struct floors *wanted = ARENA_NEW(q->arena, struct floors, 1);
+    int n = 0;
+    for (int i = 0; i < q->n; i++) {
+        struct plan *p = &q->item[i].p;
+        p->vocabulary_parallel = p->width_parallel = 1;
+        l.one[n] = *p;
+        l.one[n].stages = 1;
+        l.one[n].cost.compute_us = 1;
+        if (floor_of_stages(s->floors, p) > 0 || floor_of_stages(wanted, p) > 0)
             continue;
-        if (l->max_degree && t > l->max_degree)
+        floor_note(wanted, &l.one[n++]);
+    }
+    pool_run(n, look_at_one, &l);
+    s->out->n_measured += n;
+    for (int i = 0; i < n; i++)
+        floor_note(s->noted, &l.one[i]);
+    for (int i = 0; i < q->n; i++)
+        q->item[i].us = floor_of_stages(s->floors, &q->item[i].p);
+}
+
+static bool try_queue(struct space *s, struct queue *q, struct err *e)
+{
+    struct wave *w = ARENA_NEW(q->arena, struct wave, 1);
+    w->s = s;
+    for (int i = 0; i < q->n; i++) {
+        const struct queued *x = &q->item[i];
+        if (too_slow(s, x->us) && widths_of(s, &x->p) == SPLIT_OFF) {
+            s->out->n_candidates++;
+            s->out->n_too_slow++;
             continue;
-        if (!fixed && t > 1 && p.reproducible)
-            continue; /* sums have another order: only where it is asked for */
-        p.tensor_parallel = t;
-        if (!plan_tree_fits(&p))
-            continue;
-        w->unit[w->n++].p = p;
+        }
+        w->unit[w->n++].p = x->p;
         if (w->n == WAVE && !try_wave(w, e))
             return false;
     }
-    return true;
+    return try_wave(w, e);
 }
 
-static bool try_experts(struct wave *w, struct plan p, struct err *e)
+/* One number of stages with one part each. */
+static bool try_length(struct space *s, struct plan p, struct err *e)
 {
-    const struct plan_limits *l = w->s->l;
-    const int64_t experts = w->s->experts;
-    for (int ep = 1; ep <= plan_unit_workers(&p); ep++) {
-        const bool fixed = l->expert_parallel > 0;
-        if (fixed ? ep != l->expert_parallel
-                  : plan_unit_workers(&p) % ep || (ep > 1 && experts == 0) || (experts && experts % ep))
-            continue;
-        if (l->max_degree && ep > l->max_degree)
-            continue;
-        if (!fixed && p.reproducible && (ep & (ep - 1)))
-            continue;
-        p.expert_parallel = ep;
-        if (!try_tensor(w, p, e))
-            return false;
-    }
-    return true;
-}
-
-/* Micro-batches: the user's, or every divisor of a worker's share of the step. */
-static bool try_micro(const struct space *s, struct plan p, struct err *e)
-{
-    const int64_t share = s->l->global_batch / plan_workers(&p);
-    struct arena *a = arena_new("wave of candidates");
-    struct wave *w = ARENA_NEW(a, struct wave, 1);
-    bool ok = true;
-    w->s = s;
-    for (int64_t b = 1; b <= share && ok; b++) {
-        if (share % b || (s->l->micro_batch && b * plan_unit_workers(&p) != s->l->micro_batch) ||
-            (!s->l->micro_batch && b > 64) || (p.chunks > 1 && share / b % p.stages))
-            continue;
-        p.micro_batch = b;
-        p.accumulation = share / b;
-        ok = try_experts(w, p, e);
-    }
-    ok = ok && try_wave(w, e);
+    struct arena *a = arena_new("candidates");
+    struct queue q = { .arena = a, .limits = s->l, .experts = s->experts };
+    queue_add(&q, p);
+    const bool ok = try_queue(s, &q, e);
     arena_free(a);
     return ok;
 }
 
-/* A pipeline where it is asked for; or the shortest with which anything fits, as far as the model can be cut. */
+/* Pipelines that nobody asked for: those that take least at least come first, and exclude most of the others. */
+enum { FREE_STAGES = 16, FREE_PARTS = 32, FREE_CHUNKS = 4 };
+static bool try_pipelines(struct space *s, struct plan p, struct err *e)
+{
+    struct arena *a = arena_new("candidates");
+    struct queue q = { .arena = a, .limits = s->l, .experts = s->experts };
+    for (p.stages = 2; p.stages <= p.unit_ranks && p.stages <= FREE_STAGES; p.stages++)
+        for (p.chunks = 1;
+             p.chunks <= FREE_CHUNKS && p.stages * p.chunks <= FREE_PARTS && queue_divides(s->l, &p);
+             p.chunks *= 2)
+            queue_add(&q, p);
+    look_without(s, &q);
+    queue_sort(&q);
+    const bool ok = try_queue(s, &q, e);
+    arena_free(a);
+    return ok;
+}
+
+/* A pipeline where it is asked for. Else none, and the shortest with which anything fits; or all that are faster. */
 static bool try_stages(struct space *s, struct plan p, struct err *e)
 {
-    const bool fixed = s->l->stages > 0;
-    for (int n = fixed ? s->l->stages : 1; n <= p.unit_ranks; n++) {
-        struct err why = { 0 };
-        p.stages = n;
-        p.chunks = n > 1 && fixed ? s->l->chunks : 1;
-        if (p.unit_ranks % n || s->l->global_batch % plan_workers(&p) ||
-            (s->l->micro_batch && s->l->micro_batch % plan_unit_workers(&p)))
-            continue;
-        if (!try_micro(s, p, fixed || n == 1 ? e : &why) && (fixed || n == 1))
+    const int asked = s->l->stages;
+    const bool any = asked == 0 && s->l->any_stages && !s->for_smallest;
+    for (p.stages = asked ? asked : 1; p.stages <= (asked ? asked : p.unit_ranks); p.stages++) {
+        p.chunks = asked > 1 ? s->l->chunks : 1;
+        if (queue_divides(s->l, &p) && !try_length(s, p, e))
             return false;
-        if (fixed || s->out->n > 0)
+        if (s->out->n > 0 || (any && p.stages == 1))
             break;
     }
-    return true;
+    if (!any || p.unit_ranks == 1)
+        return true;
+    p.stages = 1;
+    return try_pipelines(s, p, e);
 }
 
 struct finish {
@@ -454,36 +464,21 @@ bool search_plan(const struct plan *base, const struct plan_limits *l, int64_t e
                  const struct plan_judge *judge, struct search_result *out, struct err *e)
 {
     const struct search_result nothing = { 0 };
+    struct arena *a = arena_new("floors");
+    struct floors *f = ARENA_NEW(a, struct floors, 1);
     struct space s = { .l = l,
                        .experts = experts,
                        .token_copies = token_copies,
                        .judge = judge,
                        .before = &nothing,
+                       .floors = f,
+                       .noted = f,
                        .out = out };
     struct plan p = *base;
     p.n_ranks = l->n_ranks;
     p.global_batch = l->global_batch;
     p.unit_ranks = l->unit_ranks ? l->unit_ranks : l->n_ranks;
-    return limits_check(l, experts, e) && search(&s, &p, e);
-}
-
-void search_reason(const struct plan *best, const struct plan *o, char *text, size_t bytes)
-{
-    const struct plan_cost *a = &best->cost, *b = &o->cost;
-    const double parts[5] = { b->compute_us - a->compute_us, b->exchange_us - a->exchange_us,
-                              b->reduce_us - a->reduce_us, b->optimizer_us - a->optimizer_us,
-                              b->bubble_us - a->bubble_us };
-    static const char *const names[5] = { "compute", "token exchange", "gradient and weight collectives",
-                                          "optimizer", "the bubble of the pipeline" };
-    int most = 0;
-    for (int i = 1; i < 5; i++)
-        if (parts[i] > parts[most])
-            most = i;
-    const double ms = (b->step_us - a->step_us) / 1e3,
-                 mb = (double)(o->memory.peak_bytes - best->memory.peak_bytes) / 1e6;
-    if (ms < 0)
-        snprintf(text, bytes, "faster by %.1f ms a step; %+.1f MB of memory, which do not fit", -ms, mb);
-    else
-        snprintf(text, bytes, "slower by %.1f ms a step, %.1f ms of it in %s; %+.1f MB of memory", ms,
-                 parts[most] / 1e3, names[most], mb);
+    const bool ok = limits_check(l, experts, e) && search(&s, &p, e);
+    arena_free(a);
+    return ok;
 }

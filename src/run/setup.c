@@ -109,7 +109,7 @@ bool setup_faster(const struct setup *s, const struct plan_limits *l, const stru
     same.moments = (int)n->moments + 1;
     same.gradient = n->gradient == F32 ? GRADIENT_FP32 : GRADIENT_BF16;
     limits.below_us = than->cost.step_us;
-    if (limits.stages == 0) { /* none is tried but where nothing else fits */
+    if (limits.stages == 0) { /* another pipeline is another plan */
         limits.stages = than->stages;
         limits.chunks = than->chunks;
     }
@@ -144,7 +144,8 @@ bool setup_connect(struct setup *s, const struct config *c, const char *cluster,
         const int64_t all = s->device->memory() - (comm_on_device() ? COMM_DEVICE_BYTES : 0);
         cluster_cuda(&s->cluster, comm_local_ranks(), all > 0 ? all / comm_sharers() : 1);
         s->way_bytes = comm_on_device() ? COMM_PAIR_DEVICE_BYTES : 0;
-        if (comm_ranks() > 1 && !comm_on_device() && !comm_by_peers())
+        s->by_mpi = comm_ranks() > 1 && !comm_on_device() && !comm_by_peers();
+        if (s->by_mpi)
             cluster_by_host(&s->cluster);
         comm_barrier(); /* nobody has taken any */
     }
@@ -243,6 +244,7 @@ bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequ
                         (long long)sequence, (long long)s->model.max_positions);
     base_plan(s, sequence, l->reproducible, &base);
     base.shards = l->shards;
+    limits.any_stages = s->backend == CUDA && !s->by_mpi; /* messages stay on the devices */
     const bool exact =
         (l->n_ranks > 1 || l->shards) && plan_whole_segments(&base); /* sums of gradients in float32 alone */
     if (exact && s->gradient == GRADIENT_BF16)
