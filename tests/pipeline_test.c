@@ -4,6 +4,7 @@
 #include "sched/sched.h"
 #include "tests/small_model.h"
 #include "tests/test.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -312,4 +313,31 @@ TEST(ways_take_memory_outside)
     EXPECT_INT(plan_slab_limit(&l, &p), 960);
     p = (struct plan){ .stages = 3, .chunks = 1 };
     EXPECT_INT(plan_slab_limit(&l, &p), 960);
+}
+
+/* Equal stages wait for n - 1 of each part's forward and backward. */
+static void expect_equal_stages(int stages, int parts, int64_t micro)
+{
+    double forward[64], backward[64];
+    for (int i = 0; i < stages * parts; i++) {
+        forward[i] = 3;
+        backward[i] = 5;
+    }
+    EXPECT(fabs(pipeline_us(stages, parts, micro, forward, backward) -
+                8.0 * (double)(micro * parts + stages - 1)) < 1e-6);
+}
+
+TEST(a_schedule_takes_its_time)
+{
+    const int64_t micros[] = { 1, 2, 5, 16, 17, 100 };
+    for (int stages = 1; stages <= 8; stages++)
+        for (int i = 0; i < 6; i++) {
+            if (micros[i] >= stages)
+                expect_equal_stages(stages, 1, micros[i]);
+            expect_equal_stages(stages, 2, stages * micros[i]);
+            expect_equal_stages(stages, 4, stages * micros[i]);
+        }
+    /* A slow stage works all the time but while the first micro-batch comes to it, and goes back from it to the first stage. */
+    const double forward[] = { 1, 10, 1 }, backward[] = { 2, 20, 2 };
+    EXPECT(fabs(pipeline_us(3, 1, 50, forward, backward) - (1 + 50 * 30 + 2)) < 1e-6);
 }

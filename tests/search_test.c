@@ -96,21 +96,24 @@ static struct layout fullest(struct arena *a, const struct graph *g, const struc
 
 static void measure_ready(struct world *w, const struct plan_bar *bar, struct plan *p)
 {
+    struct stage_times times[PLAN_PARTS];
     p->memory.peak_bytes = 0;
-    p->cost.step_us = 0;
+    p->cost = (struct plan_cost){ 0 };
     p->recompute_next = 0;
     for (int stage = 0; stage < p->stages; stage++) {
         struct arena *a = arena_new("test");
         struct program x;
-        struct plan_cost cost;
         const struct layout l = fullest(a, w->graph, p, stage);
         sched_lower_lists(a, w->graph, p, &l, true, &adam, &x);
-        sched_predict(&x, &w->cluster, &cost);
+        sched_predict_stage(&x, &w->cluster, &times[stage]);
         sched_fit(a, &x, bar, p);
         p->recompute_most = x.recompute_most;
-        p->cost = cost.step_us > p->cost.step_us ? cost : p->cost;
         arena_free(a);
     }
+    if (p->stages == 1)
+        p->cost = times[0].cost;
+    else
+        sched_predict_pipeline(p, times, &p->cost);
 }
 
 static bool measure(void *context, const struct plan_bar *bar, struct plan *p, struct err *e)

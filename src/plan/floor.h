@@ -12,7 +12,7 @@ struct floors {
         double us; /* of one micro-batch */
     } of[FLOORS];
 };
-/* Microseconds of a step of a plan that repeats nothing; its collectives and optimizer may take any time from 0 on. */
+/* Microseconds of a step of a plan that repeats nothing; its collectives, optimizer and bubble may take any time from 0 on. */
 double floor_of(const struct plan *p);
 /* Of a plan without a pipeline; the least of those of the same work counts. Others are not noted. */
 void floor_note(struct floors *f, const struct plan *p);

@@ -86,7 +86,7 @@ static bool measure_until_it_fits(struct space *s, struct plan *p, struct err *e
     const bool fixed = s->l->recompute >= 0;
     if (!measure_with(s, fixed ? s->l->recompute : 0, p, e))
         return false;
-    s->floor_us = floor_of(p);
+    s->floor_us = fmax(floor_of(p), p->stages > 1 ? floor_of_stages(s->floors, p) : 0);
     floor_note(s->noted, p);
     if (fits(s, p))
         return true;
@@ -170,10 +170,12 @@ static void look_at(const struct space *s, struct plan *one)
     struct err why = { 0 };
     one->stages = one->chunks = one->zero_ranks = 1;
     one->accumulation = 1;
-    one->zero = one->recompute = 0;
+    one->zero = one->recompute = one->shards = 0;
     one->global_batch = one->micro_batch * plan_workers(one);
     one->row_capacity = default_rows(one, s->l, s->token_copies, s->experts);
-    if (!plan_check(one, NULL, &why) || !s->judge->measure(s->judge->context, &nothing, one, &why))
+    if (!plan_check(one, NULL, &why))
+        one->cost.compute_us = 1e-9; /* nothing is known */
+    else if (!s->judge->measure(s->judge->context, &nothing, one, &why))
         one->cost.compute_us = INFINITY; /* it splits nothing */
 }
 
@@ -192,7 +194,7 @@ static double stages_us(struct space *s, const struct plan *p)
 static bool try_zero(struct space *s, struct plan p, struct err *e)
 {
     const int choices[3] = { 1, plan_unit_workers(&p), plan_workers(&p) };
-    s->floor_us = p.stages > 1 ? stages_us(s, &p) : 0;
+    s->floor_us = p.stages > 1 && s->l->any_stages ? stages_us(s, &p) : 0;
     for (int i = 0; i < 3; i++) {
         const bool on = choices[i] > 1;
         if ((i > 0 && choices[i] == choices[i - 1]) || (s->l->zero == 0 && on) ||

@@ -1,5 +1,7 @@
 /* pipeline.c - see pipeline.h. */
 #include "sched/pipeline.h"
+#include "base/arena.h"
+#include "base/err.h"
 
 /* The k-th forward of a rank; backward goes through the parts the other way round. */
 static struct pipeline_step nth(int stages, int parts, int64_t k, bool backward)
@@ -31,6 +33,88 @@ void pipeline_order(int stages, int parts, int64_t micro, int stage, struct pipe
     }
     for (int64_t k = all - first; k < all; k++)
         *out++ = nth(stages, parts, k, true);
+}
+
+struct walk { /* of all stages */
+    int stages, parts;
+    int64_t micro, n; /* n: steps of a stage */
+    const double *us[2];
+    double *done[2]; /* [parts * stages][micro]: when forward, backward ended; negative: not yet */
+};
+
+static double *done_at(const struct walk *w, bool backward, int virtual_stage, int64_t micro)
+{
+    return &w->done[backward][virtual_stage * w->micro + micro];
+}
+
+/* When what the step needs is there; negative: not yet. */
+static double needs(const struct walk *w, int stage, const struct pipeline_step *s)
+{
+    const int v = s->part * w->stages + stage;
+    if (s->backward)
+        return v == w->parts * w->stages - 1 ? *done_at(w, false, v, s->micro)
+                                             : *done_at(w, true, v + 1, s->micro);
+    return v == 0 ? 0 : *done_at(w, false, v - 1, s->micro);
+}
+
+/* Runs what a stage can; returns how many steps. */
+static int64_t go_on(const struct walk *w, int stage, const struct pipeline_step *order, int64_t *at,
+                     double *free_at)
+{
+    const int64_t before = *at;
+    for (; *at < w->n; ++*at) {
+        const struct pipeline_step *s = &order[*at];
+        const double from = needs(w, stage, s);
+        if (from < 0)
+            break;
+        *free_at = (from > *free_at ? from : *free_at) + w->us[s->backward][stage * w->parts + s->part];
+        *done_at(w, s->backward, s->part * w->stages + stage, s->micro) = *free_at;
+    }
+    return *at - before;
+}
+
+static double walk_us(struct arena *a, struct walk *w)
+{
+    struct pipeline_step *order = ARENA_NEW(a, struct pipeline_step, w->n * w->stages);
+    int64_t *at = ARENA_NEW(a, int64_t, w->stages), left = w->n * w->stages;
+    double *free_at = ARENA_NEW(a, double, w->stages), last = 0;
+    for (int k = 0; k < 2; k++) {
+        w->done[k] = ARENA_NEW(a, double, w->parts * w->stages * w->micro);
+        for (int64_t i = 0; i < w->parts * w->stages * w->micro; i++)
+            w->done[k][i] = -1;
+    }
+    for (int stage = 0; stage < w->stages; stage++)
+        pipeline_order(w->stages, w->parts, w->micro, stage, order + stage * w->n);
+    while (left > 0) {
+        int64_t n = 0;
+        for (int stage = 0; stage < w->stages; stage++)
+            n += go_on(w, stage, order + stage * w->n, &at[stage], &free_at[stage]);
+        CHECK(n > 0, "a schedule of %d stages that does not end", w->stages);
+        left -= n;
+    }
+    for (int stage = 0; stage < w->stages; stage++)
+        last = free_at[stage] > last ? free_at[stage] : last;
+    return last;
+}
+
+/* From some micro-batches on each takes what the slowest stage does. */
+double pipeline_us(int stages, int parts, int64_t micro, const double *forward_us, const double *backward_us)
+{
+    const int64_t enough = 4 * stages, n = micro < enough ? micro : enough + micro % stages;
+    struct arena *a = arena_new("schedule");
+    struct walk w = {
+        .stages = stages, .parts = parts, .micro = n, .n = 2 * parts * n, .us = { forward_us, backward_us }
+    };
+    double slowest = 0;
+    for (int stage = 0; stage < stages; stage++) {
+        double us = 0;
+        for (int part = 0; part < parts; part++)
+            us += forward_us[stage * parts + part] + backward_us[stage * parts + part];
+        slowest = us > slowest ? us : slowest;
+    }
+    const double us = walk_us(a, &w) + slowest * (double)(micro - n);
+    arena_free(a);
+    return us;
 }
 
 int64_t pipeline_in_flight(const struct pipeline_step *order, int64_t n, int part)

@@ -4,6 +4,7 @@
 #include "plan/tree.h"
 #include "sched/clock.h"
 #include "sched/lanes.h"
+#include "sched/pipeline.h"
 #include <math.h>
 #include <string.h>
 
@@ -275,6 +276,15 @@ static void add_list(const struct program *p, const struct cluster *c, enum list
         add(p, c, which, section[i], last, times, us, beside_us);
 }
 
+/* What a stage waits, as a part of what it computes and exchanges: known of a plan that was measured. Else
+ * stages are taken to be equal: the first micro-batch reaches the last one, and the last one comes back, while others wait. */
+static double idle_part(const struct plan *p)
+{
+    if (p->stages > 1 && p->cost.step_us > 0)
+        return p->cost.bubble_us / (p->cost.compute_us + p->cost.exchange_us);
+    return (p->stages - 1) / (double)(p->accumulation * p->chunks);
+}
+
 void sched_predict(const struct program *p, const struct cluster *c, struct plan_cost *out)
 {
     double us[COST_CLASSES] = { 0 }, beside_us = 0;
@@ -288,8 +298,60 @@ void sched_predict(const struct program *p, const struct cluster *c, struct plan
                                .reduce_us = us[COST_REDUCE],
                                .optimizer_us = us[COST_OPTIMIZER],
                                .beside_us = beside_us };
-    /* The first micro-batch reaches the last stage, and the last one comes back, while others wait. */
-    out->bubble_us = (out->compute_us + out->exchange_us) * (p->plan.stages - 1) /
-                     (double)(p->plan.accumulation * p->plan.chunks);
+    out->bubble_us = (out->compute_us + out->exchange_us) * idle_part(&p->plan);
     out->step_us = out->compute_us + out->exchange_us + out->reduce_us + out->optimizer_us + out->bubble_us;
+}
+
+static double section_us(const struct program *p, const struct cluster *c, struct section s)
+{
+    double us[COST_CLASSES] = { 0 }, beside_us = 0, sum = 0;
+    add(p, c, LIST_MICRO, s, p->plan.accumulation == 1, 1, us, &beside_us);
+    for (int k = 0; k < COST_CLASSES; k++)
+        sum += us[k];
+    return sum;
+}
+
+void sched_predict_stage(const struct program *p, const struct cluster *c, struct stage_times *out)
+{
+    *out = (struct stage_times){ 0 };
+    sched_predict(p, c, &out->cost);
+    for (int part = 0; part < p->plan.chunks && p->plan.stages > 1; part++) {
+        out->forward_us[part] = section_us(p, c, p->forward[part]);
+        out->backward_us[part] = section_us(p, c, p->backward[part]);
+    }
+}
+
+double sched_works_us(const struct plan_cost *cost)
+{
+    return cost->step_us - cost->bubble_us;
+}
+
+/* Of all micro-batches. */
+static double sections_us(const struct plan *p, const struct stage_times *t)
+{
+    double us = 0;
+    for (int part = 0; part < p->chunks; part++)
+        us += t->forward_us[part] + t->backward_us[part];
+    return us * (double)p->accumulation;
+}
+
+/* Stages reduce and update when all have computed. */
+void sched_predict_pipeline(const struct plan *p, const struct stage_times *stage, struct plan_cost *out)
+{
+    double forward_us[PLAN_PARTS], backward_us[PLAN_PARTS];
+    for (int s = 0; s < p->stages; s++)
+        for (int part = 0; part < p->chunks; part++) {
+            forward_us[s * p->chunks + part] = stage[s].forward_us[part];
+            backward_us[s * p->chunks + part] = stage[s].backward_us[part];
+        }
+    const double all = pipeline_us(p->stages, p->chunks, p->accumulation, forward_us, backward_us);
+    *out = (struct plan_cost){ 0 };
+    for (int s = 0; s < p->stages; s++) {
+        struct plan_cost cost = stage[s].cost;
+        const double works = sched_works_us(&cost);
+        cost.bubble_us = all - sections_us(p, &stage[s]);
+        cost.step_us = works + cost.bubble_us;
+        if (cost.step_us > out->step_us)
+            *out = cost;
+    }
 }

@@ -4,6 +4,16 @@
 #include "plan/cluster.h"
 #include "sched/sched.h"
 void sched_predict(const struct program *p, const struct cluster *c, struct plan_cost *out);
+struct stage_times {
+    struct plan_cost cost; /* as if all stages were equal */
+    double forward_us[PLAN_CHUNKS],
+        backward_us[PLAN_CHUNKS]; /* of its parts, for a micro-batch; without a pipeline 0 */
+};
+void sched_predict_stage(const struct program *p, const struct cluster *c, struct stage_times *out);
+/* Of the stage whose step is the longest, with what it waits by the schedule of all; [stages]. */
+void sched_predict_pipeline(const struct plan *p, const struct stage_times *stage, struct plan_cost *out);
+/* Without the bubble, which depends on all stages. */
+double sched_works_us(const struct plan_cost *cost);
 /* What one call of an operator costs (op.h: cost); both: forward and backward. */
 void sched_cost(const struct instr *in, double *flops, double *bytes);
 /* The call of an operator as tables of rates know it (plan/rates.h). */
