@@ -1,6 +1,6 @@
 /* cut.c - see cut.h. */
 #include "plan/cut.h"
-#include "plan/component.h"
+#include "plan/layout.h"
 #include <math.h>
 #include <string.h>
 
@@ -151,19 +151,22 @@ static int part_of(const struct plan *p, int node)
     return part;
 }
 
-static bool check_params(const struct plan *p, const struct graph *g, int *stage, struct err *e)
+/* A parameter that several nodes read is one matrix for both ends of the model, and of the pipeline (layout.h: SHARED). */
+static bool check_params(const struct plan *p, const struct graph *g, const bool *expert, int *reader,
+                         struct err *e)
 {
     for (int i = 0; i < g->n_nodes; i++)
         for (int j = 0; j < g->nodes[i].anno->n_inputs; j++) {
-            const int param = g->values[g->nodes[i].arg[j]].param, here = part_of(p, i) % p->stages + 1;
+            const int param = g->values[g->nodes[i].arg[j]].param, part = part_of(p, i);
             if (param < 0)
                 continue;
-            if (stage[param] && stage[param] != here)
+            if (reader[param] && (reader[param] != 1 || part != plan_parts(p) - 1 || expert[param]))
                 return err_code(e, EXIT_USAGE,
-                                "--pipeline_stages %d: %s is used in stages %d and %d, and weights shared by "
-                                "stages (tied embeddings) are not supported: expected 1 stage",
-                                p->stages, g->params.item[param].name, stage[param] - 1, here - 1);
-            stage[param] = here;
+                                "--pipeline_stages %d: %s is used in parts %d and %d of %d: expected the "
+                                "first and the last one, as tied embeddings are, or 1 stage",
+                                p->stages, g->params.item[param].name, reader[param] - 1, part,
+                                plan_parts(p));
+            reader[param] = part + 1;
         }
     return true;
 }
@@ -182,7 +185,7 @@ bool cut_check(const struct plan *p, const struct graph *g, struct err *e)
     if (!ok)
         err_set(e,
                 "plan: cut, expected ascending nodes between which only a residual sum and its addend live");
-    ok = ok && check_params(p, g, ARENA_NEW(a, int, g->params.n), e);
+    ok = ok && check_params(p, g, layout_experts(a, g), ARENA_NEW(a, int, g->params.n), e);
     arena_free(a);
     return ok;
 }

@@ -14,5 +14,5 @@ struct cut_places {
 void cut_places(struct arena *a, const struct graph *g, const struct cluster *c, struct cut_places *out);
 /* Fills p->cut so that the slowest part takes the least time. Too few places to cut at: false. */
 bool cut_choose(const struct graph *g, const struct cluster *c, struct plan *p, struct err *e);
-/* Cuts in ascending order at such places, and no parameter in two stages. */
+/* Cuts in ascending order at such places; a parameter in one part, or in the first and the last one. */
 bool cut_check(const struct plan *p, const struct graph *g, struct err *e);

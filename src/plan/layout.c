@@ -179,11 +179,46 @@ static bool *params_of_stage(struct arena *a, const struct graph *g, const struc
     return held;
 }
 
+/* Does a node of [0, node) read the parameter? */
+static bool is_read_before(const struct graph *g, int node, int param)
+{
+    for (int i = 0; i < node; i++)
+        for (int j = 0; j < g->nodes[i].anno->n_inputs; j++)
+            if (g->values[g->nodes[i].arg[j]].param == param)
+                return true;
+    return false;
+}
+
+bool layout_gradient_is_apart(const struct graph *g, const struct layout *l, int node, int param)
+{
+    return l->apart && l->place[param].flat == SHARED && !is_read_before(g, node, param);
+}
+
+/* By parameter: do two stages read it? Under --reproducible: would they, if there were two? */
+static bool *shared_params(struct arena *a, const struct graph *g, const struct plan *p)
+{
+    bool *shared = ARENA_NEW(a, bool, g->params.n);
+    int *reader = ARENA_NEW(a, int, g->params.n); /* 1 + stage of the first one */
+    for (int part = 0; part < plan_parts(p); part++) {
+        int node, last;
+        for (plan_part_nodes(p, g->n_nodes, part, &node, &last); node < last; node++)
+            for (int j = 0; j < g->nodes[node].anno->n_inputs; j++) {
+                const int param = g->values[g->nodes[node].arg[j]].param, here = part % p->stages + 1;
+                if (param < 0)
+                    continue;
+                if (reader[param] && (p->stages > 1 ? reader[param] != here : p->reproducible))
+                    shared[param] = true;
+                reader[param] = reader[param] ? reader[param] : here;
+            }
+    }
+    return shared;
+}
+
 static void place_params(struct arena *a, const struct graph *g, const struct plan *p, struct layout *l)
 {
     const bool *held = params_of_stage(a, g, p, l->stage);
     const int *dims = sliced_dims(a, g, l);
-    const bool *expert = layout_experts(a, g);
+    const bool *expert = layout_experts(a, g), *shared = shared_params(a, g, p);
     l->place = ARENA_NEW(a, struct place, g->params.n);
     for (int i = 0; i < g->params.n; i++) {
         const struct param *w = &g->params.item[i];
@@ -199,18 +234,22 @@ static void place_params(struct arena *a, const struct graph *g, const struct pl
             place_sliced(w, dim, p->tensor_parallel, l->tensor_index, at);
         if (expert[i])
             place_expert(w, p->expert_parallel, l->ep_index, at);
+        if (shared[i] && !expert[i])
+            at->flat = SHARED;
         at->at = l->flat[at->flat].n_elements;
         if (!held[i])
             at->end = at->begin;
         l->flat[at->flat].n_elements = (at->at + at->end - at->begin + ALIGN - 1) / ALIGN * ALIGN;
     }
+    l->home = l->stage == p->stages - 1;
+    l->apart = p->stages == 1 && l->flat[SHARED].n_elements > 0;
 }
 
 enum { BUCKETS = 64 }; /* of a flat space, about */
 
 static void list_buckets(struct arena *a, const struct graph *g, struct layout *l)
 {
-    int open[FLATS] = { -1, -1, -1 };
+    int open[FLATS] = { -1, -1, -1, -1 };
     l->bucket_of = ARENA_NEW(a, int, g->params.n);
     l->bucket = ARENA_NEW(a, struct bucket, g->params.n);
     for (int i = 0; i < g->params.n; i++) {
@@ -278,7 +317,8 @@ static void cut_flat(struct arena *a, const struct layout *l, int which, struct 
 
 struct flat layout_flat(const struct plan *p, int rank, int which)
 {
-    const int apart[FLATS] = { 1, p->expert_parallel * p->width_parallel, p->tensor_parallel },
+    const int shared = p->vocabulary_parallel > 1 ? p->tensor_parallel : 1, /* what is tied is its matrix */
+        apart[FLATS] = { 1, p->expert_parallel * p->width_parallel, p->tensor_parallel, shared },
               stride = apart[which];
     const int worker = plan_worker(p, rank);
     return (struct flat){ .n_ranks = plan_workers(p) / stride,

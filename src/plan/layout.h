@@ -1,7 +1,9 @@
 /* layout.h - where the elements of parameters lie under a plan: pure functions of (graph, plan, rank).
  * All dense parameters of a rank stand back to back in one flat space, all expert parameters (its experts
- * or its slices of them only) in another, its slices of tensor-parallel parameters in a third. The ranks that hold the same elements form
- * a replica group. Gradients are reduced over the replica group; each member ends up with one fine range, each
+ * or its slices of them only) in another, its slices of tensor-parallel parameters in a third. What both ends of a pipeline
+ * read (a tied embedding) is in a fourth, SHARED, which is the same on both: a worker of one owns what that worker of the
+ * other one does. Under --reproducible it is there without a pipeline too, so that its gradients are added in the same
+ * order (doc/adr/0020). The ranks of a stage that hold the same elements form a replica group. Gradients are reduced over the replica group; each member ends up with one fine range, each
  * shard owner with one coarse range.
  *
  * A rank holds a contiguous range of each parameter *in held order*. That is the order of the parameter, but for those
@@ -10,9 +12,9 @@
 #pragma once
 #include "plan/component.h"
 #include "plan/plan.h"
-enum { DENSE, EXPERT, TENSOR, FLATS };
+enum { DENSE, EXPERT, TENSOR, SHARED, FLATS };
 struct place {
-    int flat;            /* DENSE, EXPERT or TENSOR */
+    int flat;            /* DENSE, EXPERT, TENSOR or SHARED */
     int64_t at;          /* first element in the flat space */
     int64_t n_elements;  /* of the full parameter */
     int64_t begin, end;  /* elements of the full parameter held by this rank, in held order */
@@ -43,6 +45,8 @@ struct layout {
     struct components tensor;                /* what is split over the tensor group */
     struct place *place;                     /* by parameter; empty where another stage has it */
     struct flat flat[FLATS];
+    bool home;                 /* of SHARED: the stage whose ranks count it in the norm and save it */
+    bool apart;                /* SHARED is not empty, and this stage has both ends of the model */
     int n_buckets, *bucket_of; /* by parameter; -1: not held */
     struct bucket *bucket;
     int64_t n_chunks_total; /* over all parameters in full */
@@ -64,6 +68,8 @@ void layout_place(struct arena *a, const struct graph *g, const struct plan *p, 
  * over the micro-batches first, so they are whole. */
 bool layout_shards_gradients(const struct plan *p, const struct flat *f);
 bool layout_shards_weights(const struct plan *p, const struct flat *f);
+/* Is this gradient of SHARED kept apart from that of a node in front, which reads the parameter too? */
+bool layout_gradient_is_apart(const struct graph *g, const struct layout *l, int node, int param);
 /* Does the node run with the tokens of the whole tensor group? */
 bool layout_is_tensor(const struct layout *l, int node);
 int layout_fine_of(const struct flat *f, int member);    /* which fine range a member reduces */

@@ -140,6 +140,7 @@ static const char *name_of(const struct instr *in)
                                         [RUN_PARTS] = "(parts)",
                                         [RUN_REDUCE] = "(reduce)",
                                         [RUN_MIRROR] = "(mirror)",
+                                        [RUN_SUM_ENDS] = "(ends)",
                                         [RUN_TENSOR_GATHER] = "(tensor gather)",
                                         [RUN_TENSOR_SCATTER] = "(tensor scatter)",
                                         [RUN_PASS_OUT] = "(pass)",

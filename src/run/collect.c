@@ -13,6 +13,7 @@ static size_t staging_of(const struct exec *x, const struct instr *in)
     size_t outer, inner;
     switch (in->kind) {
     case RUN_REDUCE:
+    case RUN_SUM_ENDS:
     case RUN_ROUTE:
         return buffer_bytes(x, in->ref[1]);
     case RUN_SEND:
@@ -233,6 +234,27 @@ void collect_reduce(struct exec *x, const struct instr *reduce, bool first)
             .add = in->add && !in->spread });
         if (in->spread)
             pass_on(x, in, at, &r);
+    }
+}
+
+/* Both ends own the same range, and each adds first what the first stage has. */
+void collect_ends(struct exec *x, const struct instr *in)
+{
+    const enum dtype t = gradient_type(x);
+    int64_t begin, end, rows[2], from[2], to[2] = { 0, in->n };
+    owned_of(&x->program->layout.flat[in->flat], in, x->program->layout.flat[in->flat].index, &begin, &end);
+    for (int64_t at = begin; at < end; at += in->n) {
+        char *const here = exec_at(x, element(in->ref[0], at, t));
+        rows[0] = rows[1] = clamp(end - at, 0, in->n);
+        from[0] = from[1] = 0;
+        comm_exchange(x->both_ends, here, exec_at(x, in->ref[1]), &(struct comm_rows){ rows, from, rows, to },
+                      (int64_t)num_dtype_bytes(t));
+        x->device->sum(&(struct device_sum){ .parts = exec_at(x, in->ref[1]),
+                                             .out = here,
+                                             .type = t,
+                                             .n_parts = 2,
+                                             .stride = in->n,
+                                             .n = rows[0] });
     }
 }
 

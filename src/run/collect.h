@@ -7,5 +7,6 @@ void collect_staging(struct exec *x); /* reserves the host memory that the lists
 void collect_parts(struct exec *x, const struct instr *in);
 void collect_reduce(struct exec *x, const struct instr *reduce, bool first); /* first: see instr_add */
 void collect_mirror(struct exec *x, const struct instr *in);
+void collect_ends(struct exec *x, const struct instr *in);
 void collect_gather(struct exec *x, const struct instr *in);
 bool collect_norm(struct exec *x, const struct instr *in); /* false: nothing may be updated */

@@ -190,11 +190,13 @@ static void make_groups(struct arena *a, struct exec *x)
     const struct program *p = x->program;
     x->expert = group_of(a, p, "experts", GROUP_EXPERT, 0);
     x->tensor = group_of(a, p, "tensors", GROUP_TENSOR, 0);
+    x->both_ends = group_of(a, p, "ends of the pipeline", GROUP_ENDS, 0);
     for (int i = 0; i < FLATS; i++) {
         static const char *const names[FLATS][3] = {
             { "replicas, dense", "mirror, dense", "shards, dense" },
             { "replicas, experts", "mirror, experts", "shards, experts" },
-            { "replicas, slices", "mirror, slices", "shards, slices" }
+            { "replicas, slices", "mirror, slices", "shards, slices" },
+            { "replicas, tied", "mirror, tied", "shards, tied" }
         };
         x->replica[i] = group_of(a, p, names[i][0], GROUP_REPLICA, i);
         x->mirror[i] = group_of(a, p, names[i][1], GROUP_MIRROR, i);
@@ -337,6 +339,9 @@ static bool run_one(struct exec *x, enum list_kind which, int index, const struc
         return true;
     case RUN_MIRROR:
         collect_mirror(x, in);
+        return true;
+    case RUN_SUM_ENDS:
+        collect_ends(x, in);
         return true;
     case RUN_GATHER:
         collect_gather(x, in);

@@ -21,7 +21,7 @@ struct exec {
     struct call *calls[LISTS];    /* by slot and instruction; pointers bound */
     int64_t slot, n_slots[LISTS]; /* of the micro-batch that is being run (sched.h) */
     struct pass *pass;            /* pass.h: messages */
-    struct comm_group *replica[FLATS], *mirror[FLATS], *shard[FLATS], *expert, *tensor;
+    struct comm_group *replica[FLATS], *mirror[FLATS], *shard[FLATS], *expert, *tensor, *both_ends;
     struct step_control control;
     bool first,
         last; /* set by the host: the micro-batch is the first of a sum (instr_add), the last of its step */

@@ -102,6 +102,8 @@ struct ckpt_holding *weights_holdings(struct arena *a, const struct graph *g, co
             const struct flat *f = &l.flat[l.place[i].flat];
             const int fine = layout_fine_of(f, f->index);
             int64_t first, last;
+            if (l.place[i].flat == SHARED && !l.home)
+                continue; /* the other end saves it */
             if (keeps(p, &l, i, &first, &last))
                 h[r].weights[h[r].n_weights++] = (struct ckpt_range){ i, first, last, 0 };
             if (overlap(&l, i, l.place[i].flat, f->cut[fine], f->cut[fine + 1], &first, &last))
@@ -175,7 +177,7 @@ const char *weights_chunk_tensor(struct arena *a, const struct graph *g, const s
     struct plan one = *p; /* one rank holds every chunk */
     struct layout l;
     one.n_ranks = one.unit_ranks = one.expert_parallel = one.tensor_parallel = one.width_parallel =
-        one.zero_ranks = one.stages = one.chunks = 1;
+        one.zero_ranks = one.stages = one.chunks = one.vocabulary_parallel = 1;
     layout_make(a, g, &one, 0, &l);
     for (int i = 0; i < l.n_chunks; i++) {
         if (l.chunk[i].id != id)

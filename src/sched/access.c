@@ -73,6 +73,7 @@ int access_list(const struct program *p, const struct instr *in, struct access o
                                         [RUN_TENSOR_SCATTER] = 1 << 1 | 1 << 2,
                                         [RUN_PARTS] = 1 << 0 | 1 << 1,
                                         [RUN_MIRROR] = 1 << 0,
+                                        [RUN_SUM_ENDS] = 1 << 0 | 1 << 1,
                                         [RUN_PASS_OUT] = 1 << 1,
                                         [RUN_PASS_IN] = 1 << 0 | 1 << 1,
                                         [RUN_NORM_SUM] = 1 << 0 | 1 << 1,

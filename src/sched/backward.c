@@ -165,6 +165,20 @@ static struct ref grad_arg(struct lower *l, int node, int j, bool inside)
                : lower_enter(l, LIST_MICRO, node, j, lower_grad(l, node, j, false));
 }
 
+/* Bits of gradients that no earlier step of this rank writes: each end of a tied parameter has its own sum. */
+static uint32_t first_of(const struct lower *l, const struct back *b)
+{
+    const struct graph *g = l->p->graph;
+    const struct node *n = &g->nodes[b->node];
+    uint32_t first = b->first;
+    for (int j = 0; j < n->anno->n_inputs; j++) {
+        const int param = g->values[n->arg[j]].param;
+        if (param >= 0 && l->p->layout.place[param].flat == SHARED)
+            first |= b->add & 1u << j;
+    }
+    return first;
+}
+
 void lower_backward_op(struct lower *l, const struct back *b, bool inside)
 {
     const uint32_t want = inside || lower_is_tensor(l, b->node) ? b->want : pass_gradients(l, b);
@@ -187,9 +201,10 @@ void lower_backward_op(struct lower *l, const struct back *b, bool inside)
     }
     struct instr *i = lower_emit_op(l, LIST_MICRO, b->node, true);
     i->add = b->add;
-    i->first_writes = inside && l->round > 0 ? 0 : b->first; /* later rounds add to the first one */
+    const uint32_t first = first_of(l, b);
+    i->first_writes = inside && l->round > 0 ? 0 : first; /* later rounds add to the first one */
     for (int j = 0; j < a->n_args; j++) {
-        if ((b->first >> j & 1) && lower_is_new(l, g->values[g->nodes[b->node].arg[j]].param))
+        if ((first >> j & 1) && lower_is_new(l, g->values[g->nodes[b->node].arg[j]].param))
             i->add &= ~(1u << j);
         i->arg[j] = at.arg[j];
         i->grad[j] = at.grad[j];

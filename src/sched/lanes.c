@@ -25,6 +25,7 @@ static bool goes_beside(enum instr_kind kind)
     case RUN_TENSOR_SCATTER:
     case RUN_REDUCE:
     case RUN_MIRROR:
+    case RUN_SUM_ENDS:
     case RUN_GATHER:
         return true;
     default: /* the host passes messages and sums norms itself */

@@ -255,7 +255,7 @@ struct ref lower_grad(struct lower *l, int node, int arg, bool inside)
     const value v = g->nodes[node].arg[arg];
     const struct value_info *info = &g->values[v];
     if (info->kind == VALUE_PARAM)
-        return lower_gradient(l, info->param);
+        return lower_gradient(l, node, info->param);
     struct ref *at = inside ? &l->inner_grad[l->round][v] : &l->p->grad[v];
     if (at->buffer < 0)
         *at = (struct ref){

@@ -65,7 +65,7 @@ void lower_leave(struct lower *l, enum list_kind which, int node, int arg, struc
 void lower_shards_begin(struct lower *l);
 void lower_forget_weights(struct lower *l);                         /* what was gathered is let go */
 struct ref lower_weight(struct lower *l, int param);                /* gathers its bucket if need be */
-struct ref lower_gradient(struct lower *l, int param);              /* its place */
+struct ref lower_gradient(struct lower *l, int node, int param);    /* its place, by this node */
 bool lower_is_new(const struct lower *l, int param);                /* is it not to be added to at first? */
 void lower_touch_params(struct lower *l, int node, bool gradients); /* so that nothing is gathered later */
 /* With plan.overlap: gathers what `node` reads, or backward of it, for which it must be there. Then lower_fetch_next() for

@@ -17,6 +17,8 @@ enum group_kind sched_group(enum instr_kind kind)
         return GROUP_MIRROR;
     case RUN_GATHER:
         return GROUP_SHARD;
+    case RUN_SUM_ENDS:
+        return GROUP_ENDS;
     case RUN_NORM_SUM:
         return GROUP_ALL;
     case RUN_PASS_OUT:
@@ -43,6 +45,14 @@ static struct members of_flat(const struct plan *p, int rank, enum group_kind ki
     return (struct members){ f.first_rank, f.stride, f.n_ranks };
 }
 
+static struct members ends(const struct plan *p, int rank)
+{
+    const int stage = plan_stage(p, rank), far = (p->stages - 1) * plan_workers(p);
+    if (p->stages == 1 || (stage != 0 && stage != p->stages - 1))
+        return (struct members){ rank, 1, 1 };
+    return (struct members){ plan_worker(p, rank), far, 2 };
+}
+
 struct members sched_members(const struct plan *p, int rank, enum group_kind kind, int flat)
 {
     const int worker = plan_worker(p, rank);
@@ -57,6 +67,8 @@ struct members sched_members(const struct plan *p, int rank, enum group_kind kin
                                  p->width_parallel, p->expert_parallel };
     case GROUP_TENSOR:
         return (struct members){ rank - worker % p->tensor_parallel, 1, p->tensor_parallel };
+    case GROUP_ENDS:
+        return ends(p, rank);
     case GROUP_ALL:
         return (struct members){ 0, 1, p->n_ranks };
     case GROUP_SELF:

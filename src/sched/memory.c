@@ -217,8 +217,8 @@ void sched_assign(struct program *p, struct arena *a)
 
 const char *const sched_kind_name[] = { "op",     "zero",   "route",         "round",          "round end",
                                         "send",   "return", "tensor gather", "tensor scatter", "parts",
-                                        "reduce", "mirror", "pass out",      "pass in",        "norm",
-                                        "gather" };
+                                        "reduce", "mirror", "sum of ends",   "pass out",       "pass in",
+                                        "norm",   "gather" };
 
 static void print_ref(const struct program *p, struct str *out, const char *label, struct ref r)
 {

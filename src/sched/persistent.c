@@ -66,7 +66,8 @@ static void make_flats(struct lower *l, bool training)
 {
     static const char *const names[FLATS][2] = { { "dense weights", "dense gradients" },
                                                  { "expert weights", "expert gradients" },
-                                                 { "sliced weights", "sliced gradients" } };
+                                                 { "sliced weights", "sliced gradients" },
+                                                 { "tied weights", "tied gradients" } };
     struct program *p = l->p;
     for (int i = 0; i < FLATS; i++) {
         const struct flat *f = &p->layout.flat[i];
@@ -76,6 +77,9 @@ static void make_flats(struct lower *l, bool training)
             p->gradients[i] = flat_range(l, names[i][1], MEM_GRADIENTS, f,
                                          layout_shards_gradients(&p->plan, f), p->plan.numbers.gradient);
     }
+    if (training && p->layout.apart)
+        p->apart = flat_range(l, "tied gradients, apart", MEM_GRADIENTS, &p->layout.flat[SHARED], false,
+                              p->plan.numbers.gradient);
 }
 
 /* One buffer for each kind of state of all parameters of a flat space; every part begins at a multiple of 64. */
@@ -83,7 +87,8 @@ static void make_states(struct lower *l)
 {
     static const char *const names[FLATS][3] = { { "dense exp_avg", "dense exp_avg_sq", "dense master" },
                                                  { "expert exp_avg", "expert exp_avg_sq", "expert master" },
-                                                 { "sliced exp_avg", "sliced exp_avg_sq", "sliced master" } };
+                                                 { "sliced exp_avg", "sliced exp_avg_sq", "sliced master" },
+                                                 { "tied exp_avg", "tied exp_avg_sq", "tied master" } };
     struct program *p = l->p;
     int64_t moments[FLATS] = { 0 }, masters[FLATS] = { 0 };
     p->state = ARENA_NEW(l->arena, struct state, p->graph->params.n);
@@ -146,7 +151,7 @@ void lower_make_persistent(struct lower *l, bool training)
     struct program *p = l->p;
     for (int i = 0; i < FLATS; i++)
         p->weights[i] = p->gradients[i] = NOWHERE;
-    p->control = p->chunk_sums = p->nll_weight = p->aux_weight = p->kept = p->inputs = NOWHERE;
+    p->apart = p->control = p->chunk_sums = p->nll_weight = p->aux_weight = p->kept = p->inputs = NOWHERE;
     make_flats(l, training);
     make_kept(l);
     make_inputs(l);

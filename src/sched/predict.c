@@ -149,6 +149,15 @@ static double collective_us(const struct program *p, const struct instr *in, con
            (in->kind == RUN_REDUCE ? 1e6 * 2 * bytes / c->memory_bytes_per_s : 0);
 }
 
+/* A member's range, evenly cut, once out and once in; it reads two and writes one. */
+static double ends_us(const struct program *p, const struct instr *in, const struct cluster *c)
+{
+    const double bytes = (double)in->n_elements * (double)num_dtype_bytes(p->plan.numbers.gradient) /
+                         p->layout.flat[in->flat].n_ranks;
+    return link_us(bytes, 1, cluster_link(c, p->plan.n_ranks, p->plan.n_ranks), TRANSFER_REDUCE) +
+           1e6 * 3 * bytes / c->memory_bytes_per_s;
+}
+
 /* Bytes that one member receives (gather) or sends (scatter): those of all others' tokens. */
 static double tensor_us(const struct program *p, const struct instr *in, const struct cluster *c)
 {
@@ -174,6 +183,7 @@ enum cost_class sched_cost_class(const struct instr *in, enum list_kind which)
         return COST_EXCHANGE;
     case RUN_REDUCE:
     case RUN_MIRROR:
+    case RUN_SUM_ENDS:
     case RUN_GATHER:
     case RUN_NORM_SUM:
         return COST_REDUCE;
@@ -200,6 +210,8 @@ double sched_instr_us(const struct program *p, const struct instr *in, const str
     case RUN_MIRROR:
     case RUN_GATHER:
         return collective_us(p, in, c);
+    case RUN_SUM_ENDS:
+        return ends_us(p, in, c);
     case RUN_NORM_SUM:
         return n > 1 ? link_us((double)in->n * 8, n - 1, links_of(p, c, n, 1), TRANSFER_GATHER) : 0;
     case RUN_TENSOR_GATHER:

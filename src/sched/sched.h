@@ -34,6 +34,7 @@ enum instr_kind {
     RUN_PARTS,  /* tree sum of the n_parts parts ref[0] into ref[1], n elements; add: to what is there */
     RUN_REDUCE, /* gradients ref[0] of flat `flat`, elements [first, first + n_elements): tree sum over the replica group into each member's fine range of ref[2] (add: to what is there); ref[1] staging. spread: every member sums its part of the range, whoever owns it, and sends the owners what is theirs */
     RUN_MIRROR, /* gradients ref[0]: members with the same shard exchange their fine ranges */
+    RUN_SUM_ENDS, /* gradients ref[0] of SHARED, this rank's fine range: + those of the rank at the other end of the pipeline; ref[1] staging, n elements for each of the two */
     RUN_PASS_OUT, /* n bytes of ref[0] to rank `peer`, from one of the PASS_COPIES in ref[1] on a device; goes on at once */
     RUN_PASS_IN, /* n bytes from rank `peer` to ref[0], through ref[1] on a device */
     RUN_NORM_SUM, /* all-reduce of n doubles ref[0] of which one rank holds each, then the clip factor into ref[1] */
@@ -114,6 +115,7 @@ enum group_kind {
     GROUP_SHARD,   /* of those: own one copy's shards together */
     GROUP_EXPERT,
     GROUP_TENSOR,
+    GROUP_ENDS, /* this worker of the first and of the last stage */
     GROUP_ALL,
     GROUP_KINDS
 };
@@ -156,8 +158,9 @@ struct program {
     int64_t in_flight[PLAN_CHUNKS]; /* micro-batches under way, at most */
     struct plan_memory memory;
     struct ref *value, *grad; /* by graph value: where it lies (persistent ones and those the host reads) */
-    struct ref weights[FLATS], gradients[FLATS];            /* flat spaces */
-    struct state *state;                                    /* by parameter */
+    struct ref weights[FLATS], gradients[FLATS]; /* flat spaces */
+    struct ref apart;    /* layout.apart: gradients of SHARED by the nodes that read it first */
+    struct state *state; /* by parameter */
     struct ref control, chunk_sums, nll_weight, aux_weight; /* control: of op_adamw */
     struct ref inputs, kept; /* whole buffers: inputs and loss weights; values that the host reads */
     int recompute_most;      /* stash.h */

@@ -63,7 +63,8 @@ bool lower_reduces_early(const struct lower *l, int flat)
 {
     const struct plan *p = &l->p->plan;
     const struct flat *f = &l->p->layout.flat[flat];
-    return l->early && f->n_ranks > 1 && !layout_shards_gradients(p, f) && !lower_keeps_parts(l, flat);
+    return l->early && f->n_ranks > 1 && !(flat == SHARED && l->p->layout.apart) &&
+           !layout_shards_gradients(p, f) && !lower_keeps_parts(l, flat);
 }
 
 /* Twice the bytes under backward take less of a step than once behind it, where backward of a micro-batch is longer. */
@@ -166,13 +167,15 @@ bool lower_is_new(const struct lower *l, int param)
            !l->zeros[y->bucket_of[param]];
 }
 
-struct ref lower_gradient(struct lower *l, int param)
+struct ref lower_gradient(struct lower *l, int node, int param)
 {
     const struct program *p = l->p;
     const struct place *at = &p->layout.place[param];
     const enum dtype t = p->plan.numbers.gradient;
     if (lower_keeps_parts(l, at->flat))
         return l->parts[param];
+    if (layout_gradient_is_apart(p->graph, &p->layout, node, param))
+        return at_element(p->apart, at->at, t);
     if (!layout_shards_gradients(&p->plan, &p->layout.flat[at->flat]))
         return at_element(p->gradients[at->flat], at->at, t);
     const struct bucket *b = bucket_of(l, param);
@@ -197,7 +200,7 @@ void lower_touch_params(struct lower *l, int node, bool gradients)
             continue;
         lower_weight(l, param);
         if (gradients)
-            lower_gradient(l, param);
+            lower_gradient(l, node, param);
     }
 }
 

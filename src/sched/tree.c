@@ -6,9 +6,10 @@
 #include "sched/lower.h"
 
 struct tree {
-    int *chunk;       /* by parameter: the part of this stage that has it */
-    struct ref *flat; /* [levels][FLATS] */
-    struct ref *part; /* [levels][parameters]: of gradients that are kept apart by sender */
+    int *chunk;        /* by parameter: the part of this stage that has it */
+    struct ref *flat;  /* [levels][FLATS] */
+    struct ref *part;  /* [levels][parameters]: of gradients that are kept apart by sender */
+    struct ref *apart; /* [levels]: of program.apart */
 };
 
 static int64_t held(const struct lower *l, int param)
@@ -40,7 +41,12 @@ static void make_levels(struct lower *l, int levels, struct tree *t)
     const int n = p->graph->params.n;
     t->flat = ARENA_NEW(l->arena, struct ref, levels * FLATS);
     t->part = ARENA_NEW(l->arena, struct ref, levels * n + 1);
+    t->apart = ARENA_NEW(l->arena, struct ref, levels);
     for (int k = 0; k < levels; k++) {
+        if (p->layout.apart)
+            t->apart[k] = (struct ref){
+                lower_persistent(l, "sums of shards", MEM_GRADIENTS, p->buffers[p->apart.buffer].bytes), 0
+            };
         for (int f = 0; f < FLATS; f++)
             if (!lower_keeps_parts(l, f))
                 t->flat[k * FLATS + f] =
@@ -86,6 +92,8 @@ static void emit_level(struct lower *l, const struct tree *t, int chunk, int lev
 {
     const struct program *p = l->p;
     const int n = p->graph->params.n;
+    if (p->layout.apart)
+        emit(l, p->apart, t->apart[level], p->layout.flat[SHARED].n_elements, keep);
     for (int f = 0; f < FLATS; f++)
         for (int i = 0; i < n;) {
             if (p->layout.place[i].flat != f || !held(l, i) || t->chunk[i] != chunk) {

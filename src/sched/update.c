@@ -36,16 +36,53 @@ struct instr *lower_reduce(struct lower *l, enum list_kind which, const struct b
     return i;
 }
 
+/* The sum of a node that reads a tied parameter, and that of the other one: over the ranks first, then of the two. */
+static void add_apart(struct lower *l)
+{
+    struct program *p = l->p;
+    const struct flat *f = &p->layout.flat[SHARED];
+    const enum dtype t = p->plan.numbers.gradient;
+    const int fine = layout_fine_of(f, f->index);
+    if (f->n_ranks > 1)
+        lower_reduce(l, LIST_UPDATE, &(struct bucket){ SHARED, 0, f->n_elements }, p->apart, p->apart);
+    if (f->cut[fine] == f->cut[fine + 1])
+        return;
+    struct instr *i = lower_emit(l, LIST_UPDATE, RUN_PARTS, p->buffers[p->apart.buffer].name);
+    i->n_parts = 1;
+    i->add = 1;
+    i->n = f->cut[fine + 1] - f->cut[fine];
+    i->ref[0] = lower_at(p->apart, f->cut[fine], t);
+    i->ref[1] = lower_at(p->gradients[SHARED], f->cut[fine], t);
+}
+
+/* In a pipeline the other one is at the other end. */
+static void add_ends(struct lower *l)
+{
+    struct program *p = l->p;
+    const struct flat *f = &p->layout.flat[SHARED];
+    const int64_t n = f->n_elements, most = staging_elements(p, LIST_UPDATE, 2);
+    struct instr *i = lower_emit(l, LIST_UPDATE, RUN_SUM_ENDS, p->buffers[p->gradients[SHARED].buffer].name);
+    i->flat = SHARED;
+    i->n_elements = n;
+    i->n = n < most ? n : most;
+    i->ref[0] = p->gradients[SHARED];
+    i->ref[1] = (struct ref){ lower_buffer(l, "sum of ends, staging", MEM_EXCHANGE,
+                                           i->n * 2 * (int64_t)num_dtype_bytes(p->plan.numbers.gradient)),
+                              0 };
+}
+
 static void reduce_flat(struct lower *l, int which)
 {
     struct program *p = l->p;
     const struct flat *f = &p->layout.flat[which];
     const struct ref all = p->gradients[which];
-    if (f->n_ranks == 1 || f->n_elements == 0)
+    if (f->n_elements == 0)
         return;
-    if ((!layout_shards_gradients(&p->plan, f) && !lower_reduces_early(l, which)) ||
-        lower_keeps_parts(l, which))
+    if (f->n_ranks > 1 && ((!layout_shards_gradients(&p->plan, f) && !lower_reduces_early(l, which)) ||
+                           lower_keeps_parts(l, which)))
         lower_reduce(l, LIST_UPDATE, &(struct bucket){ which, 0, f->n_elements }, all, all);
+    if (which == SHARED)
+        (p->layout.apart ? add_apart : add_ends)(l);
     if (f->n_ranks / f->n_shards > 1) {
         struct instr *i = lower_emit(l, LIST_UPDATE, RUN_MIRROR, p->buffers[all.buffer].name);
         i->flat = which;
@@ -68,8 +105,11 @@ static void sum_parts(struct lower *l)
     }
 }
 
-static bool mine(const struct flat *f, const struct chunk *c)
+static bool mine(const struct layout *y, const struct chunk *c)
 {
+    const struct flat *f = &y->flat[c->flat];
+    if (c->flat == SHARED && !y->home)
+        return false;
     const int fine = layout_fine_of(f, f->index);
     return c->at >= f->cut[fine] && c->at < f->cut[fine + 1];
 }
@@ -85,11 +125,10 @@ static void norm_sums(struct lower *l)
     for (int k = 0, run; k < y->n_chunks; k += run) {
         const struct chunk *c = &y->chunk[k];
         run = 1;
-        if (!mine(&y->flat[c->flat], c))
+        if (!mine(y, c))
             continue;
         while (k + run < y->n_chunks && c[run].n_elements == c->n_elements && c[run].flat == c->flat &&
-               c[run].id == c->id + run && c[run].at == c->at + run * c->n_elements &&
-               mine(&y->flat[c->flat], &c[run]))
+               c[run].id == c->id + run && c[run].at == c->at + run * c->n_elements && mine(y, &c[run]))
             run++;
         i = lower_emit(l, LIST_UPDATE, RUN_OP, "gradient norm");
         i->op = &op_sqsum;
