@@ -163,7 +163,7 @@ static void check_step(struct arena *a, const struct program *p, int rounds)
 
 TEST(the_first_micro_batch_writes)
 {
-    int n = 0, n_sharded = 0, n_apart = 0, n_parts = 0, n_tied = 0;
+    int n = 0, n_sharded = 0, n_apart = 0, n_parts = 0, n_tied = 0, n_ends = 0;
     for (uint64_t seed = 0; n < PLANS; seed++) {
         struct arena *a = arena_new("first");
         struct draw d = { seed, 0 };
@@ -171,9 +171,7 @@ TEST(the_first_micro_batch_writes)
         p.accumulation *= 2;
         p.global_batch *= 2;
         p.overlap = below(&d, 2);
-        struct model_config m = small_model(96, 32);
-        m.tied = below(&d, 3) == 0; /* two nodes give the embedding its gradient */
-        const struct graph *g = graph_for_plan(a, &p, &m);
+        const struct graph *g = random_graph(a, &d, &p); /* tied: two nodes give the embedding its gradient */
         struct program x;
         if (is_legal(g, &p)) {
             sched_lower(a, g, &p, below(&d, p.n_ranks), true, &adam, &x);
@@ -185,11 +183,13 @@ TEST(the_first_micro_batch_writes)
             n_sharded += p.zero >= 2 && !p.reproducible;
             n_apart += p.reproducible && p.expert_parallel > 1;
             n_parts += p.chunks > 1;
-            n_tied += m.tied;
+            n_tied += is_tied(g);
+            n_ends += is_tied(g) && (p.stages > 1 || p.reproducible);
             n++;
         }
         arena_free(a);
     }
-    EXPECTF(n_sharded > 20 && n_apart > 20 && n_parts > 20 && n_tied > 20,
-            "%d sharded, %d apart, %d in parts, %d tied", n_sharded, n_apart, n_parts, n_tied);
+    EXPECTF(n_sharded > 20 && n_apart > 20 && n_parts > 20 && n_tied > 20 && n_ends > 20,
+            "%d sharded, %d apart, %d in parts, %d tied, %d of them with two sums", n_sharded, n_apart,
+            n_parts, n_tied, n_ends);
 }

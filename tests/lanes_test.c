@@ -56,10 +56,10 @@ static void touch_call(const struct program *p, const struct instr *in, struct t
 static void touch(const struct program *p, const struct instr *in, struct touched *t)
 {
     static const char *const writes[] = {
-        [RUN_ROUTE] = "1",         [RUN_ROUND] = "1",           [RUN_SEND] = "14",     [RUN_RETURN] = "04",
-        [RUN_TENSOR_GATHER] = "1", [RUN_TENSOR_SCATTER] = "12", [RUN_PARTS] = "01",    [RUN_MIRROR] = "0",
-        [RUN_PASS_IN] = "01",      [RUN_PASS_OUT] = "1",        [RUN_NORM_SUM] = "01", [RUN_GATHER] = "1",
-        [RUN_ROUND_END] = ""
+        [RUN_ROUTE] = "1",         [RUN_ROUND] = "1",           [RUN_SEND] = "14",    [RUN_RETURN] = "04",
+        [RUN_TENSOR_GATHER] = "1", [RUN_TENSOR_SCATTER] = "12", [RUN_PARTS] = "01",   [RUN_MIRROR] = "0",
+        [RUN_SUM_ENDS] = "01",     [RUN_PASS_IN] = "01",        [RUN_PASS_OUT] = "1", [RUN_NORM_SUM] = "01",
+        [RUN_GATHER] = "1",        [RUN_ROUND_END] = ""
     };
     t->n = 0;
     if (in->kind == RUN_OP) {
@@ -166,7 +166,7 @@ TEST(lanes_never_meet)
         struct arena *a = arena_new("lanes");
         struct draw d = { seed, 0 };
         struct plan p = random_plan(&d);
-        const struct graph *g = small_model_graph(a, &p);
+        const struct graph *g = random_graph(a, &d, &p);
         struct program x;
         if (is_legal(g, &p)) {
             sched_lower(a, g, &p, below(&d, p.n_ranks), true, &adam, &x);

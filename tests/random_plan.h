@@ -3,6 +3,7 @@
 #include "base/rng.h"
 #include "plan/cut.h"
 #include "tests/small_model.h"
+#include <string.h>
 struct draw {
     uint64_t seed, n;
 };
@@ -41,6 +42,23 @@ static inline struct plan random_plan(struct draw *d)
     p.recompute = below(d, 2) * below(d, 60);
     p.overlap = true;
     return p;
+}
+
+/* The small model for a plan; one in three has a matrix at both of its ends. */
+static inline struct graph *random_graph(struct arena *a, struct draw *d, const struct plan *p)
+{
+    struct model_config m = small_model(96, 32);
+    m.tied = below(d, 3) == 0;
+    return graph_for_plan(a, p, &m);
+}
+
+/* Has the graph no matrix of its own for the head? */
+static inline bool is_tied(const struct graph *g)
+{
+    for (int i = 0; i < g->params.n; i++)
+        if (strstr(g->params.item[i].name, "lm_head"))
+            return false;
+    return true;
 }
 
 static inline bool is_legal(const struct graph *g, struct plan *p)

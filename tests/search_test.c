@@ -157,6 +157,7 @@ static void begin(struct world *w, uint64_t seed)
     m->experts_per_token = m->experts ? 2 : 0;
     m->shared_experts = m->experts ? 1 : 0;
     m->first_dense = m->experts ? 1 : 2;
+    m->tied = seed % 3 == 1;
     const int n = ranks[draw(w, 5)], unit = n % 2 == 0 && draw(w, 2) ? n / 2 : n;
     w->base = (struct plan){ .sequence = 16, .head_chunk = 16, .tile = 1 };
     w->limits = (struct plan_limits){ .n_ranks = n,

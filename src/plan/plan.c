@@ -211,13 +211,14 @@ static bool check_tensor(const struct plan *p, const struct graph *g, struct err
     struct arena *a = arena_new("plan check");
     struct layout l;
     const bool *expert = layout_experts(a, g);
-    int n = 0, whole = -1;
+    int n = 0, whole = -1, odd = -1;
     layout_make(a, g, p, 0, &l);
     const bool tied = l.flat[SHARED].n_elements > 0 && p->vocabulary_parallel > 1,
                splits = l.flat[TENSOR].n_elements > 0 || p->width_parallel > 1 || tied;
     for (int i = 0; i < g->params.n; i++) {
         n += expert[i];
         whole = expert[i] && l.place[i].slices == 1 ? i : whole;
+        odd = l.place[i].flat == SHARED && (l.place[i].slices > 1) != (p->vocabulary_parallel > 1) ? i : odd;
     }
     arena_free(a);
     if (!splits)
@@ -225,6 +226,9 @@ static bool check_tensor(const struct plan *p, const struct graph *g, struct err
                        "plan: tensor_parallel = %d divides neither the heads nor the widths of this model: "
                        "nothing would be split",
                        p->tensor_parallel);
+    if (odd >= 0)
+        return err_set(e, "plan: vocabulary_parallel = %d does not divide %s in multiples of %d",
+                       p->vocabulary_parallel, g->params.item[odd].name, plan_width(p));
     if (p->width_parallel > 1 && n == 0)
         return bad(e, "width_parallel", p->width_parallel, "1: the model has no experts");
     return p->width_parallel == 1 || whole < 0 ||

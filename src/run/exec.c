@@ -432,7 +432,8 @@ static bool run_section(struct exec *x, enum list_kind which, struct section s)
             put_off(x, i, &rows);
             continue;
         }
-        run_late(x, which, in->after);
+        /* Others may need what was put off, to come to the norm themselves. */
+        run_late(x, which, in->kind == RUN_NORM_SUM ? i : in->after);
         comm_doing_instruction(in->name, list_name[which], i);
         enter(x, which, in);
         const int at = i, behind = stretch_run(x, which, i, is_first(x, &rows));

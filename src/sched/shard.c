@@ -103,6 +103,18 @@ static bool *buckets_of_zeros(const struct lower *l)
     return zeros;
 }
 
+static bool is_of_stage(const struct lower *l, int node)
+{
+    const struct plan *p = &l->p->plan;
+    for (int part = l->p->layout.stage; part < plan_parts(p); part += p->stages) {
+        int first, last;
+        plan_part_nodes(p, l->p->graph->n_nodes, part, &first, &last);
+        if (node >= first && node < last)
+            return true;
+    }
+    return false;
+}
+
 void lower_shards_begin(struct lower *l)
 {
     const struct plan *p = &l->p->plan;
@@ -122,7 +134,8 @@ void lower_shards_begin(struct lower *l)
     for (int i = 0; i < g->n_backs; i++)
         for (int j = 0; j < g->nodes[g->backs[i].node].anno->n_inputs; j++) {
             const int param = g->values[g->nodes[g->backs[i].node].arg[j]].param;
-            if (param >= 0 && l->p->layout.bucket_of[param] >= 0 && (g->backs[i].want >> j & 1))
+            if (param >= 0 && l->p->layout.bucket_of[param] >= 0 && (g->backs[i].want >> j & 1) &&
+                is_of_stage(l, g->backs[i].node))
                 l->last_back[l->p->layout.bucket_of[param]] = i;
         }
 }

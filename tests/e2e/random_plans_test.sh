@@ -51,7 +51,7 @@ make_models() { # as DeepSeek-V2-Lite, as DeepSeek-V2, dense, dense with one mat
 # Sets model, ranks, batch, threads, and `layout`: the options that `compile` and `train` share.
 draw_layout() {
     local unit stages=1 workers tensor=1 groups exact
-    one_of lite lite lite v2 v2 v2 dense dense tied && model=$drawn
+    one_of lite lite lite v2 v2 v2 dense dense tied tied && model=$drawn
     one_of 16 24 24 && batch=$drawn
     one_of 1 2 2 3 4 4 4 6 8 8 && ranks=$drawn
     layout="--global_batch_size $batch" unit=$ranks
@@ -83,9 +83,10 @@ at_most() { # A B: numbers
 
 # Ranks and options of a run that must have the bits of run $1: its class, without what may change no bit. Those are
 # always the stages, threads, recomputation and ZeRO; in reproducible mode also experts, rounds and units; with shards
-# also the workers, as few as can have the same. Otherwise ZeRO-2 adds micro-batch by micro-batch what it splits.
+# also the workers, as few as can have the same. Otherwise ZeRO-2 adds micro-batch by micro-batch what it splits, and a tied
+# matrix has two sums with stages, however many, and one without.
 class_of() {
-    local stages micro ep zero owners unit workers tensor widths shards
+    local stages micro ep zero owners unit workers tensor widths shards kept=1
     stages=$(decision pipeline_stages "$1") micro=$(decision micro_batch "$1")
     ep=$(decision expert_parallel "$1") tensor=$(decision tensor_parallel "$1") widths=$(decision width_parallel "$1")
     zero=$(decision zero "$1") owners=$(decision zero_ranks "$1")
@@ -94,7 +95,8 @@ class_of() {
     while [ "$shards" != 0 ] && [ $((workers % (2 * tensor))) = 0 ]; do # each has a power of two of shards
         workers=$((workers / 2))
     done
-    echo -n "$workers --global_batch_size $batch --tensor_parallel $tensor"
+    [ "$model" != tied ] || [ "$stages" = 1 ] || [ "$(decision reproducible "$1")" = true ] || kept=2
+    echo -n "$((workers * kept)) --global_batch_size $batch --tensor_parallel $tensor --pipeline_stages $kept"
     [ "$tensor" = 1 ] || echo -n " --split_vocabulary $([ "$(decision vocabulary_parallel "$1")" = 1 ] && echo off || echo on)"
     [ "$tensor" = 1 ] || case $model in lite | v2) echo -n " --split_experts $([ "$widths" = 1 ] && echo off || echo on)" ;; esac
     if [ "$(decision reproducible "$1")" = true ]; then
@@ -108,7 +110,7 @@ class_of() {
     elif [ "$owners" -gt $((ep * widths)) ] && [ "$owners" -gt "$tensor" ]; then
         echo " --zero 2 --micro_batch_size $((micro * workers))"
     else # inside a unit that shares the experts or tensors: those gradients stay whole
-        echo " --zero $zero --plan_ngpus $unit --micro_batch_size $((micro * unit))"
+        echo " --zero $zero --plan_ngpus $((unit * kept)) --micro_batch_size $((micro * unit))"
     fi
 }
 declare -A run_of # a class with its model, to the run of it
