@@ -16,7 +16,7 @@ like() { # NAME REFERENCE
     sums=$(state_sums "$1")
     if [ -n "$sums" ] && [ "$sums" = "$(state_sums "$2")" ]; then passed "$1: weights and moments"; else failed "$1: weights or moments differ from $2" "$1.err"; fi
 }
-# Close to one rank in losses and norms: a matrix that is counted twice would be 1e-2 off.
+# Close to one rank in losses and norms: if the matrix were counted twice, norms would be off by 0.4.
 run() { # NAME REFERENCE RANKS OPTIONS...
     local name=$1
     train "$3" "$name" $common "${@:4}" || { failed "$name" "$name.err"; return; }
@@ -67,6 +67,9 @@ run tensor-zero-1 tensor 6 $m4 --pipeline_stages 3 --tensor_parallel 2 --split_v
 run vocabulary vocabulary 4 $m4 --pipeline_stages 2 --tensor_parallel 2 --split_vocabulary on --zero 0
 run vocabulary-parts vocabulary 4 $m4 --pipeline_stages 2 --pipeline_chunks 2 --tensor_parallel 2 --split_vocabulary on --zero 0
 run vocabulary-zero-3 vocabulary-zero-3 8 $m4 --pipeline_stages 2 --tensor_parallel 2 --split_vocabulary on --zero 3
+reads_peers && run peers zero-0 4 $m4 --pipeline_stages 2 --zero 1 --comm peer
+ok "all ranks' lists end" "$moec" simulate --model_id model --dataset_path data --global_batch_size 16 --runtime_ngpus 6 $m4 --pipeline_stages 3 --zero 1
+shows "a step is predicted" 'simulated step'
 for name in zero-1 zero-3 vocabulary vocabulary-zero-3; do each_once $name; done
 memory zero-3 --runtime_ngpus 4 $m4 --pipeline_stages 2 --zero 3
 memory vocabulary-zero-3 --runtime_ngpus 8 $m4 --pipeline_stages 2 --tensor_parallel 2 --split_vocabulary on --zero 3
