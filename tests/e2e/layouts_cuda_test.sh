@@ -87,6 +87,14 @@ done
 layout pipeline 2 --micro_batch_size 8 --pipeline_stages 2 && same "pipeline" pipeline one-rank
 layout pipeline-3 3 --micro_batch_size 8 --pipeline_stages 3 --recompute 9 && same "pipeline-3" pipeline-3 one-rank
 layout interleaved 2 --micro_batch_size 8 --pipeline_stages 2 --pipeline_chunks 2 && same "interleaved" interleaved one-rank
+# A matrix at both ends: with --reproducible one stage has its two sums too.
+sed -i 's/"tie_word_embeddings": false/"tie_word_embeddings": true/' model/config.json
+if layout tied 1 --micro_batch_size 8 --reproducible; then
+    layout tied-2 2 --micro_batch_size 8 --reproducible --pipeline_stages 2 --overlap on && same "tied-2" tied-2 tied
+    layout tied-3 3 --micro_batch_size 8 --pipeline_stages 3 && close_to "tied-3" tied-3 tied $reordered
+    layout tied-4 4 --micro_batch_size 8 --pipeline_stages 2 --zero 3 && close_to "tied-4" tied-4 tied $reordered
+fi
+sed -i 's/"tie_word_embeddings": true/"tie_word_embeddings": false/' model/config.json
 
 # The expert-parallel degree, ZeRO and rounds do not change a bit; several tiles of 128 rows from one sender are a case.
 for ranks in 2 4 8; do
