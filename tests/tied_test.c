@@ -40,7 +40,7 @@ static void expect_alike(const struct graph *g, const struct plan *p, int worker
     EXPECT(memcmp(f->cut, b->cut, (size_t)(f->n_ranks + 1) * sizeof *f->cut) == 0);
     EXPECT(at->flat == SHARED && there->flat == SHARED && at->at == there->at && at->run == there->run);
     EXPECT(at->begin == there->begin && at->end == there->end && at->slices == there->slices);
-    EXPECT(!first.home && last.home && !first.apart && !last.apart);
+    EXPECT(!first.home && last.home && first.tied && last.tied && !first.apart && !last.apart);
     arena_free(a);
 }
 
@@ -51,6 +51,7 @@ static void expect_elsewhere_nothing(const struct graph *g, const struct plan *p
         struct layout l;
         layout_make(a, g, p, r, &l);
         EXPECT_INT(l.flat[SHARED].n_elements, 0);
+        EXPECT(l.tied);
         EXPECT_INT(sched_members(p, r, GROUP_ENDS, 0).n, 1);
     }
     arena_free(a);

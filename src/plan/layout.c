@@ -234,15 +234,17 @@ static void place_params(struct arena *a, const struct graph *g, const struct pl
             place_sliced(w, dim, p->tensor_parallel, l->tensor_index, at);
         if (expert[i])
             place_expert(w, p->expert_parallel, l->ep_index, at);
-        if (shared[i] && !expert[i])
+        if (shared[i] && !expert[i]) {
             at->flat = SHARED;
+            l->tied = true;
+        }
         at->at = l->flat[at->flat].n_elements;
         if (!held[i])
             at->end = at->begin;
         l->flat[at->flat].n_elements = (at->at + at->end - at->begin + ALIGN - 1) / ALIGN * ALIGN;
     }
     l->home = l->stage == p->stages - 1;
-    l->apart = p->stages == 1 && l->flat[SHARED].n_elements > 0;
+    l->apart = l->tied && p->stages == 1;
 }
 
 enum { BUCKETS = 64 }; /* of a flat space, about */

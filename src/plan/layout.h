@@ -46,7 +46,8 @@ struct layout {
     struct place *place;                     /* by parameter; empty where another stage has it */
     struct flat flat[FLATS];
     bool home;                 /* of SHARED: the stage whose ranks count it in the norm and save it */
-    bool apart;                /* SHARED is not empty, and this stage has both ends of the model */
+    bool tied;                 /* the ends have something in SHARED; the same for all ranks */
+    bool apart;                /* and this stage has both ends of the model */
     int n_buckets, *bucket_of; /* by parameter; -1: not held */
     struct bucket *bucket;
     int64_t n_chunks_total; /* over all parameters in full */

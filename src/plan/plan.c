@@ -213,8 +213,8 @@ static bool check_tensor(const struct plan *p, const struct graph *g, struct err
     const bool *expert = layout_experts(a, g);
     int n = 0, whole = -1, odd = -1;
     layout_make(a, g, p, 0, &l);
-    const bool tied = l.flat[SHARED].n_elements > 0 && p->vocabulary_parallel > 1,
-               splits = l.flat[TENSOR].n_elements > 0 || p->width_parallel > 1 || tied;
+    const bool splits =
+        l.flat[TENSOR].n_elements > 0 || p->width_parallel > 1 || (l.tied && p->vocabulary_parallel > 1);
     for (int i = 0; i < g->params.n; i++) {
         n += expert[i];
         whole = expert[i] && l.place[i].slices == 1 ? i : whole;

@@ -190,8 +190,9 @@ static void make_groups(struct arena *a, struct exec *x)
     const struct program *p = x->program;
     x->expert = group_of(a, p, "experts", GROUP_EXPERT, 0);
     x->tensor = group_of(a, p, "tensors", GROUP_TENSOR, 0);
-    x->both_ends = group_of(a, p, "ends of the pipeline", GROUP_ENDS, 0);
-    for (int i = 0; i < FLATS; i++) {
+    if (p->layout.tied)
+        x->both_ends = group_of(a, p, "ends of the pipeline", GROUP_ENDS, 0);
+    for (int i = 0; i < (p->layout.tied ? FLATS : SHARED); i++) {
         static const char *const names[FLATS][3] = {
             { "replicas, dense", "mirror, dense", "shards, dense" },
             { "replicas, experts", "mirror, experts", "shards, experts" },
