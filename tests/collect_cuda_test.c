@@ -3,6 +3,7 @@
 #include "device/comm_impl.h"
 #include "device/device_impl.h"
 #include "tests/cuda_fixture.h"
+#include "tests/twins.h"
 
 static uint32_t random_bits(uint64_t i)
 {
@@ -158,7 +159,7 @@ static void check_move(int64_t n_segments, int64_t tile, int64_t row_bytes, int6
         device_cuda()->put(device[k], host[k], bytes[k]);
     }
     device_cuda()->put(places, end, ends);
-    struct device_move m = { host[0], host[1], end, from, n_segments, tile, n_rows, row_bytes, pack };
+    struct device_move m = { host[0], host[1], end, from, NULL, n_segments, tile, n_rows, row_bytes, pack };
     device_move_cpu(&m);
     m.rows = device[0], m.packed = device[1];
     m.end = (const int32_t *)places, m.from = m.end + n_segments;
@@ -183,6 +184,26 @@ TEST(rows_move_as_on_the_host)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         for (int pack = 0; pack < 2; pack++)
             check_move(cases[i][0], cases[i][1], cases[i][2], cases[i][3], pack);
+}
+
+TEST(rows_that_travel_once_come_to_all_their_places)
+{
+    static const struct twins_case cases[] = {
+        { 1, 1, 1, 1, 16, 1, TWINS_ANY },
+        { 50, 2, 8, 1, 12, 4, TWINS_ANY },
+        { 33, 6, 16, 128, 20, 2, TWINS_ANY },
+        { 300, 6, 64, 128, 4096, 8, TWINS_ANY },
+        { 20, 3, 12, 8, 144, 4, TWINS_ONE_MEMBER },
+        { 20, 3, 12, 8, 8, 4, TWINS_HALF_EMPTY },
+        { 50, 40, 80, 1, 48, 2, TWINS_ANY },
+        { 90, 64, 128, 128, 2064, 1, TWINS_ANY }, /* more twins than a warp has lanes */
+        { 5000, 4, 8, 128, 32, 2, TWINS_ANY },
+        { 3, 2, 64, 128, 16, 8, TWINS_ANY },
+    };
+    if (!have_device())
+        return;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        twins_try(device_cuda(), &cases[i], device_cuda()->pull);
 }
 
 /* Segments in order, of which some have no rows and some rows of others lie between: each from a member's rows, anywhere in them. */

@@ -25,21 +25,39 @@ struct device_sum_of {
     int64_t n;
     bool add;
 };
+/* Rows of copies of tokens, sorted by segment; n_segments / members consecutive segments go to each member. Twins are rows of the
+ * same token that go to the same member: the first of them travels alone. twin[i] of a first row: its number among the first
+ * rows of its member, in their order, or with `chain` the next twin's row, 0 where there is none. Of any other row: ~ the
+ * number of its first one, or with `chain` ~ the next twin's row. */
+struct device_twins {
+    const int32_t *row, *place,
+        *end; /* [n_rows]: copy in each row, each * token + which; its inverse; [n_segments] */
+    int32_t *twin,
+        *n_first; /* out: [n_rows] (those behind the last end stay); [members]: how many are first */
+    int64_t n_rows, n_segments, each;
+    int members;
+    bool chain;
+};
 /* Rows of segments that begin at multiples of `tile` (op.h: rows), and the same without the space between them. end
- * and from lie where kernels read: rows of segment i end at end[i], its first one is row from[i] of `packed`. */
+ * and from lie where kernels read: rows of segment i end at end[i], its first one is row from[i] of `packed`. With `twin`
+ * (device_twins, no chain) first rows alone are packed: row i of segment s to from[s] + twin[i]; unpacked, each row is what
+ * its first one was. */
 struct device_move {
     char *rows, *packed;
-    const int32_t *end, *from;                   /* [n_segments], end ascending */
+    const int32_t *end, *from; /* [n_segments], end ascending */
+    const int32_t *twin;       /* [n_rows], of each row of `rows`; NULL: all rows are moved */
     int64_t n_segments, tile, n_rows, row_bytes; /* rows that `rows` has; bytes: a multiple of 4 */
     bool pack; /* to `packed`; else from there, and rows between the end and the next tile become zeros */
 };
 /* Segments of rows that are read where members have them: row r of segment i, in begin[i] <= r < end[i], is row first[i] + r -
  * begin[i] of member i / each % members; rows behind the end, up to the next multiple of tile, become zeros. Rows between
- * segments stay as they are. */
+ * segments stay as they are. With `twin` (device_twins with `chain`, each 1, whole segments) first rows alone are read, and
+ * written to the places of all their twins. */
 struct device_pull {
     char *rows;
-    const void *of[DEVICE_MEMBERS];                    /* rows of each member, addresses of reach_at */
-    const int32_t *begin, *end, *first;                /* [n_segments], ascending; where kernels read */
+    const void *of[DEVICE_MEMBERS];     /* rows of each member, addresses of reach_at */
+    const int32_t *begin, *end, *first; /* [n_segments], ascending; where kernels read */
+    const int32_t *twin;                /* [n_rows], of each row of `rows`; NULL: all rows are read */
     int64_t n_segments, each, tile, n_rows, row_bytes; /* rows that `rows` has; bytes: a multiple of 4 */
     int members;
 };
@@ -106,6 +124,7 @@ struct device {
     void (*fill)(void *weight, void *low, enum master master, const struct rng_fill *f);
     void (*sum)(const struct device_sum *s);
     void (*move)(const struct device_move *m);
+    void (*twins)(const struct device_twins *t);
     void (*identity)(unsigned char id[16]); /* no other device has it; NULL on the CPU */
     /* What is called between record_begin and record_end does not run but is recorded; replay runs it, any number of
      * times, with the addresses and sizes it had. Where that cannot be, record_end gives NULL and the reason, and

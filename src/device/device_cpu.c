@@ -138,5 +138,6 @@ const struct device device_cpu = {
     .meet = meet,
     .sum = device_sum_cpu,
     .move = device_move_cpu,
+    .twins = device_twins_cpu,
     .memory = memory,
 };

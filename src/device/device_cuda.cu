@@ -276,6 +276,11 @@ static void move(const struct device_move *m)
     device_move_cuda(m, lanes[in_use]);
 }
 
+static void twins(const struct device_twins *t)
+{
+    device_twins_cuda(t, lanes[in_use]);
+}
+
 static void identity(unsigned char id[16])
 {
     int device = 0;
@@ -378,6 +383,7 @@ static const struct device cuda = { "cuda",
                                     fill,
                                     sum,
                                     move,
+                                    twins,
                                     identity,
                                     record_begin,
                                     record_end,

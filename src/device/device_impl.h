@@ -3,6 +3,10 @@
 #include "device/device.h"
 void device_sum_cpu(const struct device_sum *s);
 void device_move_cpu(const struct device_move *m);
+void device_twins_cpu(const struct device_twins *t);
+void device_pull_cpu(
+    const struct device_pull *p); /* of memory of this process: what the CUDA kernel does, for tests */
+void device_twins_cuda(const struct device_twins *t, void *stream);
 void device_sum_cuda(const struct device_sum *s, void *stream);
 void device_move_cuda(const struct device_move *m, void *stream);
 void device_sum_of_cuda(const struct device_sum_of *s, void *stream);

@@ -148,7 +148,11 @@ template <typename T> __global__ static void __launch_bounds__(THREADS) move_ker
     if (i == m.n_segments)
         return;
     const int64_t begin = i == 0 ? 0 : round_up(m.end[i - 1], m.tile);
-    T *at = (T *)m.rows + row * each, *packed = (T *)m.packed + (m.from[i] + row - begin) * each;
+    const int32_t twin = m.twin && row < m.end[i] ? m.twin[row] : 0;
+    if (m.pack && twin < 0)
+        return;
+    const int64_t offset = !m.twin ? row - begin : twin < 0 ? ~twin : twin;
+    T *at = (T *)m.rows + row * each, *packed = (T *)m.packed + (m.from[i] + offset) * each;
     if (row >= m.end[i]) {
         for (int64_t k = threadIdx.x % WARP; k < each && !m.pack; k += WARP)
             at[k] = T();
@@ -172,6 +176,72 @@ void device_move_cuda(const struct device_move *m, void *stream)
     LAUNCHED();
 }
 
+/* Where row `at` of the member of segment i has come to. */
+__device__ static int64_t pulled_to(const struct device_pull *p, int64_t i, int64_t at)
+{
+    int64_t k = i % p->members;
+    while (k + p->members < p->n_segments && at >= p->first[k] + p->end[k] - p->begin[k])
+        k += p->members;
+    return p->begin[k] + at - p->first[k];
+}
+
+/* Up to WARP places of a row and its twins, one in each lane; *next: the twin behind them, 0 = none. Returns how many. */
+__device__ static int places_of(const struct device_pull *p, int64_t i, int64_t row, int32_t *next,
+                                int64_t *place)
+{
+    const int lane = threadIdx.x % WARP;
+    int n = 0;
+    for (;; n++) {
+        if (n == lane)
+            *place = row;
+        if (*next <= 0 || n + 1 == WARP)
+            return n + 1;
+        row = pulled_to(p, i, *next);
+        *next = ~p->twin[row];
+    }
+}
+
+enum { PIECES = 8 }; /* under way together, of each lane */
+
+/* From one row to the first n places that the lanes have. */
+template <typename T>
+__device__ static void copy_to_places(const struct device_pull *p, const T *from, int64_t place, int n)
+{
+    const int64_t each = p->row_bytes / (int64_t)sizeof(T);
+    for (int64_t first = threadIdx.x % WARP, base = 0; base < each; base += PIECES * WARP) {
+        T piece[PIECES];
+#pragma unroll
+        for (int k = 0; k < PIECES; k++)
+            if (base + first + k * WARP < each)
+                piece[k] = from[base + first + k * WARP];
+        for (int j = 0; j < n; j++) {
+            T *to = (T *)p->rows + __shfl_sync(~0u, place, j) * each;
+#pragma unroll
+            for (int k = 0; k < PIECES; k++)
+                if (base + first + k * WARP < each)
+                    to[base + first + k * WARP] = piece[k];
+        }
+    }
+}
+
+/* The row is the first of its twins: it is read once for every WARP of them. */
+template <typename T>
+__device__ static void pull_twins(const struct device_pull *p, int64_t i, int64_t row, const T *from)
+{
+    int32_t next = p->twin[row];
+    int64_t place = 0;
+    for (int n = WARP; n == WARP;) {
+        n = places_of(p, i, row, &next, &place);
+        copy_to_places(p, from, place, n);
+        if (n == WARP && next <= 0)
+            return;
+        if (n == WARP) {
+            row = pulled_to(p, i, next);
+            next = ~p->twin[row];
+        }
+    }
+}
+
 /* A warp per row. */
 template <typename T>
 __global__ static void __launch_bounds__(THREADS) pull_kernel(const __grid_constant__ struct device_pull p)
@@ -190,6 +260,11 @@ __global__ static void __launch_bounds__(THREADS) pull_kernel(const __grid_const
         return;
     }
     const T *from = (const T *)p.of[i / p.each % p.members] + (p.first[i] + row - p.begin[i]) * each;
+    if (p.twin) {
+        if (p.twin[row] >= 0)
+            pull_twins(&p, i, row, from);
+        return;
+    }
 #pragma unroll 8
     for (int64_t k = threadIdx.x % WARP; k < each; k += WARP)
         to[k] = from[k];
@@ -203,5 +278,101 @@ void device_pull_cuda(const struct device_pull *p, void *stream)
         pull_kernel<uint4><<<blocks, THREADS, 0, (cudaStream_t)stream>>>(*p);
     else
         pull_kernel<uint32_t><<<blocks, THREADS, 0, (cudaStream_t)stream>>>(*p);
+    LAUNCHED();
+}
+
+/* Member whose row `row` is; its rows are [*begin, *end). */
+__device__ static int64_t member_of(const struct device_twins *t, int64_t row, int64_t *begin, int64_t *end)
+{
+    const int64_t segments = t->n_segments / t->members,
+                  m = segment_of(t->end, t->n_segments, 1, row) / segments;
+    *begin = m ? t->end[m * segments - 1] : 0;
+    *end = m < t->members ? t->end[(m + 1) * segments - 1] : *begin;
+    return m;
+}
+
+/* As device_twins_cpu, but with ~ the first twin's row where its number will be. */
+__global__ static void __launch_bounds__(THREADS) mark_kernel(struct device_twins t)
+{
+    const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    int64_t begin, end, first = i, next = 0;
+    if (i >= t.n_rows || member_of(&t, i, &begin, &end) == t.members)
+        return;
+    const int32_t *place = t.place + t.row[i] / t.each * t.each;
+    for (int64_t j = 0; j < t.each; j++) {
+        const int64_t at = place[j];
+        if (at < begin || at >= end)
+            continue;
+        first = at < first ? at : first;
+        if (at > i && (next == 0 || at < next))
+            next = at;
+    }
+    const int32_t say = (int32_t)(t.chain ? next : first);
+    t.twin[i] = first < i ? ~say : t.chain ? say : 0;
+}
+
+enum { NUMBERED = 1024, NUMBERED_EACH = 8 }; /* threads; rows of each of them in a turn */
+
+/* Sum of n of the threads below this one; *all: of all threads. */
+__device__ static int sum_below(int n, int *all)
+{
+    __shared__ int warp_sum[NUMBERED / WARP];
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    int sum = n, below = 0, total = 0;
+    for (int step = 1; step < WARP; step *= 2) {
+        const int other = __shfl_up_sync(~0u, sum, step);
+        sum += lane >= step ? other : 0;
+    }
+    if (lane == WARP - 1)
+        warp_sum[warp] = sum;
+    __syncthreads();
+    for (int w = 0; w < NUMBERED / WARP; w++) {
+        below += w < warp ? warp_sum[w] : 0;
+        total += warp_sum[w];
+    }
+    __syncthreads();
+    *all = total;
+    return below + sum - n;
+}
+
+/* A block per member: numbers its first rows. */
+__global__ static void __launch_bounds__(NUMBERED) number_kernel(struct device_twins t)
+{
+    const int64_t segments = t.n_segments / t.members, m = blockIdx.x,
+                  begin = m ? t.end[m * segments - 1] : 0, end = t.end[(m + 1) * segments - 1];
+    int n = 0;
+    for (int64_t base = begin; base < end; base += NUMBERED * NUMBERED_EACH) {
+        const int64_t from = base + (int64_t)threadIdx.x * NUMBERED_EACH;
+        int mine = 0, all;
+        for (int64_t i = from; i < from + NUMBERED_EACH && i < end; i++)
+            mine += t.twin[i] >= 0;
+        int number = n + sum_below(mine, &all);
+        for (int64_t i = from; i < from + NUMBERED_EACH && i < end && !t.chain; i++)
+            if (t.twin[i] >= 0)
+                t.twin[i] = number++;
+        n += all;
+    }
+    if (threadIdx.x == 0)
+        t.n_first[m] = n;
+}
+
+/* From the first twin's row to its number. */
+__global__ static void __launch_bounds__(THREADS) follow_kernel(struct device_twins t)
+{
+    const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i < t.end[t.n_segments - 1] && t.twin[i] < 0)
+        t.twin[i] = ~t.twin[~t.twin[i]];
+}
+
+void device_twins_cuda(const struct device_twins *t, void *stream)
+{
+    const unsigned blocks = blocks_for(t->n_rows, THREADS);
+    mark_kernel<<<blocks, THREADS, 0, (cudaStream_t)stream>>>(*t);
+    LAUNCHED();
+    number_kernel<<<(unsigned)t->members, NUMBERED, 0, (cudaStream_t)stream>>>(*t);
+    LAUNCHED();
+    if (t->chain)
+        return;
+    follow_kernel<<<blocks, THREADS, 0, (cudaStream_t)stream>>>(*t);
     LAUNCHED();
 }
