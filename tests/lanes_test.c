@@ -56,7 +56,7 @@ static void touch_call(const struct program *p, const struct instr *in, struct t
 static void touch(const struct program *p, const struct instr *in, struct touched *t)
 {
     static const char *const writes[] = {
-        [RUN_ROUTE] = "1",         [RUN_ROUND] = "1",           [RUN_SEND] = "14",    [RUN_RETURN] = "04",
+        [RUN_ROUTE] = "14",        [RUN_ROUND] = "1",           [RUN_SEND] = "14",    [RUN_RETURN] = "04",
         [RUN_TENSOR_GATHER] = "1", [RUN_TENSOR_SCATTER] = "12", [RUN_PARTS] = "01",   [RUN_MIRROR] = "0",
         [RUN_SUM_ENDS] = "01",     [RUN_PASS_IN] = "01",        [RUN_PASS_OUT] = "1", [RUN_NORM_SUM] = "01",
         [RUN_GATHER] = "1",        [RUN_ROUND_END] = ""
@@ -72,7 +72,7 @@ static void touch(const struct program *p, const struct instr *in, struct touche
         if (in->ref[2].buffer != in->ref[0].buffer)
             add(p, t, in->ref[2], 0, -1, true);
     } else {
-        for (int j = 0; j < 5; j++)
+        for (int j = 0; j < INSTR_REFS; j++)
             add(p, t, in->ref[j], 0, -1, strchr(writes[in->kind], '0' + j) != NULL);
     }
 }

@@ -93,7 +93,7 @@ TEST(a_group_waits_for_its_last_member)
         emit(&h[r], LIST_UPDATE, RUN_ZERO, "update", 5);
     }
     EXPECTF(simulate(a, h, 4, &s, &seen, &e), "%s", e.text);
-    const double route = 40 + 3;
+    const double route = 4 * (10 + 2) + 3;
     EXPECT(fabs(s.rank[0].wait_us - 2 * 30) < 1e-9 && s.rank[1].wait_us == 0);
     EXPECT(s.rank[2].wait_us == 0 && s.rank[3].wait_us == 0);
     EXPECT(fabs(s.rank[0].class_us[COST_EXCHANGE] - 2 * route) < 1e-9);
@@ -131,7 +131,7 @@ TEST(compute_waits_for_what_is_beside)
         in[4].after = 2;
     }
     EXPECTF(simulate(a, h, 2, &s, &seen, &e), "%s", e.text);
-    const double route = 40 + 3, first_end = 12 + route, second_end = 12 + 2 * route;
+    const double route = 4 * (10 + 2) + 3, first_end = 12 + route, second_end = 12 + 2 * route;
     EXPECT(fabs(s.rank[0].class_us[COST_COMPUTE] - (5 + 20 + 4)) < 1e-9);
     EXPECT(fabs(s.rank[0].class_us[COST_EXCHANGE] - (first_end - 25) - (second_end - first_end - 4)) < 1e-9);
     EXPECT(fabs(s.rank[1].class_us[COST_EXCHANGE] - (first_end - 32) - (second_end - first_end - 4)) < 1e-9);

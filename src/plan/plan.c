@@ -6,6 +6,7 @@
 #include "plan/cut.h"
 #include "plan/layout.h"
 #include "plan/tree.h"
+#include <math.h>
 #include <string.h>
 
 const char *const plan_class_name[MEM_CLASSES] = { "weights",   "gradients", "optimizer", "activations",
@@ -53,6 +54,17 @@ int64_t plan_master_bytes(const struct plan *p, int64_t n)
 int plan_at_once(const struct plan *p)
 {
     return p->overlap && p->expert_parallel > 1 ? 2 : 1;
+}
+
+bool plan_sends_once(const struct plan *p)
+{
+    return p->expert_parallel > 1 && plan_at_once(p) == 1;
+}
+
+double plan_rows_once(const struct plan *p, int64_t copies)
+{
+    const int ep = p->expert_parallel;
+    return (ep - 1) * (1 - pow(1 - 1.0 / ep, (double)copies));
 }
 
 int plan_width(const struct plan *p)

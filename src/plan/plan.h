@@ -98,7 +98,11 @@ bool plan_whole_segments(const struct plan *p); /* no round may cut the rows of 
 int64_t plan_tile(enum backend backend, bool reproducible); /* the only value of .tile that is right */
 int64_t plan_moment_bytes(const struct plan *p, int64_t n); /* of one moment of n elements */
 int64_t plan_master_bytes(const struct plan *p, int64_t n); /* beside the weights */
-int plan_at_once(const struct plan *p);      /* rounds of the token exchange that are under way together */
+int plan_at_once(const struct plan *p); /* rounds of the token exchange that are under way together */
+/* Does a token's row travel once to each rank that has experts of it, where one round is enough? */
+bool plan_sends_once(const struct plan *p);
+/* Rows that a token with so many copies sends to other ranks then, if each copy goes to any rank as likely. */
+double plan_rows_once(const struct plan *p, int64_t copies);
 int plan_width(const struct plan *p);        /* last dimensions are multiples of it */
 int plan_workers(const struct plan *p);      /* ranks of a stage: they share a micro-batch */
 int plan_unit_workers(const struct plan *p); /* those of one unit */

@@ -253,7 +253,8 @@ void exec_new(struct arena *a, struct program *p, const struct device *d, int bl
         for (int i = 0; i < p->list[k].n; i++)
             if (p->list[k].item[i].kind == RUN_ROUTE && p->list[k].item[i].n > experts)
                 experts = p->list[k].item[i].n;
-    x->counts = ARENA_NEW(a, int32_t, experts * p->plan.expert_parallel + 1);
+    x->counts =
+        ARENA_NEW(a, int32_t, p->plan.expert_parallel * route_counts(experts, p->plan.expert_parallel));
     x->ends = ARENA_NEW(a, int32_t, plan_at_once(&p->plan) * ROUND_TABLES * experts + 1);
     make_lanes(x, blocks);
     make_groups(a, x);

@@ -15,8 +15,8 @@ struct exec {
     const struct device *device;
     char *slab;
     char *inputs[DEVICE_MARKS], *kept[DEVICE_MARKS]; /* see exec_turns */
-    double
-        *norm_sums; /* host copies: of the norm's sums, of ends by member and expert, of a round's segments */
+    double *
+        norm_sums; /* host copies: of the norm's sums, of counts by member (route_counts()), of a round's segments */
     int32_t *counts, *ends;
     struct call *calls[LISTS];    /* by slot and instruction; pointers bound */
     int64_t slot, n_slots[LISTS]; /* of the micro-batch that is being run (sched.h) */
@@ -32,6 +32,8 @@ struct exec {
     struct late *late; /* communication that is put off (a test); NULL: nothing is */
     int late_from, late_to;
     int64_t rounds, most_rounds; /* of the exchange loop under way; most since cleared */
+    int64_t sent_copies,
+        sent_rows; /* of tokens to experts of other ranks, since cleared; rows that travelled for them */
     struct stretch
         *stretches[LISTS]; /* stretch.h; replays: they are recorded and replayed, must_replay: or else die */
     int n_stretches[LISTS], n_records;

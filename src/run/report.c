@@ -95,6 +95,22 @@ void report_shards(struct str *out, const struct plan *p)
     str_addf(out, " of them with micro-batch %lld\n", (long long)p->micro_batch);
 }
 
+static void add_exchange(struct str *out, const struct setup *s, const struct plan *p)
+{
+    const int64_t copies = s->model.experts_per_token;
+    str_addf(out,
+             "token exchange: room for %lld rows per rank and round, %d under way together; more rows "
+             "take more rounds, none is "
+             "dropped\n",
+             (long long)p->row_capacity, plan_at_once(p));
+    if (plan_sends_once(p) && copies > 1)
+        str_addf(
+            out,
+            "  a token travels once to each rank, not once to each expert: %.2f rows instead of %.2f leave "
+            "a rank, where one round is enough\n",
+            plan_rows_once(p, copies), (double)copies * (p->expert_parallel - 1) / p->expert_parallel);
+}
+
 void report_plan(struct str *out, const struct setup *s, const struct plan *p,
                  const struct search_result *found, int64_t limit)
 {
@@ -128,11 +144,7 @@ void report_plan(struct str *out, const struct setup *s, const struct plan *p,
             p->stages, plan_workers(p), p->chunks, p->chunks > 1 ? "s" : "",
             100 * p->cost.bubble_us / p->cost.step_us);
     if (p->expert_parallel > 1)
-        str_addf(out,
-                 "token exchange: room for %lld rows per rank and round, %d under way together; more rows "
-                 "take more rounds, none is "
-                 "dropped\n",
-                 (long long)p->row_capacity, plan_at_once(p));
+        add_exchange(out, s, p);
     add_exactness(out, p);
     report_numbers(out, p);
     add_memory(out, p, limit);

@@ -1,6 +1,6 @@
 /* rows.c - see rows.h. A sender's rows are sorted by expert, so the rows of one round for one receiver are
  * consecutive: they are sent from where they lie, and come back to where they were. The receiver gets them packed, by
- * sender, and the device moves them to their experts. */
+ * sender, and the device moves them to their experts. Rows that travel once are packed by the sender first. */
 #include "run/rows.h"
 #include "base/err.h"
 #include <string.h>
@@ -22,11 +22,32 @@ struct walk {
     int members, receiver;
 };
 
-/* Row m * E + e of ends: where the rows that member m has for expert e end. */
+static const int32_t *counts_of(const struct rows *r, int member)
+{
+    return r->counts + member * route_counts(r->experts, r->members);
+}
+
+/* Where the rows of a member for an expert begin. */
+static int64_t rows_before(const struct rows *r, int member, int64_t expert)
+{
+    return expert ? counts_of(r, member)[expert - 1] : 0;
+}
+
 static int64_t count_of(const struct rows *r, int member, int64_t expert)
 {
-    const int32_t *end = r->ends + member * r->experts + expert;
-    return *end - (expert ? end[-1] : 0);
+    return counts_of(r, member)[expert] - rows_before(r, member, expert);
+}
+
+/* Rows of `from` for `to`, and those that travel once. */
+static int64_t rows_for(const struct rows *r, int from, int to)
+{
+    const int64_t experts = r->experts / r->members;
+    return rows_before(r, from, (to + 1) * experts) - rows_before(r, from, to * experts);
+}
+
+static int64_t first_rows_for(const struct rows *r, int from, int to)
+{
+    return counts_of(r, from)[r->experts + to];
 }
 
 /* Windows of whole segments: as many as there is room for. Writes those of the round; returns how many there are. */
@@ -94,13 +115,43 @@ static struct segment walk_next(struct walk *w, int64_t local_expert, int sender
     return s;
 }
 
-/* Ends of my segments -> those of all members; they stay on the device for backward. */
+/* Kernels read rows where other ranks have them: one pass instead of a copy, this rank's own included, and a move. Beside products
+ * copies are better, which take no multiprocessor. */
+static bool pulls(const struct exec *x)
+{
+    return !x->program->plan.overlap && comm_can_look(x->expert);
+}
+
+static int64_t n_rows(const struct exec *x, struct ref r, int64_t row_bytes)
+{
+    return x->program->buffers[r.buffer].bytes / row_bytes;
+}
+
+static void find_twins(struct exec *x, const struct instr *in, int32_t *n_first)
+{
+    x->device->twins(&(struct device_twins){ .row = exec_at(x, in->ref[2]),
+                                             .place = exec_at(x, in->ref[3]),
+                                             .end = exec_at(x, in->ref[0]),
+                                             .twin = exec_at(x, in->ref[4]),
+                                             .n_first = n_first,
+                                             .n_rows = n_rows(x, in->ref[4], sizeof(int32_t)),
+                                             .n_segments = in->n,
+                                             .each = in->copies,
+                                             .members = x->program->plan.expert_parallel,
+                                             .chain = pulls(x) });
+}
+
+/* Counts of mine -> those of all members; they stay on the device for backward. */
 void rows_route(struct exec *x, const struct instr *in)
 {
-    const int64_t bytes = in->n * (int64_t)sizeof(int32_t);
-    char *all = exec_at(x, in->ref[1]);
-    x->device->copy(all + x->program->layout.ep_index * bytes, exec_at(x, in->ref[0]), (size_t)bytes);
-    comm_gather_in_place(x->expert, all, (size_t)bytes);
+    const int n = x->program->plan.expert_parallel;
+    int32_t *all = exec_at(x, in->ref[1]), *mine = all + x->program->layout.ep_index * route_counts(in->n, n);
+    x->device->copy(mine, exec_at(x, in->ref[0]), (size_t)in->n * sizeof *mine);
+    if (in->copies)
+        find_twins(x, in, mine + in->n);
+    else
+        x->device->zero(mine + in->n, (size_t)n * sizeof *mine);
+    comm_gather_in_place(x->expert, all, (size_t)route_counts(in->n, n) * sizeof *mine);
 }
 
 /* One of the rounds that are under way together. */
@@ -115,12 +166,6 @@ static struct rows round_of(const struct exec *x, const struct rows *all, int wh
 static int32_t *table(struct exec *x, int which, const struct rows *r, enum round_table t)
 {
     return x->ends + (which * ROUND_TABLES + (int)t) * r->experts;
-}
-
-/* Where the rows of a member for an expert begin. */
-static int64_t rows_before(const struct rows *r, int member, int64_t expert)
-{
-    return expert ? r->ends[member * r->experts + expert - 1] : 0;
 }
 
 /* Of this receiver's segments, (expert, sender). */
@@ -175,6 +220,23 @@ static void set_back(struct exec *x, const struct rows *r, int which)
     }
 }
 
+/* Where rows that travel once stand packed: by sender at the receiver, by receiver at the sender. */
+static void set_once(struct exec *x, const struct rows *r, int which)
+{
+    const int me = x->program->layout.ep_index;
+    const int64_t per_member = r->experts / r->members;
+    int32_t *round = table(x, which, r, ROUND_ONCE), *back = table(x, which, r, BACK_ONCE), came = 0,
+            sent = 0;
+    for (int m = 0; m < r->members; m++) {
+        for (int64_t e = 0; e < per_member; e++) {
+            round[e * r->members + m] = came;
+            back[m * per_member + e] = sent;
+        }
+        came += (int32_t)first_rows_for(r, m, me);
+        sent += (int32_t)first_rows_for(r, me, m);
+    }
+}
+
 static void set_tables(struct exec *x, const struct rows *all)
 {
     const int n = plan_at_once(&x->program->plan);
@@ -182,22 +244,40 @@ static void set_tables(struct exec *x, const struct rows *all)
         const struct rows r = round_of(x, all, k);
         set_ends(x, &r, k);
         set_back(x, &r, k);
+        if (r.once)
+            set_once(x, &r, k);
     }
     exec_put(x, all->head->ref[1], x->ends, n * ROUND_TABLES * all->experts * (int64_t)sizeof *x->ends);
+}
+
+/* Copies of tokens that others hold the experts of, and rows that travel for them. */
+static void count_sent(struct exec *x, const struct rows *r)
+{
+    const int me = x->program->layout.ep_index;
+    for (int m = 0; m < r->members && r->head->copies; m++)
+        if (m != me) {
+            const int64_t copies = rows_for(r, me, m);
+            x->sent_copies += copies;
+            x->sent_rows += r->once ? first_rows_for(r, me, m) : copies;
+        }
 }
 
 void rows_begin(struct exec *x, const struct instr *head, struct rows *r)
 {
     const struct plan *p = &x->program->plan;
-    exec_get(x, x->counts, head->ref[0], p->expert_parallel * head->n * (int64_t)sizeof *x->counts);
-    *r = (struct rows){ .head = head, .ends = x->counts, .experts = head->n };
+    *r =
+        (struct rows){ .head = head, .counts = x->counts, .experts = head->n, .members = p->expert_parallel };
+    exec_get(x, x->counts, head->ref[0],
+             r->members * route_counts(r->experts, r->members) * (int64_t)sizeof *x->counts);
     for (int m = 0; m < p->expert_parallel; m++) {
         int64_t n;
         walk_begin(x, r, m, &n);
         r->n_rounds = n > r->n_rounds ? n : r->n_rounds;
     }
+    r->once = head->copies && r->n_rounds <= 1;
     x->rounds = r->n_rounds;
     x->most_rounds = r->n_rounds > x->most_rounds ? r->n_rounds : x->most_rounds;
+    count_sent(x, r);
     set_tables(x, r);
 }
 
@@ -245,6 +325,22 @@ static void plan_exchange(struct exec *x, const struct rows *r, struct comm_rows
         c->recv_at[s] = at;
 }
 
+/* The same of rows that travel once, packed by receiver. There is room: members have as many copies each, so one of them
+ * receives at least as many rows as this one has. */
+static void plan_once(struct exec *x, const struct rows *r, struct comm_rows *c)
+{
+    const int n = r->members, me = x->program->layout.ep_index;
+    int64_t sent = 0, came = 0;
+    *c = (struct comm_rows){ x->scratch, x->scratch + n, x->scratch + 2 * n, x->scratch + 3 * n };
+    for (int m = 0; m < n; m++) {
+        c->send_at[m] = sent;
+        c->recv_at[m] = came;
+        sent += c->send_rows[m] = first_rows_for(r, me, m);
+        came += c->recv_rows[m] = first_rows_for(r, m, me);
+    }
+    CHECK(sent <= x->program->plan.row_capacity, "%lld rows that travel once", (long long)sent);
+}
+
 /* Between the packed rows, which stand by sender, and those of the experts. */
 static void move_rows(struct exec *x, const struct instr *in, const struct rows *r, bool pack)
 {
@@ -260,16 +356,38 @@ static void move_rows(struct exec *x, const struct instr *in, const struct rows 
                                            .pack = pack });
 }
 
-/* Kernels read rows where other ranks have them: one pass instead of a copy, this rank's own included, and a move. Beside products
- * copies are better, which take no multiprocessor. */
-static bool pulls(const struct exec *x)
+/* From the first rows among those sorted by expert to the room of those received; across; to the places of all. */
+static void send_once(struct exec *x, const struct instr *in, const struct rows *r)
 {
-    return !x->program->plan.overlap && comm_can_look(x->expert);
+    const int32_t *tables = exec_at(x, in->ref[2]);
+    void *const room = exec_at(x, in->ref[1]), *const staging = exec_at(x, in->ref[4]);
+    struct comm_rows c;
+    plan_once(x, r, &c);
+    x->device->move(&(struct device_move){ .rows = exec_at(x, in->ref[0]),
+                                           .packed = room,
+                                           .end = tables + BACK_END * r->experts,
+                                           .from = tables + BACK_ONCE * r->experts,
+                                           .twin = exec_at(x, in->ref[6]),
+                                           .n_segments = r->experts,
+                                           .tile = 1,
+                                           .n_rows = n_rows(x, in->ref[0], in->row_bytes),
+                                           .row_bytes = in->row_bytes,
+                                           .pack = true });
+    comm_exchange(x->expert, room, staging, &c, in->row_bytes);
+    x->device->move(&(struct device_move){ .rows = room,
+                                           .packed = staging,
+                                           .end = tables + ROUND_END * r->experts,
+                                           .from = tables + ROUND_ONCE * r->experts,
+                                           .twin = exec_at(x, in->ref[5]),
+                                           .n_segments = r->experts,
+                                           .tile = x->program->plan.tile,
+                                           .n_rows = x->program->plan.row_capacity,
+                                           .row_bytes = in->row_bytes });
 }
 
-/* `mine` is what this rank shows the others, `to` where its rows go. */
+/* `mine` is what this rank shows the others, `to` where its rows go; twins: of those that travel once. */
 static void pull_rows(struct exec *x, const struct instr *in, const struct rows *r, struct ref mine,
-                      struct ref to, bool back)
+                      struct ref to, struct ref twins, bool back)
 {
     const int32_t *tables = exec_at(x, in->ref[2]);
     const int n = x->program->plan.expert_parallel;
@@ -277,10 +395,11 @@ static void pull_rows(struct exec *x, const struct instr *in, const struct rows 
                              .begin = tables + (back ? BACK_BEGIN : ROUND_BEGIN) * r->experts,
                              .end = tables + (back ? BACK_END : ROUND_END) * r->experts,
                              .first = tables + (back ? BACK_FIRST : ROUND_FIRST) * r->experts,
+                             .twin = exec_at(x, twins),
                              .n_segments = r->experts,
                              .each = back ? r->experts / n : 1,
                              .tile = back ? 1 : x->program->plan.tile,
-                             .n_rows = x->program->buffers[to.buffer].bytes / in->row_bytes,
+                             .n_rows = n_rows(x, to, in->row_bytes),
                              .row_bytes = in->row_bytes,
                              .members = n };
     comm_look(x->expert, exec_at(x, mine), p.of);
@@ -291,9 +410,16 @@ static void pull_rows(struct exec *x, const struct instr *in, const struct rows 
 void rows_send(struct exec *x, const struct instr *in, const struct rows *r)
 {
     const struct rows of = round_of(x, r, in->round);
+    const bool once = in->copies && r->once;
     struct comm_rows c;
+    if (in->twins && !r->once)
+        return;
     if (pulls(x)) {
-        pull_rows(x, in, r, in->ref[0], in->ref[1], false);
+        pull_rows(x, in, r, in->ref[0], in->ref[1], once ? in->ref[5] : (struct ref){ .buffer = -1 }, false);
+        return;
+    }
+    if (once) {
+        send_once(x, in, &of);
         return;
     }
     plan_exchange(x, &of, &c);
@@ -306,7 +432,7 @@ void rows_return(struct exec *x, const struct instr *in, const struct rows *r)
     const struct rows of = round_of(x, r, in->round);
     struct comm_rows c;
     if (pulls(x)) {
-        pull_rows(x, in, r, in->ref[1], in->ref[0], true);
+        pull_rows(x, in, r, in->ref[1], in->ref[0], (struct ref){ .buffer = -1 }, true);
         return;
     }
     plan_exchange(x, &of, &c);

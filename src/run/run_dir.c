@@ -188,6 +188,9 @@ static void write_metrics(FILE *f, const struct run *r, const struct step_report
             "\"rounds\": %lld, \"dropped_tokens\": 0, ",
             (long long)r->position->tokens, tokens_per_s, mfu, (long long)r->plan.memory.peak_bytes,
             (long long)s->rounds);
+    if (plan_sends_once(&r->plan))
+        fprintf(f, "\"sent_copies\": %lld, \"sent_rows\": %lld, ", (long long)s->sent_copies,
+                (long long)s->sent_rows);
     if (r->outside_bytes[1] > 0)
         fprintf(f, "\"outside_slab_bytes\": %lld, ", (long long)r->outside_bytes[1]);
     fprintf(f, "\"arena_allocations\": %zu, \"expert_load_max_over_mean\": {", arena_n_mallocs());

@@ -242,7 +242,7 @@ static bool one_step(struct run *r, struct step_report *report, struct err *e)
     const double start = exec_now();
     *report = (struct step_report){ .lr = optim_lr(&o, p->step + 1), .eval_loss = -1 };
     memset(x->seconds, 0, sizeof x->seconds);
-    x->most_rounds = 0;
+    x->most_rounds = x->sent_copies = x->sent_rows = 0;
     x->control = (struct step_control){ report->lr,        c->betas[0], c->betas[1],
                                         c->clip_grad_norm, p->step + 1, c->seed };
     report->result = step_train(&r->stepper, p->epoch, p->sample, n);
@@ -256,6 +256,8 @@ static bool one_step(struct run *r, struct step_report *report, struct err *e)
     exec_count_times(x);
     memcpy(report->times, x->seconds, sizeof report->times);
     report->rounds = x->most_rounds;
+    report->sent_copies = x->sent_copies;
+    report->sent_rows = x->sent_rows;
     return true;
 }
 

@@ -54,6 +54,7 @@ struct step_report {
         save_write; /* seconds, since the last report: waiting for checkpoints; writing those published */
     double times[COST_CLASSES];
     int64_t rounds;
+    int64_t sent_copies, sent_rows; /* exec.h */
 };
 void run_log(struct run *r, const struct step_report *s); /* rank 0: terminal line and metrics.jsonl */
 

@@ -59,13 +59,13 @@ static void add_reduce(struct accesses *x, const struct instr *in)
 
 static void add_refs(struct accesses *x, const struct instr *in, unsigned written)
 {
-    for (int j = 0; j < 5; j++)
+    for (int j = 0; j < INSTR_REFS; j++)
         add_whole(x, in->ref[j], written >> j & 1);
 }
 
 int access_list(const struct program *p, const struct instr *in, struct access out[ACCESSES])
 {
-    static const unsigned written[] = { [RUN_ROUTE] = 1 << 1,
+    static const unsigned written[] = { [RUN_ROUTE] = 1 << 1 | 1 << 4,
                                         [RUN_ROUND] = 1 << 1,
                                         [RUN_SEND] = 1 << 1 | 1 << 4,
                                         [RUN_RETURN] = 1 << 0 | 1 << 4,

@@ -1,7 +1,7 @@
 /* access.h - what an instruction reads and writes in the slab. More is told than may be true, never less. */
 #pragma once
 #include "sched/sched.h"
-enum { ACCESSES = 2 * OP_ARGS + 6 };
+enum { ACCESSES = 2 * OP_ARGS + INSTR_REFS + 1 };
 struct access {
     int64_t begin, end; /* bytes of the buffer */
     int buffer;

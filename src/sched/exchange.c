@@ -39,8 +39,9 @@ static void for_edges(struct lower *l, enum list_kind which, const struct region
     }
 }
 
-static void exchange(struct lower *l, enum list_kind which, enum instr_kind kind, int node, struct ref outer,
-                     struct ref inner)
+/* Returns the instruction, valid until the next one is emitted. */
+static struct instr *exchange(struct lower *l, enum list_kind which, enum instr_kind kind, int node,
+                              struct ref outer, struct ref inner)
 {
     const struct plan *p = &l->p->plan;
     struct instr *i = lower_emit(l, which, kind, l->p->graph->nodes[node].name);
@@ -54,6 +55,7 @@ static void exchange(struct lower *l, enum list_kind which, enum instr_kind kind
     i->ref[4] =
         (struct ref){ lower_buffer(l, "exchange staging", MEM_EXCHANGE, l->p->buffers[inner.buffer].bytes),
                       0 };
+    return i;
 }
 
 static struct ref outer_ref(struct lower *l, int node, int arg, bool grad)
@@ -72,9 +74,47 @@ static struct ref outer_ref(struct lower *l, int node, int arg, bool grad)
     return *at;
 }
 
+/* The node that makes v as copies of rows; NULL: none does. */
+static const struct node *copier_of(const struct graph *g, value v)
+{
+    const struct node *n = g->values[v].node < 0 ? NULL : &g->nodes[g->values[v].node];
+    return n && n->op->copies.output && n->arg[n->op->copies.output] == v ? n : NULL;
+}
+
+static int copies_of(const struct node *copier)
+{
+    return (int)copier->dim[copier->op->copies.each];
+}
+
+static struct ref integers(struct lower *l, const char *name, int64_t n)
+{
+    return (struct ref){ lower_buffer(l, name, MEM_ACTIVATIONS, n * (int64_t)sizeof(int32_t)), 0 };
+}
+
+/* What the receiver has to know of the rows that travel once: which of its rows are the same. Backward still has it: a
+ * message that all wait for costs more than the place. */
+static void send_twins(struct lower *l, enum list_kind which, const struct region *r, int node)
+{
+    l->twins_inside = l->node_twins_inside[r->first] = integers(l, "twins received", l->p->plan.row_capacity);
+    exchange(l, which, RUN_SEND, node, l->twins, l->twins_inside)->twins = true;
+}
+
 static void send_value(struct lower *l, enum list_kind which, int node, int arg)
 {
-    exchange(l, which, RUN_SEND, node, outer_ref(l, node, arg, false), lower_value(l, node, arg, true));
+    const struct graph *g = l->p->graph;
+    const struct node *copier = copier_of(g, g->nodes[node].arg[arg]);
+    const bool once = copier && l->twins.buffer >= 0;
+    if (once && l->twins_inside.buffer < 0) {
+        const struct region r = lower_region_at(l, node);
+        send_twins(l, which, &r, node);
+    }
+    struct instr *i =
+        exchange(l, which, RUN_SEND, node, outer_ref(l, node, arg, false), lower_value(l, node, arg, true));
+    if (once) {
+        i->copies = copies_of(copier);
+        i->ref[5] = l->twins_inside;
+        i->ref[6] = l->twins;
+    }
 }
 
 static void return_value(struct lower *l, enum list_kind which, int node, int arg)
@@ -112,6 +152,19 @@ static struct ref local_ends(struct lower *l, const struct region *r)
     die("%s has rows but no segment ends", n->name);
 }
 
+/* The node that copies the rows which the region gets; NULL: none, or they travel as they are. */
+static const struct node *copier_for(const struct lower *l, const struct region *r)
+{
+    const struct graph *g = l->p->graph;
+    for (int i = r->first; i < r->last && plan_sends_once(&l->p->plan); i++)
+        for (int j = 0; j < g->nodes[i].anno->n_inputs; j++) {
+            const struct node *n = copier_of(g, g->nodes[i].arg[j]);
+            if (n && copies_of(n) > 1)
+                return n;
+        }
+    return NULL;
+}
+
 static int at_once(const struct lower *l)
 {
     return plan_at_once(&l->p->plan);
@@ -138,6 +191,7 @@ static void begin_rounds(struct lower *l, enum list_kind which, const struct reg
     i->ref[1] = l->round_end[0];
     i->node = r->first;
     i->n = ends;
+    i->copies = l->twins.buffer < 0 ? 0 : copies_of(copier_for(l, r));
 }
 
 /* What was emitted from instruction `from` on runs in the first round alone. Behind the head of a loop it stands in front of
@@ -169,21 +223,34 @@ static int half_of(struct section s)
     return s.from + (s.to - s.from + 1) / 2;
 }
 
-void lower_region_forward(struct lower *l, enum list_kind which, const struct region *r,
-                          struct section beside)
+static void route(struct lower *l, enum list_kind which, const struct region *r)
 {
-    const struct node *n = &l->p->graph->nodes[r->first];
+    const struct node *n = &l->p->graph->nodes[r->first], *copier = copier_for(l, r);
     const int64_t experts = n->dim[l->split[r->first].expert];
-    l->counts = (struct ref){ lower_buffer(l, "expert counts", MEM_ACTIVATIONS,
-                                           experts * l->p->plan.expert_parallel * (int64_t)sizeof(int32_t)),
-                              0 };
-    l->node_counts[r->first] = l->counts;
-    for (int node = r->first; node < beside.to; node++) /* once, not in every round */
-        lower_touch_params(l, node, false);
+    const int members = l->p->plan.expert_parallel;
+    const struct op_copies *c = copier ? &copier->op->copies : NULL;
+    const struct ref row = copier ? l->p->value[copier->arg[c->row]] : NOWHERE;
+    l->counts = l->node_counts[r->first] =
+        integers(l, "expert counts", members * route_counts(experts, members));
+    l->twins = l->node_twins[r->first] =
+        copier ? integers(l, "twins", l->p->buffers[row.buffer].bytes / (int64_t)sizeof(int32_t)) : NOWHERE;
+    l->twins_inside = NOWHERE;
     struct instr *i = lower_emit(l, which, RUN_ROUTE, n->name);
     i->ref[0] = local_ends(l, r);
     i->ref[1] = l->counts;
+    i->ref[2] = row;
+    i->ref[3] = copier ? l->p->value[copier->arg[c->place]] : NOWHERE;
+    i->ref[4] = l->twins;
     i->n = experts;
+    i->copies = copier ? copies_of(copier) : 0;
+}
+
+void lower_region_forward(struct lower *l, enum list_kind which, const struct region *r,
+                          struct section beside)
+{
+    for (int node = r->first; node < beside.to; node++) /* once, not in every round */
+        lower_touch_params(l, node, false);
+    route(l, which, r);
     begin_rounds(l, which, r);
     l->round = 0;
     forward_beside(l, which, beside.from, half_of(beside));
@@ -196,7 +263,7 @@ void lower_region_forward(struct lower *l, enum list_kind which, const struct re
     }
     l->round = 0;
     forward_beside(l, which, half_of(beside), beside.to);
-    lower_emit(l, which, RUN_ROUND_END, n->name);
+    lower_emit(l, which, RUN_ROUND_END, l->p->graph->nodes[r->first].name);
 }
 
 /* Nodes of the region whose outputs its backward steps read: they run again. */
@@ -236,6 +303,8 @@ void lower_region_backward(struct lower *l, const struct region *r, struct secti
     bool *again = ARENA_NEW(l->arena, bool, g->n_nodes);
     mark_recompute(l, r, again);
     l->counts = l->node_counts[r->first];
+    l->twins = l->node_twins[r->first];
+    l->twins_inside = l->node_twins_inside[r->first];
     for (int node = r->first; node < r->last; node++) { /* once, not in every round */
         for (int j = 0; j < g->nodes[node].anno->n_inputs; j++)
             if (!lower_in_region(r, g->values[g->nodes[node].arg[j]].node))

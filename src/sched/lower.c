@@ -47,7 +47,7 @@ struct instr *lower_emit(struct lower *l, enum list_kind which, enum instr_kind 
     *i = (struct instr){ .kind = kind, .name = name, .node = -1, .work = NOWHERE };
     for (int j = 0; j < OP_ARGS; j++)
         i->arg[j] = i->grad[j] = NOWHERE;
-    for (int j = 0; j < 5; j++)
+    for (int j = 0; j < INSTR_REFS; j++)
         i->ref[j] = NOWHERE;
     return i;
 }
@@ -404,6 +404,8 @@ static struct lower begin(struct arena *a, const struct graph *g, const struct p
                        .sizes = ARENA_NEW(a, struct sizes, g->n_nodes),
                        .present = ARENA_NEW(a, bool, g->n_values),
                        .node_counts = no_refs(a, g->n_nodes),
+                       .node_twins = no_refs(a, g->n_nodes),
+                       .node_twins_inside = no_refs(a, g->n_nodes),
                        .box = { ARENA_NEW(a, struct pass_box, 2 * g->n_values),
                                 ARENA_NEW(a, struct pass_box, 2 * g->n_values) },
                        .n_parts = plan->reproducible ? plan->expert_parallel : 1 };

@@ -25,10 +25,13 @@ struct lower {
     int *back_of;        /* by node: its backward step; -1: none */
     struct sizes *sizes; /* by node: of a call, once they were asked for */
     struct stash stash;
-    bool *present;           /* by value: dropped, and computed again by now */
-    struct ref *node_counts; /* by first node of a region: the counts that backward reuses */
+    bool *present; /* by value: dropped, and computed again by now */
+    struct ref *node_counts, *node_twins,
+        *node_twins_inside; /* by first node of a region: what backward reuses */
     struct ref round_end[2], counts;
-    int round;                        /* of an exchange region that is being made */
+    struct ref twins,
+        twins_inside; /* of the rows that a region sends, of those that it receives; NOWHERE: all rows travel */
+    int round;        /* of an exchange region that is being made */
     enum list_kind which;             /* that is being made */
     struct ref *gathered, *collected; /* by bucket: weights and gradients for the moment (shard.c) */
     int *last_back;                   /* by bucket: last backward step that adds to its gradients */

@@ -34,7 +34,7 @@ int sched_buffers(const struct instr *i, int out[INSTR_BUFFERS])
         list_ref(i->arg[j], out, &n);
         list_ref(i->grad[j], out, &n);
     }
-    for (int j = 0; j < 5; j++)
+    for (int j = 0; j < INSTR_REFS; j++)
         list_ref(i->ref[j], out, &n);
     list_ref(i->work, out, &n);
     return n;
@@ -246,7 +246,7 @@ void sched_print(const struct program *p, struct str *out)
                 print_ref(p, out, "a", x->arg[j]);
                 print_ref(p, out, "g", x->grad[j]);
             }
-            for (int j = 0; j < 5; j++)
+            for (int j = 0; j < INSTR_REFS; j++)
                 print_ref(p, out, "r", x->ref[j]);
             if (x->after)
                 str_addf(out, " after %d", x->after - 1);

@@ -118,7 +118,8 @@ static const struct link *links_of(const struct program *p, const struct cluster
     return cluster_link(c, (int64_t)members * stride, p->plan.n_ranks);
 }
 
-/* Routing is assumed even: the rows that leave a rank are (ep-1)/ep of its copies. */
+/* Routing is assumed even: the rows that leave a rank are (ep-1)/ep of its copies, or what is different of them where it is
+ * packed first, which takes the device's memory too. */
 static double exchange_us(const struct program *p, const struct instr *in, const struct cluster *c)
 {
     const int ep = p->plan.expert_parallel;
@@ -127,9 +128,25 @@ static double exchange_us(const struct program *p, const struct instr *in, const
         rows = p->plan.row_capacity;
     const double rounds = ceil((double)rows / (double)p->plan.row_capacity),
                  bytes = (double)rows * (double)in->row_bytes;
-    return 1e6 * 2 * bytes / c->memory_bytes_per_s + link_us(bytes * (ep - 1) / ep, (int)rounds * (ep - 1),
-                                                             links_of(p, c, ep, p->plan.width_parallel),
-                                                             TRANSFER_EXCHANGE);
+    const bool once = in->copies > 1 && rounds <= 1;
+    if (in->twins && rounds > 1)
+        return 0; /* nobody asks for them */
+    const double sent =
+                     once ? bytes / in->copies * plan_rows_once(&p->plan, in->copies) : bytes * (ep - 1) / ep,
+                 packed = once ? sent * ep / (ep - 1) : 0; /* this rank's own too */
+    return 1e6 * 2 * (bytes + packed) / c->memory_bytes_per_s +
+           link_us(sent, (int)rounds * (ep - 1), links_of(p, c, ep, p->plan.width_parallel),
+                   TRANSFER_EXCHANGE);
+}
+
+/* The numbers of one member go to all; before that, twins are looked for among the copies of each token. */
+static double route_us(const struct program *p, const struct instr *in, const struct cluster *c)
+{
+    const int ep = p->plan.expert_parallel;
+    const double look = in->copies ? (double)p->buffers[in->ref[2].buffer].bytes * (in->copies + 3) : 0;
+    return 1e6 * look / c->memory_bytes_per_s + (in->copies ? c->call_us : 0) +
+           link_us((double)route_counts(in->n, ep) * 4, ep - 1, links_of(p, c, ep, p->plan.width_parallel),
+                   TRANSFER_EXCHANGE);
 }
 
 /* Bytes that one member moves: everything it holds once out and once in, in the worst of the collectives. */
@@ -194,7 +211,7 @@ enum cost_class sched_cost_class(const struct instr *in, enum list_kind which)
 
 double sched_instr_us(const struct program *p, const struct instr *in, const struct cluster *c)
 {
-    const int n = p->plan.n_ranks, ep = p->plan.expert_parallel;
+    const int n = p->plan.n_ranks;
     switch (in->kind) {
     case RUN_OP:
         return op_us(p, in, c);
@@ -204,8 +221,7 @@ double sched_instr_us(const struct program *p, const struct instr *in, const str
     case RUN_RETURN:
         return exchange_us(p, in, c);
     case RUN_ROUTE:
-        return link_us((double)in->n * 4, ep - 1, links_of(p, c, ep, p->plan.width_parallel),
-                       TRANSFER_EXCHANGE);
+        return route_us(p, in, c);
     case RUN_REDUCE:
     case RUN_MIRROR:
     case RUN_GATHER:

@@ -24,10 +24,10 @@ struct buffer {
 enum instr_kind {
     RUN_OP,    /* fwd or bwd kernel of an operator */
     RUN_ZERO,  /* n bytes of ref[0] */
-    RUN_ROUTE, /* ends ref[0] of all ranks of the expert group -> counts ref[1]; sets the number of rounds */
+    RUN_ROUTE, /* ends ref[0] of all ranks of the expert group -> counts ref[1] (route_counts()). copies: copy ref[2] in each row and its inverse ref[3] -> twins ref[4] (device.h), and how many rows are first for each member */
     RUN_ROUND, /* head of a loop over rounds with counts ref[0]; ends at the matching RUN_ROUND_END; writes the ends of the rounds that are under way together to ref[1] */
     RUN_ROUND_END,
-    RUN_SEND, /* rows ref[0] (sorted by expert) -> rows ref[1] at the owners of the experts; ref[2] ends; ref[3] counts; ref[4] staging */
+    RUN_SEND, /* rows ref[0] (sorted by expert) -> rows ref[1] at the owners of the experts; ref[2] ends; ref[3] counts; ref[4] staging. copies: rows travel once, with the twins ref[5] of received rows and ref[6] of rows sent. twins: those of ref[0] -> ref[1], where rows travel once at all */
     RUN_RETURN, /* rows ref[1] -> back to ref[0]; as RUN_SEND */
     RUN_TENSOR_GATHER, /* rows ref[0] of all members of the tensor group -> ref[1], in their order; n bytes of one member */
     RUN_TENSOR_SCATTER, /* partial sums ref[0] of rows of all members -> this member's rows ref[1], added in a tree; n elements of one member; add: to what is there; ref[2] staging */
@@ -44,7 +44,8 @@ enum instr_kind {
  * segment of rows. Of the receiver's segments (expert, sender) in its rows: where each ends (the argument "end" of the
  * experts' operators), where it begins when rows stand packed by sender; for kernels that read the members' rows where
  * these lie (device.h: pull): where it begins, and its first row at the sender. Of the sender's own rows by expert, on
- * their way back: first and last, and the first row at the expert's rank. */
+ * their way back: first and last, and the first row at the expert's rank. Where rows travel once: of the receiver's
+ * segments, where the first rows of its sender stand packed; of the sender's rows by expert, where those for its member do. */
 enum round_table {
     ROUND_END,
     ROUND_PACKED,
@@ -53,9 +54,18 @@ enum round_table {
     BACK_BEGIN,
     BACK_END,
     BACK_FIRST,
+    ROUND_ONCE,
+    BACK_ONCE,
     ROUND_TABLES
 };
+/* Numbers of one member at RUN_ROUTE's ref[1]: ends of its rows for each expert, and for each member its first twins. */
+static inline int64_t route_counts(int64_t experts, int members)
+{
+    return experts + members;
+}
+
 extern const char *const sched_kind_name[]; /* by instr_kind */
+enum { INSTR_REFS = 7 };
 struct instr {
     const char *name;
     const struct op *op;
@@ -66,15 +76,17 @@ struct instr {
     bool last;            /* in the last micro-batch of a step alone */
     bool beside;          /* runs in the lane of communication (lanes.h); else in that of compute */
     bool spread;          /* of RUN_REDUCE */
+    bool twins;           /* of RUN_SEND */
     int round;            /* of a loop: which of those that are under way together (plan_at_once) */
     int after; /* 1 + index of the instruction of the other lane that has to end before this one begins; 0: none */
     int mark; /* 1 + number of the place behind it that others wait for; 0: none does */
     int node, flat, n_parts;
+    int copies; /* of a token among the rows, which travel once to each rank; of RUN_ROUTE, RUN_ROUND, RUN_SEND; 0: as they are */
     int peer, tag,
         box; /* of a pass; tag: the same at both ends, odd for gradients; box: number of what goes out, or of what comes in */
     int64_t first, n_elements; /* of a flat space; its refs are where element 0 would lie */
     int64_t n, row_bytes;      /* elements or bytes as the kind says; bytes of an exchanged row */
-    struct ref arg[OP_ARGS], grad[OP_ARGS], work, ref[5];
+    struct ref arg[OP_ARGS], grad[OP_ARGS], work, ref[INSTR_REFS];
     uint32_t add,
         wide; /* of a call; add also of RUN_PARTS, RUN_REDUCE and RUN_TENSOR_SCATTER, whose elements are float32 if wide */
     uint32_t first_writes; /* bits of add that the first micro-batch of a sum lacks (instr_add) */
@@ -184,7 +196,7 @@ int64_t sched_least_bytes(struct arena *a, const struct graph *g, const struct p
                           const struct layout *layout);
 void sched_print(const struct program *p, struct str *out);
 /* Buffers that an instruction names, some of them more than once; returns how many. */
-enum { INSTR_BUFFERS = 2 * OP_ARGS + 6 };
+enum { INSTR_BUFFERS = 2 * OP_ARGS + INSTR_REFS + 1 };
 int sched_buffers(const struct instr *i, int out[INSTR_BUFFERS]);
 void sched_lifetimes(struct program *p, struct arena *a); /* of all buffers */
 /* Assigns offsets to all buffers from their lifetimes; fills .memory. */
