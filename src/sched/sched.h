@@ -81,7 +81,6 @@ struct instr {
     int after; /* 1 + index of the instruction of the other lane that has to end before this one begins; 0: none */
     int mark; /* 1 + number of the place behind it that others wait for; 0: none does */
     int node, flat, n_parts;
-    int copies; /* of a token among the rows, which travel once to each rank; of RUN_ROUTE, RUN_ROUND, RUN_SEND; 0: as they are */
     int peer, tag,
         box; /* of a pass; tag: the same at both ends, odd for gradients; box: number of what goes out, or of what comes in */
     int64_t first, n_elements; /* of a flat space; its refs are where element 0 would lie */
@@ -90,6 +89,7 @@ struct instr {
     uint32_t add,
         wide; /* of a call; add also of RUN_PARTS, RUN_REDUCE and RUN_TENSOR_SCATTER, whose elements are float32 if wide */
     uint32_t first_writes; /* bits of add that the first micro-batch of a sum lacks (instr_add) */
+    int copies; /* of a token among the rows, which travel once to each rank; of RUN_ROUTE, RUN_ROUND, RUN_SEND; 0: as they are */
     int64_t dim[OP_DIMS];
     double attr[OP_ATTRS];
 };
