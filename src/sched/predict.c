@@ -259,9 +259,9 @@ static void add_wait(void *context, int index, bool for_group, double us)
 }
 
 /* A section `times` over, with what runs in the last micro-batch alone or without; *beside_us: what its communication takes
- * under compute. */
-static void add(const struct program *p, const struct cluster *c, enum list_kind which, struct section s,
-                bool last, double times, double us[COST_CLASSES], double *beside_us)
+ * under compute. Returns what it takes once. */
+static double add(const struct program *p, const struct cluster *c, enum list_kind which, struct section s,
+                  bool last, double times, double us[COST_CLASSES], double *beside_us)
 {
     struct arena *a = arena_new("prediction");
     struct sums sums = { .item = p->list[which].item, .which = which };
@@ -277,10 +277,14 @@ static void add(const struct program *p, const struct cluster *c, enum list_kind
             sums.us[sched_cost_class(in, which)] += each;
     }
     clock_join(&clock, s.to);
-    for (int k = 0; k < COST_CLASSES; k++)
+    double once = 0;
+    for (int k = 0; k < COST_CLASSES; k++) {
         us[k] += times * sums.us[k];
+        once += sums.us[k];
+    }
     *beside_us += times * (sums.all_us - clock.compute_us);
     arena_free(a);
+    return once;
 }
 
 /* Level k keeps a sum, and adds it, once for each 2^(k + 1) shards. */
@@ -295,13 +299,14 @@ static void add_tree(const struct program *p, const struct cluster *c, double us
         }
 }
 
+/* once: what each section takes, in the order of lanes_sections(). */
 static void add_list(const struct program *p, const struct cluster *c, enum list_kind which, bool last,
-                     double times, double us[COST_CLASSES], double *beside_us)
+                     double times, double us[COST_CLASSES], double *beside_us, double *once)
 {
     struct section section[2 * PLAN_CHUNKS];
     const int n = lanes_sections(p, which, section);
     for (int i = 0; i < n; i++)
-        add(p, c, which, section[i], last, times, us, beside_us);
+        once[i] = add(p, c, which, section[i], last, times, us, beside_us);
 }
 
 /* What a stage waits, as a part of what it computes and exchanges: known of a plan that was measured. Else
@@ -313,40 +318,35 @@ static double idle_part(const struct plan *p)
     return (p->stages - 1) / (double)(p->accumulation * p->chunks);
 }
 
+void sched_predict_stage(const struct program *p, const struct cluster *c, struct stage_times *t)
+{
+    const int parts = p->plan.chunks;
+    double us[COST_CLASSES] = { 0 }, beside_us = 0, once[2 * PLAN_CHUNKS] = { 0 }, unused[2 * PLAN_CHUNKS];
+    add_list(p, c, LIST_MICRO, true, 1, us, &beside_us, once);
+    if (p->plan.accumulation > 1)
+        add_list(p, c, LIST_MICRO, false, (double)(p->plan.accumulation - 1), us, &beside_us, once);
+    add_list(p, c, LIST_UPDATE, true, 1, us, &beside_us, unused);
+    add_tree(p, c, us, &beside_us);
+    for (int part = 0; part < parts; part++) {
+        t->forward_us[part] = once[part];
+        t->backward_us[part] = once[2 * parts - 1 - part];
+    }
+    struct plan_cost *cost = &t->cost;
+    *cost = (struct plan_cost){ .compute_us = us[COST_COMPUTE],
+                                .exchange_us = us[COST_EXCHANGE],
+                                .reduce_us = us[COST_REDUCE],
+                                .optimizer_us = us[COST_OPTIMIZER],
+                                .beside_us = beside_us };
+    cost->bubble_us = (cost->compute_us + cost->exchange_us) * idle_part(&p->plan);
+    cost->step_us =
+        cost->compute_us + cost->exchange_us + cost->reduce_us + cost->optimizer_us + cost->bubble_us;
+}
+
 void sched_predict(const struct program *p, const struct cluster *c, struct plan_cost *out)
 {
-    double us[COST_CLASSES] = { 0 }, beside_us = 0;
-    if (p->plan.accumulation > 1)
-        add_list(p, c, LIST_MICRO, false, (double)(p->plan.accumulation - 1), us, &beside_us);
-    add_list(p, c, LIST_MICRO, true, 1, us, &beside_us);
-    add_list(p, c, LIST_UPDATE, true, 1, us, &beside_us);
-    add_tree(p, c, us, &beside_us);
-    *out = (struct plan_cost){ .compute_us = us[COST_COMPUTE],
-                               .exchange_us = us[COST_EXCHANGE],
-                               .reduce_us = us[COST_REDUCE],
-                               .optimizer_us = us[COST_OPTIMIZER],
-                               .beside_us = beside_us };
-    out->bubble_us = (out->compute_us + out->exchange_us) * idle_part(&p->plan);
-    out->step_us = out->compute_us + out->exchange_us + out->reduce_us + out->optimizer_us + out->bubble_us;
-}
-
-static double section_us(const struct program *p, const struct cluster *c, struct section s)
-{
-    double us[COST_CLASSES] = { 0 }, beside_us = 0, sum = 0;
-    add(p, c, LIST_MICRO, s, p->plan.accumulation == 1, 1, us, &beside_us);
-    for (int k = 0; k < COST_CLASSES; k++)
-        sum += us[k];
-    return sum;
-}
-
-void sched_predict_stage(const struct program *p, const struct cluster *c, struct stage_times *out)
-{
-    *out = (struct stage_times){ 0 };
-    sched_predict(p, c, &out->cost);
-    for (int part = 0; part < p->plan.chunks && p->plan.stages > 1; part++) {
-        out->forward_us[part] = section_us(p, c, p->forward[part]);
-        out->backward_us[part] = section_us(p, c, p->backward[part]);
-    }
+    struct stage_times t;
+    sched_predict_stage(p, c, &t);
+    *out = t.cost;
 }
 
 double sched_works_us(const struct plan_cost *cost)

@@ -7,9 +7,9 @@ void sched_predict(const struct program *p, const struct cluster *c, struct plan
 struct stage_times {
     struct plan_cost cost; /* as if all stages were equal */
     double forward_us[PLAN_CHUNKS],
-        backward_us[PLAN_CHUNKS]; /* of its parts, for a micro-batch; without a pipeline 0 */
+        backward_us[PLAN_CHUNKS]; /* of its parts, for a micro-batch; without a pipeline forward has all */
 };
-void sched_predict_stage(const struct program *p, const struct cluster *c, struct stage_times *out);
+void sched_predict_stage(const struct program *p, const struct cluster *c, struct stage_times *t);
 /* Of the stage whose step is the longest, with what it waits by the schedule of all; [stages]. */
 void sched_predict_pipeline(const struct plan *p, const struct stage_times *stage, struct plan_cost *out);
 /* Without the bubble, which depends on all stages. */
