@@ -7,7 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { GRAPHS = 8 };
+enum { GRAPHS = 24 }; /* of a thread: batches by vocabularies in parts */
 
 /* Candidates of the same batch and vocabulary share a graph; of those, candidates with as many stages and chunks the cuts;
  * those that differ in ZeRO only the components, and in recomputation only the layouts. */
