@@ -56,11 +56,10 @@ void queue_add(struct queue *q, struct plan p)
 {
     const struct plan_limits *l = q->limits;
     const int64_t share = l->global_batch / plan_workers(&p);
-    const bool asked = p.stages == 1 || l->stages > 0 || !l->any_stages;
     for (int64_t b = 1; b <= share; b++) {
         if (share % b || (l->micro_batch && b * plan_unit_workers(&p) != l->micro_batch) ||
             (!l->micro_batch && b > 64) || (p.chunks > 1 && share / b % p.stages) ||
-            (!asked && share / b < p.stages))
+            (q->busy_stages && share / b < p.stages))
             continue;
         p.micro_batch = b;
         p.accumulation = share / b;

@@ -349,7 +349,7 @@ static bool try_queue(struct space *s, struct queue *q, struct err *e)
     return try_wave(w, e);
 }
 
-/* One number of stages with one part each. */
+/* One number of stages, and of parts of each. */
 static bool try_length(struct space *s, struct plan p, struct err *e)
 {
     struct arena *a = arena_new("candidates");
@@ -365,7 +365,7 @@ enum { FREE_STAGES = 16, FREE_PARTS = 32, FREE_CHUNKS = 4 };
 static bool try_pipelines(struct space *s, struct plan p, struct err *e)
 {
     struct arena *a = arena_new("candidates");
-    struct queue q = { .arena = a, .limits = s->l, .experts = s->experts };
+    struct queue q = { .arena = a, .limits = s->l, .experts = s->experts, .busy_stages = true };
     for (p.stages = 2; p.stages <= p.unit_ranks && p.stages <= FREE_STAGES; p.stages++)
         for (p.chunks = 1;
              p.chunks <= FREE_CHUNKS && p.stages * p.chunks <= FREE_PARTS && queue_divides(s->l, &p);
@@ -378,22 +378,20 @@ static bool try_pipelines(struct space *s, struct plan p, struct err *e)
     return ok;
 }
 
-/* A pipeline where it is asked for. Else none, and the shortest with which anything fits; or all that are faster. */
+/* A pipeline where it is asked for. Else none, or any that is faster; and where nothing fits, the shortest with which anything does. */
 static bool try_stages(struct space *s, struct plan p, struct err *e)
 {
     const int asked = s->l->stages;
-    const bool any = asked == 0 && s->l->any_stages && !s->for_smallest;
     for (p.stages = asked ? asked : 1; p.stages <= (asked ? asked : p.unit_ranks); p.stages++) {
         p.chunks = asked > 1 ? s->l->chunks : 1;
         if (queue_divides(s->l, &p) && !try_length(s, p, e))
             return false;
-        if (s->out->n > 0 || (any && p.stages == 1))
+        if (p.stages == 1 && asked == 0 && s->l->any_stages && !s->for_smallest && !try_pipelines(s, p, e))
+            return false;
+        if (s->out->n > 0)
             break;
     }
-    if (!any || p.unit_ranks == 1)
-        return true;
-    p.stages = 1;
-    return try_pipelines(s, p, e);
+    return true;
 }
 
 struct finish {
