@@ -193,6 +193,15 @@ void *arena_array(struct arena *a, int64_t n, size_t item_bytes)
     return arena_alloc(a, bytes);
 }
 
+void *arena_grow(struct arena *a, void *items, int n, int *capacity, int first, size_t item_bytes)
+{
+    if (n < *capacity)
+        return items;
+    *capacity = *capacity ? 2 * *capacity : first;
+    void *more = arena_array(a, *capacity, item_bytes);
+    return n ? memcpy(more, items, (size_t)n * item_bytes) : more;
+}
+
 /* calloc rather than mmap: as lazy, and ASan watches its ends. The start of the block lies just before it. */
 void *arena_slab(size_t bytes)
 {

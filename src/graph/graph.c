@@ -4,6 +4,7 @@
 #include "base/str.h"
 #include <stdio.h>
 #include <string.h>
+enum { FIRST = 256 }; /* room of a list at first */
 
 struct graph *graph_new(struct arena *a)
 {
@@ -12,21 +13,9 @@ struct graph *graph_new(struct arena *a)
     return g;
 }
 
-/* Doubles an array of the arena when it is full. */
-static void *grow(struct arena *a, void *items, int n, int *capacity, size_t item_bytes)
-{
-    if (n < *capacity)
-        return items;
-    *capacity = *capacity ? 2 * *capacity : 256;
-    void *more = arena_array(a, *capacity, item_bytes);
-    if (n)
-        memcpy(more, items, (size_t)n * item_bytes);
-    return more;
-}
-
 static value add_value(struct graph *g, struct value_info v)
 {
-    g->values = grow(g->arena, g->values, g->n_values, &g->values_capacity, sizeof *g->values);
+    g->values = arena_grow(g->arena, g->values, g->n_values, &g->values_capacity, FIRST, sizeof *g->values);
     v.name = arena_strdup(g->arena, v.name);
     g->values[g->n_values] = v;
     return g->n_values++;
@@ -62,7 +51,7 @@ value graph_param(struct graph *g, const char *name, int n_dims, const int64_t *
                   double scale)
 {
     struct param_list *list = &g->params;
-    list->item = grow(g->arena, list->item, list->n, &g->params_capacity, sizeof *list->item);
+    list->item = arena_grow(g->arena, list->item, list->n, &g->params_capacity, FIRST, sizeof *list->item);
     struct param *p = &list->item[list->n];
     *p = (struct param){ .name = arena_strdup(g->arena, name),
                          .n_dims = n_dims,
@@ -201,7 +190,7 @@ value graph_op(struct graph *g, const struct op *op, const char *name, const val
     }
     for (int i = n_inputs; i < a->n_args; i++)
         infer_output(g, &n, i, leading, g->n_nodes);
-    g->nodes = grow(g->arena, g->nodes, g->n_nodes, &g->nodes_capacity, sizeof *g->nodes);
+    g->nodes = arena_grow(g->arena, g->nodes, g->n_nodes, &g->nodes_capacity, FIRST, sizeof *g->nodes);
     g->nodes[g->n_nodes++] = n;
     return n.arg[n_inputs];
 }

@@ -2,18 +2,10 @@
 #include "plan/queue.h"
 #include "plan/tree.h"
 #include <stdlib.h>
-#include <string.h>
 
 static void add(struct queue *q, const struct plan *p)
 {
-    if (q->n == q->room) {
-        const int room = q->room ? 2 * q->room : 64;
-        struct queued *item = ARENA_NEW(q->arena, struct queued, room);
-        if (q->n)
-            memcpy(item, q->item, (size_t)q->n * sizeof *item);
-        q->item = item;
-        q->room = room;
-    }
+    q->item = arena_grow(q->arena, q->item, q->n, &q->room, 64, sizeof *q->item);
     q->item[q->n++] = (struct queued){ 0, *p };
 }
 

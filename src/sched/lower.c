@@ -11,14 +11,8 @@ const struct ref NOWHERE = { .buffer = -1 };
 int lower_buffer(struct lower *l, const char *name, enum memory_class class, int64_t bytes)
 {
     struct program *p = l->p;
-    if (p->n_buffers == p->buffers_capacity) {
-        const int capacity = p->buffers_capacity ? 2 * p->buffers_capacity : 512;
-        struct buffer *more = ARENA_NEW(l->arena, struct buffer, capacity);
-        if (p->n_buffers)
-            memcpy(more, p->buffers, (size_t)p->n_buffers * sizeof *more);
-        p->buffers = more;
-        p->buffers_capacity = capacity;
-    }
+    p->buffers =
+        arena_grow(l->arena, p->buffers, p->n_buffers, &p->buffers_capacity, 512, sizeof *p->buffers);
     p->buffers[p->n_buffers] =
         (struct buffer){ .name = name, .class = class, .bytes = bytes, .first = -1, .last = -1 };
     return p->n_buffers++;
@@ -35,14 +29,8 @@ int lower_persistent(struct lower *l, const char *name, enum memory_class class,
 struct instr *lower_emit(struct lower *l, enum list_kind which, enum instr_kind kind, const char *name)
 {
     struct list *list = &l->p->list[which];
-    if (list->n == list->capacity) {
-        const int capacity = list->capacity ? 2 * list->capacity : 4 * l->p->graph->n_nodes + 64;
-        struct instr *more = ARENA_NEW(l->arena, struct instr, capacity);
-        if (list->n)
-            memcpy(more, list->item, (size_t)list->n * sizeof *more);
-        list->item = more;
-        list->capacity = capacity;
-    }
+    list->item = arena_grow(l->arena, list->item, list->n, &list->capacity, 4 * l->p->graph->n_nodes + 64,
+                            sizeof *list->item);
     struct instr *i = &list->item[list->n++];
     *i = (struct instr){ .kind = kind, .name = name, .node = -1, .work = NOWHERE };
     for (int j = 0; j < OP_ARGS; j++)

@@ -58,13 +58,7 @@ static void insert(struct arena *a, struct placed_list *l, struct placed x)
         else
             high = middle;
     }
-    if (l->n == l->capacity) {
-        struct placed *more = ARENA_NEW(a, struct placed, 2 * l->capacity + 16);
-        if (l->n > 0)
-            memcpy(more, l->item, (size_t)l->n * sizeof *more);
-        l->item = more;
-        l->capacity = 2 * l->capacity + 16;
-    }
+    l->item = arena_grow(a, l->item, l->n, &l->capacity, 16, sizeof *l->item);
     memmove(l->item + low + 1, l->item + low, (size_t)(l->n++ - low) * sizeof x);
     l->item[low] = x;
 }
