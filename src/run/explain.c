@@ -193,13 +193,14 @@ static void buy_memory(const struct buyer *b)
     buy(b, b->s, &more, b->p, next_purchase(b, "1 GB more per rank", b->p->cost.step_us));
 }
 
-/* On the CPU the search takes a pipeline where nothing else fits; here the best one for its time. */
+/* Where the search takes a pipeline only if nothing else fits: the best one for its time. */
 static void buy_stages(const struct buyer *b)
 {
     struct plan_limits staged = *b->l;
     struct purchase found = { .step_us = b->p->cost.step_us };
     struct plan best = *b->p;
-    for (int n = 2; n <= MOST_STAGES && b->s->backend == CPU && b->l->stages == 0 && b->p->stages == 1; n++) {
+    for (int n = 2; n <= MOST_STAGES && !setup_any_stages(b->s) && b->l->stages == 0 && b->p->stages == 1;
+         n++) {
         staged.stages = n;
         staged.chunks = 1;
         if (b->p->unit_ranks % n == 0 && buy(b, b->s, &staged, &best, &found)) {

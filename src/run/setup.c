@@ -233,6 +233,11 @@ static bool price(struct candidates *c, struct plan *p, struct err *e)
     return true;
 }
 
+bool setup_any_stages(const struct setup *s)
+{
+    return s->backend == CUDA && !s->by_mpi;
+}
+
 bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequence,
                 struct search_result *out, struct err *e)
 {
@@ -244,7 +249,7 @@ bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequ
                         (long long)sequence, (long long)s->model.max_positions);
     base_plan(s, sequence, l->reproducible, &base);
     base.shards = l->shards;
-    limits.any_stages = s->backend == CUDA && !s->by_mpi; /* messages stay on the devices */
+    limits.any_stages = setup_any_stages(s);
     const bool exact =
         (l->n_ranks > 1 || l->shards) && plan_whole_segments(&base); /* sums of gradients in float32 alone */
     if (exact && s->gradient == GRADIENT_BF16)

@@ -41,6 +41,8 @@ void setup_memory(const struct setup *s, struct plan_limits *l);
 /* The graph of a plan; logits: head gives logits. */
 struct graph *setup_graph(const struct setup *s, struct arena *a, const struct plan *p, bool logits,
                           struct model_values *v);
+/* Does the search take a pipeline wherever it is faster? Where messages stay on the devices. */
+bool setup_any_stages(const struct setup *s);
 /* The plan for given limits (search.h); `fixed`: a plan to check and measure instead of searching. */
 bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequence,
                 struct search_result *out, struct err *e);
