@@ -45,7 +45,7 @@ run() { # NAME LIMIT COMMAND...
 
 for source in tests/*_test.c; do
     name=$(basename "$source" .c)
-    run "$name" 300 "$OUT/tests/$name"
+    run "$name" 600 "$OUT/tests/$name"
 done
 [ "${UNIT_ONLY:-}" ] || for script in tests/e2e/*_test.sh; do
     run "$(basename "$script" .sh)" 600 "$script"
