@@ -17,10 +17,11 @@ if gcc -D_GNU_SOURCE -Wall -Wextra -shared -fPIC -O1 "$root/tests/e2e/mpi_count.
     MPI_COUNT_LOG=$work/each.sent ok "with a lane of communication each copy does" train 4 each $common --row_capacity 4096 --comm mpi --overlap on
     moec=$program
     same "the same bits" once each
+    # Drawn without repetition, 4 of 8 are on a rank of two with 11 of 14 chances, and twice with 3: 0.79 rows for each copy.
     # 64 floats are a row of the model. Forward and backward send each copy, or what is different of them; the rest is the same.
     once=$(awk '$1 == 256 { print $2 }' once.sent.0) each=$(awk '$1 == 256 { print $2 }' each.sent.0)
     copies=$(summed once sent_copies) rows=$(summed once sent_rows)
-    if [ -n "$once" ] && [ $((each - once)) = $((copies - rows)) ] && [ $((10 * rows)) -lt $((8 * copies)) ]; then
+    if [ -n "$once" ] && [ $((each - once)) = $((copies - rows)) ] && [ $((10 * rows)) -lt $((9 * copies)) ]; then
         passed "MPI moved $((each - once)) rows less of $each: $rows instead of $copies were sent"
     else
         failed "MPI moved '$once' rows, '$each' without; metrics say $rows instead of $copies"
