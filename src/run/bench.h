@@ -7,6 +7,6 @@ bool bench_grouped(struct arena *a, const struct config *c, struct err *e); /* t
 void bench_products_print(void);
 void bench_products_json(void);
 bool bench_ops(struct arena *a, const struct config *c, struct err *e); /* each operator by itself */
-/* A cluster description, config.output, and its table of rates (doc/formats/rates.md): the same calls, measured by one rank.
- * Several ranks measure the links between them, into the description that is there. */
+/* A cluster description, config.output, and its table of rates (doc/formats/rates.md): the same calls on all ranks at once,
+ * and the links between them. One rank has no links: those of the built-in description are written. */
 bool bench_profile(struct arena *a, const struct config *c, struct err *e);

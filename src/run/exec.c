@@ -181,7 +181,8 @@ static void make_lanes(const struct exec *x, int blocks)
 static struct comm_group *group_of(struct arena *a, const struct program *p, const char *name,
                                    enum group_kind kind, int flat)
 {
-    return comm_split(a, name, sched_members(&p->plan, p->layout.rank, kind, flat).first);
+    const int first = sched_members(&p->plan, p->layout.rank, kind, flat).first;
+    return comm_split(a, name, first + comm_rank() - p->layout.rank); /* plans of one rank stay apart */
 }
 
 /* Communicators exist and have been used before the slab is taken. */

@@ -280,7 +280,7 @@ void engine_build(const struct setup *s, const struct plan *p, bool training, bo
 {
     *x = (struct engine){ 0 };
     x->graph = setup_graph(s, s->arena, p, logits, &x->values);
-    sched_lower(s->arena, x->graph, p, comm_rank(), training, o, &x->program);
+    sched_lower(s->arena, x->graph, p, p->n_ranks == 1 ? 0 : comm_rank(), training, o, &x->program);
     exec_new(s->arena, &x->program, s->device, s->overlap_blocks, &x->exec);
     if (s->graphs != GRAPHS_OFF)
         stretch_new(s->arena, &x->exec, s->graphs == GRAPHS_ON);

@@ -54,6 +54,7 @@ void setup_lower(const struct setup *s, struct arena *a, const struct plan *p, s
 bool setup_measure(const struct setup *s, struct plan *p, struct err *e); /* fills memory and cost */
 /* One rank, forward only, for [batch, sequence] tokens; logits: head gives logits. */
 void setup_small_plan(const struct setup *s, int64_t batch, int64_t sequence, struct plan *p);
+/* A plan of one rank is built by every rank for itself. */
 void engine_build(const struct setup *s, const struct plan *p, bool training, bool logits,
                   const struct adamw *o, struct engine *x);
 /* Weights from the model directory or random ones; init: INIT_* of config.h. stored[] (by parameter, may be NULL)

@@ -200,7 +200,7 @@ struct step_result step_gradients(struct stepper *s, int64_t epoch, int64_t firs
     for (int64_t i = 0; i < s->n_order; i++) {
         const int turn = (int)(i % DEVICE_MARKS);
         const struct turn now = turn_of(s, &s->order[i]);
-        batches_fill(s->batches, p, epoch, first, n, s->order[i].micro, comm_rank(),
+        batches_fill(s->batches, p, epoch, first, n, s->order[i].micro, s->engine->program.layout.rank,
                      input(s, turn, v->tokens), input(s, turn, v->labels), s->slot[turn]);
         set_loss_weights(s, turn, targets > 0 ? targets : 1, n);
         run_turn(s, &now, i, &before);
@@ -243,8 +243,8 @@ double step_evaluate(struct stepper *s, int64_t begin, int64_t end, int64_t *n_t
         const struct turn now = { LIST_EVAL, s->engine->program.eval[i % chunks], 0, false, false };
         pass_settled(&s->engine->exec, s->n_blocks >= PASS_SETTLED);
         s->n_blocks += i % chunks == chunks - 1;
-        batches_fill_eval(s->batches, p, begin, end, i / chunks, comm_rank(), input(s, turn, v->tokens),
-                          input(s, turn, v->labels), s->slot[turn]);
+        batches_fill_eval(s->batches, p, begin, end, i / chunks, s->engine->program.layout.rank,
+                          input(s, turn, v->tokens), input(s, turn, v->labels), s->slot[turn]);
         run_turn(s, &now, i, &before);
     }
     if (blocks > 0)

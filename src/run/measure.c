@@ -1,0 +1,269 @@
+/* measure.c - see measure.h. Calls are those of the instruction lists, timed where they stand in them, so that their inputs are
+ * those of training. On CUDA products run between the batches that are timed: a GPU that had a rest is quicker than one at
+ * its power limit, as in training. */
+#include "run/measure.h"
+#include "base/rng.h"
+#include "graph/registry.h"
+#include "ops/adamw.h"
+#include "run/weights.h"
+#include "sched/predict.h"
+#include <math.h>
+#include <stdlib.h>
+
+enum { BATCHES = 15, MOST_CALLS = 50 };
+/* Calls between two waits take about so long: on the CPU less, so that few batches are interrupted. */
+static const double batch_seconds[BACKENDS] = { [CPU] = 1e-3, [CUDA] = 3e-3 };
+static const double all_seconds = 1; /* of the batches of a call; no further ones */
+/* Of products before a batch, and before the first of all: the limit takes hold within some tenths. */
+static const double warm_seconds[BACKENDS] = { [CPU] = 0, [CUDA] = 12e-3 }, first_seconds = 1.5;
+
+static bool same_call(const struct instr *x, const struct instr *y)
+{
+    struct rates_call a, b;
+    sched_call(x, &a);
+    sched_call(y, &b);
+    return rates_same_call(&a, &b);
+}
+
+static struct measured *find_call(struct measure *m, enum list_kind list, const struct instr *in)
+{
+    for (int i = 0; i < m->n; i++)
+        if (m->call[i].list == list && same_call(m->call[i].first, in))
+            return &m->call[i];
+    CHECK(m->n < MEASURE_MOST, "more than %d distinct calls", MEASURE_MOST);
+    m->call[m->n] = (struct measured){ .list = list, .first = in };
+    return &m->call[m->n++];
+}
+
+/* AdamW's states have formats of their own: weight and states are read and written, the gradient is read. */
+static double adamw_bytes(const struct anno *a, const struct instr *in)
+{
+    const int64_t n = in->dim[0];
+    const int moments = (int)anno_attr(a, in->attr, "moments", 0),
+              master = (int)anno_attr(a, in->attr, "master", 0);
+    return (double)(2 * (2 * n + adamw_low_bytes(master, n) + 2 * adamw_state_bytes(moments, n)) +
+                    n * (in->wide >> 3 & 1 ? 4 : 2));
+}
+
+/* Least memory traffic: every argument and gradient once (one that is added to: twice), but no more than the record's
+ * own count, which is in float32 and knows what is not read whole. */
+static double least_bytes(const struct measure *m, const struct instr *in, double cost_bytes)
+{
+    struct anno a;
+    double actual = 0, as_float = 0;
+    const double model = (double)num_dtype_bytes(plan_float(&m->plan));
+    anno_parse(in->op, &a);
+    if (in->op == &op_adamw && m->plan.numbers.backend == CUDA)
+        return adamw_bytes(&a, in);
+    for (int i = 0; i < a.n_args; i++) {
+        const double n = (double)anno_elements(&a, i, in->dim),
+                     each = a.arg[i].model_float ? model : (double)num_dtype_bytes(a.arg[i].dtype),
+                     grad = in->wide >> i & 1 ? 4 : each, times = in->add >> i & 1 ? 2 : 1;
+        if (in->arg[i].buffer >= 0) {
+            actual += n * (in->wide >> i & 1 && !in->backward ? 4 : each);
+            as_float += n * fmax(each, 4);
+        }
+        if (in->grad[i].buffer >= 0) {
+            actual += n * grad * times;
+            as_float += n * 4 * times;
+        }
+    }
+    return fmin(actual, cost_bytes * actual / fmax(as_float, 1));
+}
+
+static int ascending(const void *x, const void *y)
+{
+    const double a = *(const double *)x, b = *(const double *)y;
+    return a < b ? -1 : a > b;
+}
+
+typedef void again(void *context);
+
+/* From the first rank that begins to the last one that ends, where ranks share cores. */
+static double time_of(const struct device *d, again *f, void *context, int64_t calls)
+{
+    d->wait();
+    comm_barrier();
+    const double begin = exec_now();
+    for (int64_t i = 0; i < calls; i++)
+        f(context);
+    d->wait();
+    comm_barrier();
+    return comm_max(exec_now() - begin) / (double)calls;
+}
+
+struct batch_times {
+    double median, least;
+};
+
+static void multiply(void *context)
+{
+    const struct dense_product *p = context;
+    op_linear.fwd[p->device->backend](&p->c);
+}
+
+static void warm_up(struct dense_product *p, double seconds)
+{
+    for (double left = seconds; p->seconds > 0 && left > 0; left -= p->seconds)
+        multiply(p);
+}
+
+/* Seconds of a call over batches of calls, after one that is not counted. */
+static struct batch_times time_batches(struct measure *m, again *f, void *context)
+{
+    const struct device *d = m->setup.device;
+    double each[BATCHES], spent = 0;
+    int n = 0;
+    f(context);
+    const double one = time_of(d, f, context, 1),
+                 batch = batch_seconds[d->backend] * (comm_ranks() > 1 ? 5 : 1);
+    const int64_t calls = one >= batch ? 1 : (int64_t)fmin(MOST_CALLS, batch / one + 1);
+    while (n < BATCHES && spent < all_seconds) {
+        warm_up(&m->product, warm_seconds[d->backend]);
+        each[n] = time_of(d, f, context, calls);
+        spent += each[n++] * (double)calls;
+    }
+    qsort(each, (size_t)n, sizeof *each, ascending);
+    return (struct batch_times){ each[n / 2], each[0] };
+}
+
+struct at { /* an instruction, for time_batches */
+    struct exec *exec;
+    enum list_kind list;
+    int index;
+};
+
+static void launch(void *context)
+{
+    const struct at *at = context;
+    exec_launch(at->exec, at->list, at->index, false);
+}
+
+/* Runs the list in its order; the first of equal calls is repeated where it stands. */
+static void time_list(struct measure *m, enum list_kind list)
+{
+    const struct list *l = &m->engine.program.list[list];
+    for (int i = 0; i < l->n; i++) {
+        const struct instr *in = &l->item[i];
+        struct at at = { &m->engine.exec, list, i };
+        if (in->kind == RUN_ZERO)
+            launch(&at);
+        if (in->kind != RUN_OP)
+            continue;
+        struct measured *r = find_call(m, list, in);
+        if (r->calls++ == 0) {
+            sched_cost(in, &r->flops, &r->bytes);
+            r->cost_bytes = r->bytes;
+            r->bytes = least_bytes(m, in, r->bytes);
+            const struct batch_times t = time_batches(m, launch, &at);
+            r->seconds = t.median;
+            r->least_seconds = t.least;
+        } else {
+            launch(&at);
+        }
+    }
+    m->setup.device->wait();
+}
+
+static void copy(void *context)
+{
+    const struct dense_product *p = context;
+    p->device->copy(p->c.arg[1], p->c.arg[0], (size_t)(p->c.dim[0] * p->c.dim[1] * 2));
+}
+
+static void product_new(struct measure *m)
+{
+    const struct device *d = m->setup.device;
+    const int64_t n = d->backend == CUDA ? 8192 : 1024, elements = n * n;
+    struct dense_product *p = &m->product;
+    size_t work[2] = { 0, 0 };
+    *p = (struct dense_product){ d, { .dim = { n, n, n }, .stream = d->stream() }, 0 };
+    if (op_linear.work[d->backend])
+        op_linear.work[d->backend](&p->c, work);
+    for (int i = 0; i < 3; i++)
+        p->c.arg[i] = d->allocate((size_t)elements * 4);
+    p->c.work = d->allocate(work[0] + 1);
+    for (int i = 0; i < 2; i++)
+        d->copy(p->c.arg[i], exec_at(&m->engine.exec, m->engine.program.weights[0]),
+                (size_t)fmin((double)elements * 2,
+                             (double)m->engine.program.buffers[m->engine.program.weights[0].buffer].bytes));
+    multiply(p);
+}
+
+static void product_free(struct dense_product *p)
+{
+    for (int i = 0; i < 3; i++)
+        p->device->release(p->c.arg[i]);
+    p->device->release(p->c.work);
+}
+
+/* What this device reaches in this call: a square product, and a copy of its operand. */
+static void measure_ceilings(struct measure *m)
+{
+    struct dense_product *p = &m->product;
+    const double elements = (double)(p->c.dim[0] * p->c.dim[1]);
+    p->seconds = time_of(m->setup.device, multiply, p, 1);
+    warm_up(p, warm_seconds[m->setup.backend] > 0 ? first_seconds : 0);
+    p->seconds = time_batches(m, multiply, p).median;
+    m->flops_per_s = 2 * elements * (double)p->c.dim[2] / p->seconds;
+    m->bytes_per_s = 4 * elements / time_batches(m, copy, p).median;
+}
+
+/* Random tokens: sizes, not the text, decide the time, and the routing of random weights is near to even. */
+static void make_batch(struct measure *m, struct arena *a, const struct config *c)
+{
+    struct dataset *d = ARENA_NEW(a, struct dataset, 1);
+    const int64_t n = m->plan.micro_batch * m->plan.sequence;
+    int32_t *tokens = ARENA_NEW(a, int32_t, n);
+    for (int64_t i = 0; i < n; i++)
+        tokens[i] = (int32_t)(rng_u64((uint64_t)c->seed, 0, (uint64_t)i) % (uint64_t)m->setup.model.vocab);
+    *d = (struct dataset){ .n_sequences = m->plan.micro_batch,
+                           .sequence_length = m->plan.sequence,
+                           .vocab_size = m->setup.model.vocab,
+                           .tokens = tokens };
+    batches_new(a, d, d->n_sequences, c->seed, -1, &m->batches);
+    step_new(a, &m->engine, &m->batches, 0, &m->stepper);
+}
+
+static bool start(struct measure *m, struct arena *a, const struct config *c, struct err *e)
+{
+    const struct adamw adamw = { 0.9, 0.95, 1e-8, 0 };
+    if (!setup_open(a, c, &m->setup, e))
+        return false;
+    if (comm_ranks() > 1 && !setup_connect(&m->setup, c, NULL, e))
+        return false;
+    const int64_t all_kinds = m->setup.model.experts ? m->setup.model.first_dense + 1 : 1,
+                  layers = c->layers ? c->layers : all_kinds;
+    if (layers < m->setup.model.layers)
+        m->setup.model.layers = layers;
+    setup_small_plan(&m->setup, c->micro_batch_size, c->sequence_length, &m->plan);
+    if (c->sequence_length > m->setup.model.max_positions)
+        return err_code(e, EXIT_MISMATCH,
+                        "--sequence_length %lld: max_position_embeddings of the model is %lld",
+                        (long long)c->sequence_length, (long long)m->setup.model.max_positions);
+    if (!setup_measure(&m->setup, &m->plan, e))
+        return false;
+    if (m->plan.memory.peak_bytes > m->setup.cluster.memory_bytes)
+        return err_code(e, EXIT_MEMORY, "%lld bytes are needed, %lld are there: a smaller --micro_batch_size",
+                        (long long)m->plan.memory.peak_bytes, (long long)m->setup.cluster.memory_bytes);
+    engine_build(&m->setup, &m->plan, true, false, &adamw, &m->engine);
+    weights_init(&m->engine.exec, c->seed);
+    make_batch(m, a, c);
+    m->engine.exec.control = (struct step_control){ 1e-5, 0.9, 0.95, 1.0, 1, 0 };
+    step_train(&m->stepper, 0, 0, m->plan.global_batch); /* libraries choose their kernels */
+    return true;
+}
+
+/* What the device reaches, and every call. */
+bool measure_calls(struct measure *m, struct arena *a, const struct config *c, struct err *e)
+{
+    if (!start(m, a, c, e))
+        return false;
+    product_new(m);
+    measure_ceilings(m);
+    time_list(m, LIST_MICRO);
+    time_list(m, LIST_UPDATE);
+    product_free(&m->product);
+    exec_free(&m->engine.exec);
+    return true;
+}

@@ -1,0 +1,31 @@
+/* measure.h - what this machine reaches: every distinct operator call of a model's training step, by itself, on all ranks at
+ * once, so that what they share (cores, memory, power) is shared as in training. */
+#pragma once
+#include "run/step.h"
+enum { MEASURE_MOST = 256 }; /* distinct calls */
+struct measured {            /* a distinct call */
+    enum list_kind list;
+    const struct instr *first;
+    int64_t calls;                 /* of it in the lists */
+    double seconds, least_seconds; /* of one: median and least of several batches, of the slowest rank */
+    double flops, cost_bytes;      /* of the record */
+    double bytes;                  /* least memory traffic */
+};
+struct dense_product { /* square */
+    const struct device *device;
+    struct call c;
+    double seconds; /* of one, about; 0: not known */
+};
+struct measure {
+    struct setup setup;
+    struct plan plan; /* of one rank */
+    struct engine engine;
+    struct batches batches;
+    struct stepper stepper;
+    struct dense_product product;
+    double flops_per_s, bytes_per_s; /* reached by a rank: the product, a copy (read and written bytes) */
+    int n;
+    struct measured call[MEASURE_MOST];
+};
+/* By all ranks together, each with a model of its own, of as few layers as have every kind or as many as config.layers. */
+bool measure_calls(struct measure *m, struct arena *a, const struct config *c, struct err *e);

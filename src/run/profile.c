@@ -1,0 +1,66 @@
+/* profile.c - `profile`: what this machine reaches (measure.h, links.h), as descriptions that predictions read. */
+#include "base/blas.h"
+#include "base/file.h"
+#include "run/bench.h"
+#include "run/links.h"
+#include "run/measure.h"
+#include "sched/predict.h"
+#include <stdio.h>
+#include <string.h>
+
+/* The quickest batch: what else the machine does belongs to no operator. */
+static bool write_table(const struct measure *m, struct arena *a, const char *path, struct err *e)
+{
+    struct rates_entry *all = ARENA_NEW(a, struct rates_entry, m->n);
+    struct str s = str_new(a, 64u << 20);
+    for (int i = 0; i < m->n; i++) {
+        const struct measured *r = &m->call[i];
+        all[i] =
+            (struct rates_entry){ .seconds = r->least_seconds, .flops = r->flops, .bytes = r->cost_bytes };
+        sched_call(r->first, &all[i].call);
+    }
+    rates_write(&(struct rates){ .backend = m->setup.backend, .n_entries = m->n, .entry = all }, &s);
+    return file_write(path, s.text, s.bytes, e);
+}
+
+static bool write_cluster(const struct cluster *c, struct arena *a, const char *table, const char *path,
+                          struct err *e)
+{
+    const char *slash = strrchr(table, '/');
+    struct str s = str_new(a, 1u << 20);
+    cluster_write(c, slash ? slash + 1 : table, &s);
+    return file_write(path, s.text, s.bytes, e);
+}
+
+static void print_links(const struct cluster *c)
+{
+    if (c->ranks_per_node > 1)
+        printf("links between %d ranks of a machine: %.2f GB/s, %.1f us a message\n", c->ranks_per_node,
+               c->inside.bytes_per_s[TRANSFER_EXCHANGE] / 1e9, c->inside.latency_us);
+    if (comm_ranks() > c->ranks_per_node)
+        printf("links between machines, %d ranks: %.2f GB/s, %.1f us a message\n", comm_ranks(),
+               c->between.bytes_per_s[TRANSFER_EXCHANGE] / 1e9, c->between.latency_us);
+}
+
+bool bench_profile(struct arena *a, const struct config *c, struct err *e)
+{
+    const size_t n = strlen(c->output), ending = n > 5 && strcmp(c->output + n - 5, ".json") == 0 ? 5 : 0;
+    const char *table = arena_printf(a, "%.*s.rates.json", (int)(n - ending), c->output);
+    struct measure *m = ARENA_NEW(a, struct measure, 1);
+    blas_warm_up();
+    if (!measure_calls(m, a, c, e))
+        return false;
+    struct cluster here = m->setup.cluster;
+    here.flops_per_s = m->flops_per_s;
+    here.memory_bytes_per_s = m->bytes_per_s;
+    if (comm_ranks() > 1)
+        links_measure(a, m->setup.device, &here);
+    if (comm_rank() != 0)
+        return true;
+    if (!write_table(m, a, table, e) || !write_cluster(&here, a, table, c->output, e))
+        return false;
+    printf("%d calls measured, on %d rank%s at once; written to %s and %s\n", m->n, comm_ranks(),
+           comm_ranks() > 1 ? "s" : "", c->output, table);
+    print_links(&here);
+    return true;
+}
