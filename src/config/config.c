@@ -51,7 +51,9 @@ static const struct command commands[] = {
     { "bench grouped-gemm", "Time the experts' products at the sizes of the nnScaler example.", NULL },
     { "simulate", "Run a step of a plan on a clock, for any number of ranks: time, memory, waiting, a trace.",
       NULL },
-    { "profile", "Measure this machine for predictions: operators of a model on one rank, links on several.",
+    { "profile",
+      "Measure this machine for predictions: operators of a model on all ranks at once, and the links "
+      "between them.",
       NULL },
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };

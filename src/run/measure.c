@@ -1,6 +1,6 @@
-/* measure.c - see measure.h. Calls are those of the instruction lists, timed where they stand in them, so that their inputs are
- * those of training. On CUDA products run between the batches that are timed: a GPU that had a rest is quicker than one at
- * its power limit, as in training. */
+/* measure.c - see measure.h. On the CPU whole steps are run, and each instruction's time is taken. On CUDA, where the host runs ahead
+ * of the device, each call is repeated where it stands in the lists; products run between the batches that are timed, for a
+ * GPU that had a rest is quicker than one at its power limit, as in training. */
 #include "run/measure.h"
 #include "base/rng.h"
 #include "graph/registry.h"
@@ -9,8 +9,10 @@
 #include "sched/predict.h"
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
-enum { BATCHES = 15, MOST_CALLS = 50 };
+enum { BATCHES = 15, MOST_CALLS = 50, FEWEST_PASSES = 3, MOST_PASSES = 25, ACCUMULATION = 2 };
+static const double passes_seconds = 5; /* no further ones */
 /* Calls between two waits take about so long: on the CPU less, so that few batches are interrupted. */
 static const double batch_seconds[BACKENDS] = { [CPU] = 1e-3, [CUDA] = 3e-3 };
 static const double all_seconds = 1; /* of the batches of a call; no further ones */
@@ -92,10 +94,6 @@ static double time_of(const struct device *d, again *f, void *context, int64_t c
     return comm_max(exec_now() - begin) / (double)calls;
 }
 
-struct batch_times {
-    double median, least;
-};
-
 static void multiply(void *context)
 {
     const struct dense_product *p = context;
@@ -108,8 +106,8 @@ static void warm_up(struct dense_product *p, double seconds)
         multiply(p);
 }
 
-/* Seconds of a call over batches of calls, after one that is not counted. */
-static struct batch_times time_batches(struct measure *m, again *f, void *context)
+/* Seconds of a call over batches of calls, after one that is not counted: median and least. */
+static void time_batches(struct measure *m, again *f, void *context, double *median, double *least)
 {
     const struct device *d = m->setup.device;
     double each[BATCHES], spent = 0;
@@ -124,7 +122,27 @@ static struct batch_times time_batches(struct measure *m, again *f, void *contex
         spent += each[n++] * (double)calls;
     }
     qsort(each, (size_t)n, sizeof *each, ascending);
-    return (struct batch_times){ each[n / 2], each[0] };
+    *median = each[n / 2];
+    *least = each[0];
+}
+
+static bool is_call(const struct instr *in)
+{
+    return in->kind == RUN_OP;
+}
+
+static void find_calls(struct measure *m, enum list_kind which)
+{
+    const struct list *l = &m->engine.program.list[which];
+    for (int i = 0; i < l->n; i++) {
+        if (!is_call(&l->item[i]))
+            continue;
+        struct measured *r = find_call(m, which, &l->item[i]);
+        if (r->calls++ > 0)
+            continue;
+        sched_cost(r->first, &r->flops, &r->cost_bytes);
+        r->bytes = least_bytes(m, r->first, r->cost_bytes);
+    }
 }
 
 struct at { /* an instruction, for time_batches */
@@ -139,30 +157,72 @@ static void launch(void *context)
     exec_launch(at->exec, at->list, at->index, false);
 }
 
-/* Runs the list in its order; the first of equal calls is repeated where it stands. */
-static void time_list(struct measure *m, enum list_kind list)
+/* Runs the list in its order; the first of equal calls is repeated where it stands, so that its inputs are those of training. */
+static void time_list(struct measure *m, enum list_kind which)
 {
-    const struct list *l = &m->engine.program.list[list];
+    const struct list *l = &m->engine.program.list[which];
     for (int i = 0; i < l->n; i++) {
-        const struct instr *in = &l->item[i];
-        struct at at = { &m->engine.exec, list, i };
-        if (in->kind == RUN_ZERO)
+        struct at at = { &m->engine.exec, which, i };
+        struct measured *r = is_call(&l->item[i]) ? find_call(m, which, &l->item[i]) : NULL;
+        if (r && r->first == &l->item[i])
+            time_batches(m, launch, &at, &r->seconds, &r->least_seconds);
+        else if (r || l->item[i].kind == RUN_ZERO)
             launch(&at);
-        if (in->kind != RUN_OP)
-            continue;
-        struct measured *r = find_call(m, list, in);
-        if (r->calls++ == 0) {
-            sched_cost(in, &r->flops, &r->bytes);
-            r->cost_bytes = r->bytes;
-            r->bytes = least_bytes(m, in, r->bytes);
-            const struct batch_times t = time_batches(m, launch, &at);
-            r->seconds = t.median;
-            r->least_seconds = t.least;
-        } else {
-            launch(&at);
-        }
     }
     m->setup.device->wait();
+}
+
+struct pass { /* over whole steps; seconds of each distinct call, mean of the ranks */
+    double all, call[MEASURE_MOST];
+};
+
+static void clear_spent(struct exec *x)
+{
+    for (int k = 0; k < LISTS; k++)
+        memset(x->spent[k], 0, (size_t)x->program->list[k].n * sizeof *x->spent[k]);
+}
+
+static void time_pass(struct measure *m, struct pass *out)
+{
+    struct exec *x = &m->engine.exec;
+    *out = (struct pass){ 0 };
+    clear_spent(x);
+    comm_barrier();
+    step_train(&m->stepper, 0, 0, m->plan.global_batch);
+    for (int k = 0; k < LISTS; k++)
+        for (int i = 0; i < x->program->list[k].n; i++)
+            if (is_call(&x->program->list[k].item[i]) && x->spent[k][i] > 0)
+                out->call[find_call(m, (enum list_kind)k, &x->program->list[k].item[i]) - m->call] +=
+                    x->spent[k][i];
+    comm_sum_doubles(out->call, m->n);
+    for (int i = 0; i < m->n; i++) {
+        out->all += out->call[i];
+        out->call[i] /= (double)comm_ranks() * (double)m->call[i].calls *
+                        (double)(m->call[i].list == LIST_MICRO ? m->plan.accumulation : 1);
+    }
+}
+
+static int shorter_first(const void *x, const void *y)
+{
+    const struct pass *a = x, *b = y;
+    return ascending(&a->all, &b->all);
+}
+
+/* Whole steps: a call that is repeated finds in the caches what the one before it left. One of the quicker
+ * steps, for what else the machine does belongs to no operator; of one step, so that the times add up. */
+static void time_steps(struct measure *m, struct arena *a)
+{
+    struct exec *x = &m->engine.exec;
+    struct pass *passes = ARENA_NEW(a, struct pass, MOST_PASSES);
+    int n = 0;
+    for (int k = 0; k < LISTS; k++)
+        x->spent[k] = ARENA_NEW(a, double, x->program->list[k].n + 1);
+    for (const double begin = exec_now();
+         n < FEWEST_PASSES || (n < MOST_PASSES && comm_max(exec_now() - begin) < passes_seconds);)
+        time_pass(m, &passes[n++]);
+    qsort(passes, (size_t)n, sizeof *passes, shorter_first);
+    for (int i = 0; i < m->n; i++)
+        m->call[i].seconds = m->call[i].least_seconds = passes[n / 4].call[i];
 }
 
 static void copy(void *context)
@@ -204,20 +264,22 @@ static void measure_ceilings(struct measure *m)
     const double elements = (double)(p->c.dim[0] * p->c.dim[1]);
     p->seconds = time_of(m->setup.device, multiply, p, 1);
     warm_up(p, warm_seconds[m->setup.backend] > 0 ? first_seconds : 0);
-    p->seconds = time_batches(m, multiply, p).median;
+    double copied, least;
+    time_batches(m, multiply, p, &p->seconds, &least);
+    time_batches(m, copy, p, &copied, &least);
     m->flops_per_s = 2 * elements * (double)p->c.dim[2] / p->seconds;
-    m->bytes_per_s = 4 * elements / time_batches(m, copy, p).median;
+    m->bytes_per_s = 4 * elements / copied;
 }
 
 /* Random tokens: sizes, not the text, decide the time, and the routing of random weights is near to even. */
 static void make_batch(struct measure *m, struct arena *a, const struct config *c)
 {
     struct dataset *d = ARENA_NEW(a, struct dataset, 1);
-    const int64_t n = m->plan.micro_batch * m->plan.sequence;
+    const int64_t n = m->plan.global_batch * m->plan.sequence;
     int32_t *tokens = ARENA_NEW(a, int32_t, n);
     for (int64_t i = 0; i < n; i++)
         tokens[i] = (int32_t)(rng_u64((uint64_t)c->seed, 0, (uint64_t)i) % (uint64_t)m->setup.model.vocab);
-    *d = (struct dataset){ .n_sequences = m->plan.micro_batch,
+    *d = (struct dataset){ .n_sequences = m->plan.global_batch,
                            .sequence_length = m->plan.sequence,
                            .vocab_size = m->setup.model.vocab,
                            .tokens = tokens };
@@ -241,6 +303,10 @@ static bool start(struct measure *m, struct arena *a, const struct config *c, st
         return err_code(e, EXIT_MISMATCH,
                         "--sequence_length %lld: max_position_embeddings of the model is %lld",
                         (long long)c->sequence_length, (long long)m->setup.model.max_positions);
+    if (m->setup.backend == CPU) { /* most of the calls add to gradients, as in training */
+        m->plan.accumulation = ACCUMULATION;
+        m->plan.global_batch *= ACCUMULATION;
+    }
     if (!setup_measure(&m->setup, &m->plan, e))
         return false;
     if (m->plan.memory.peak_bytes > m->setup.cluster.memory_bytes)
@@ -261,8 +327,14 @@ bool measure_calls(struct measure *m, struct arena *a, const struct config *c, s
         return false;
     product_new(m);
     measure_ceilings(m);
-    time_list(m, LIST_MICRO);
-    time_list(m, LIST_UPDATE);
+    find_calls(m, LIST_MICRO);
+    find_calls(m, LIST_UPDATE);
+    if (m->setup.backend == CPU) {
+        time_steps(m, a);
+    } else {
+        time_list(m, LIST_MICRO);
+        time_list(m, LIST_UPDATE);
+    }
     product_free(&m->product);
     exec_free(&m->engine.exec);
     return true;

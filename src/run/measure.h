@@ -6,10 +6,11 @@ enum { MEASURE_MOST = 256 }; /* distinct calls */
 struct measured {            /* a distinct call */
     enum list_kind list;
     const struct instr *first;
-    int64_t calls;                 /* of it in the lists */
-    double seconds, least_seconds; /* of one: median and least of several batches, of the slowest rank */
-    double flops, cost_bytes;      /* of the record */
-    double bytes;                  /* least memory traffic */
+    int64_t calls; /* of it in the lists */
+    double seconds,
+        least_seconds; /* of one: median and least of several batches; on the CPU those of one step, both */
+    double flops, cost_bytes; /* of the record */
+    double bytes;             /* least memory traffic */
 };
 struct dense_product { /* square */
     const struct device *device;

@@ -23,12 +23,13 @@ within() { # NAME GOT WANTED FACTOR
     if awk "BEGIN { exit !($2 > 0 && $2 < $3 * $4 && $2 > $3 / $4) }"; then passed "$1 (predicted $2 ms, measured $3 ms)"; else failed "$1: predicted $2 ms, measured $3 ms"; fi
 }
 profile="profile --model_id model --sequence_length 64 --micro_batch_size 8 --threads 1"
-not "links before operators" $mpirun -np 2 "$moec" $profile --output here.json
 ok "profile" "$moec" $profile --output here.json
-shows "it counts the calls" '^[0-9]+ calls measured, written to here.json and here.rates.json'
-ok "profile of links" $mpirun -np 2 "$moec" $profile --output here.json
-shows "it tells their rates" '^links between 2 ranks, 2 to a machine: inside [0-9]+\.[0-9]+ GB/s'
-ok "it keeps the operators" grep -q '"table": "here.rates.json"' here.json
+shows "it counts the calls" '^[0-9]+ calls measured, on 1 rank at once; written to here.json and here.rates.json'
+ok "profile of two ranks" $mpirun -np 2 "$moec" $profile --output two.json
+shows "it counts their calls" '^[0-9]+ calls measured, on 2 ranks at once; written to two.json and two.rates.json'
+shows "it tells the rates of links" '^links between 2 ranks of a machine: [0-9]+\.[0-9]+ GB/s'
+ok "the same calls" test "$(grep -c operator two.rates.json)" = "$(grep -c operator here.rates.json)"
+ok "it names the table" grep -q '"table": "two.rates.json"' two.json
 cluster bare.json ""
 options="--model_id model --dataset_path data --global_batch_size 32 --micro_batch_size 8"
 for file in bare here; do
@@ -59,14 +60,14 @@ assert any("experts" in e["name"] for e in bars)
 END
 }
 for layout in 1 2; do
-    ok "simulate, experts over $layout" "$moec" simulate $options --cluster here.json --runtime_ngpus 2 --expert_parallel $layout --zero 0 --trace ep$layout.json --trace_ranks 1
+    ok "simulate, experts over $layout" "$moec" simulate $options --cluster two.json --runtime_ngpus 2 --expert_parallel $layout --zero 0 --trace ep$layout.json --trace_ranks 1
     cp log ep$layout.sim
     shows "no deadlock, experts over $layout" 'no deadlock'
     command -v python3 >/dev/null && ok "the trace, experts over $layout" traced ep$layout.json "$(ms 'simulated step' ep$layout.sim)" 1
     ok "train, experts over $layout" train 2 ep$layout --global_batch_size 32 --micro_batch_size 8 --threads 1 --max_steps 8 --expert_parallel $layout --zero 0 --save_every -1
     echo "     experts over $layout: simulated $(ms 'simulated step' ep$layout.sim) ms, measured $(measured ep$layout) ms"
 done
-ok "simulate a pipeline" "$moec" simulate $options --cluster here.json --runtime_ngpus 2 --pipeline_stages 2 --micro_batch_size 4 --trace stages.json --trace_ranks 1
+ok "simulate a pipeline" "$moec" simulate $options --cluster two.json --runtime_ngpus 2 --pipeline_stages 2 --micro_batch_size 4 --trace stages.json --trace_ranks 1
 cp log stages.sim
 shows "no deadlock in a pipeline" 'no deadlock'
 command -v python3 >/dev/null && ok "the trace of a pipeline" traced stages.json "$(ms 'simulated step' stages.sim)" 20
@@ -77,12 +78,12 @@ order() { # SIMULATED-A SIMULATED-B MEASURED-A MEASURED-B
     awk "BEGIN { a = $1 < $2; b = $3 < $4; r = $3 / $4; if (r < 1) r = 1 / r; exit !(a == b || r < 2 || $factor > 3) }"
 }
 ok "the order of the two" order "$(ms 'simulated step' ep1.sim)" "$(ms 'simulated step' ep2.sim)" "$(measured ep1)" "$(measured ep2)"
-ok "simulate 4096 ranks" timeout 60 "$moec" simulate --model_id model --sequence_length 64 --cluster here.json --runtime_ngpus 4096 --plan_ngpus 8 --expert_parallel 8 --zero 1 --global_batch_size 16384 --micro_batch_size 8
+ok "simulate 4096 ranks" timeout 60 "$moec" simulate --model_id model --sequence_length 64 --cluster two.json --runtime_ngpus 4096 --plan_ngpus 8 --expert_parallel 8 --zero 1 --global_batch_size 16384 --micro_batch_size 8
 shows "they share lists" 'all ranks of a stage run the lists'
-ok "simulate writes JSON" "$moec" simulate $options --cluster here.json --runtime_ngpus 2 --json
+ok "simulate writes JSON" "$moec" simulate $options --cluster two.json --runtime_ngpus 2 --json
 refused "simulate without a length" 2 'sequence_length' "$moec" simulate --model_id model --runtime_ngpus 2
 refused "a plan that is not there" 3 'none.plan' "$moec" simulate $options --runtime_ngpus 2 --plan none.plan
-ok "a plan that compile wrote" "$moec" compile $options --runtime_ngpus 2 --cluster here.json --plan two.plan
-ok "is simulated" "$moec" simulate $options --runtime_ngpus 2 --cluster here.json --plan two.plan
+ok "a plan that compile wrote" "$moec" compile $options --runtime_ngpus 2 --cluster two.json --plan two.plan
+ok "is simulated" "$moec" simulate $options --runtime_ngpus 2 --cluster two.json --plan two.plan
 refused "a trace that cannot be written" '1|3' 'nowhere' "$moec" simulate $options --runtime_ngpus 2 --trace nowhere/t.json
 finish
