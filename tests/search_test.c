@@ -113,7 +113,7 @@ static void measure_ready(struct world *w, const struct plan_bar *bar, struct pl
     if (p->stages == 1)
         p->cost = times[0].cost;
     else
-        sched_predict_pipeline(p, times, &p->cost);
+        sched_predict_pipeline(p, times, &w->cluster, &p->cost);
 }
 
 static bool measure(void *context, const struct plan_bar *bar, struct plan *p, struct err *e)

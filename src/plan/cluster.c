@@ -15,7 +15,7 @@ static struct link even_link(double bytes_per_s, double latency_us)
 void cluster_cpu(struct cluster *c, int ranks_per_node, int threads, int cores)
 {
     const double wanted = (double)ranks_per_node * threads,
-                 share = wanted > cores ? threads * cores / wanted : threads;
+                 ranks_per_core = wanted > cores ? wanted / cores : 1, share = threads / ranks_per_core;
     const int64_t bytes = (int64_t)sysconf(_SC_PHYS_PAGES) * (int64_t)sysconf(_SC_PAGESIZE);
     *c = (struct cluster){ .name = "cpu",
                            .ranks_per_node = ranks_per_node,
@@ -25,7 +25,8 @@ void cluster_cpu(struct cluster *c, int ranks_per_node, int threads, int cores)
                            .inside = even_link(2e9, 20),
                            .between = even_link(2e9, 20),
                            .call_us = 10,
-                           .peak_flops_per_s = 100e9 * share };
+                           .peak_flops_per_s = 100e9 * share,
+                           .ranks_per_core = ranks_per_core };
 }
 
 /* Products and streams of the H200 are measured; those of the others are in proportion to the peaks of the makers'
@@ -42,6 +43,7 @@ static const struct cluster builtin[] = {
       { { 40e9, 40e9, 40e9 }, 20 },
       3,
       989e12,
+      1,
       NULL },
     { "h100",
       8,
@@ -52,6 +54,7 @@ static const struct cluster builtin[] = {
       { { 40e9, 40e9, 40e9 }, 20 },
       3,
       989e12,
+      1,
       NULL },
     { "a100",
       8,
@@ -62,6 +65,7 @@ static const struct cluster builtin[] = {
       { { 20e9, 20e9, 20e9 }, 20 },
       3,
       312e12,
+      1,
       NULL },
 };
 
@@ -145,6 +149,8 @@ static bool read_cluster(const struct json *j, struct cluster *c, struct err *e)
         !want_rate(j, r, "memory_bytes_per_s", &c->memory_bytes_per_s, e) || !read_links(j, c, e) ||
         !want_rate(j, r, "call_us", &c->call_us, e))
         return false;
+    if (json_get(r, "ranks_per_core") && !want_rate(j, r, "ranks_per_core", &c->ranks_per_core, e))
+        return false;
     c->ranks_per_node = (int)ranks;
     snprintf(c->name, sizeof c->name, "%s", name);
     return true;
@@ -173,7 +179,7 @@ bool cluster_read(struct arena *a, const char *path, struct cluster *c, struct e
     struct json *j = json_read(path, 1u << 20, e);
     if (!j)
         return false;
-    *c = (struct cluster){ 0 };
+    *c = (struct cluster){ .ranks_per_core = 1 };
     const bool ok = read_cluster(j, c, e) && read_rates(a, j, path, c, e);
     json_free(j);
     return ok;
@@ -197,6 +203,8 @@ void cluster_write(const struct cluster *c, const char *table, struct str *out)
              "\"peak_flops_per_s\": %.17g,\n  \"memory_bytes_per_s\": %.17g,\n",
              c->ranks_per_node, (long long)c->memory_bytes, c->flops_per_s, c->peak_flops_per_s,
              c->memory_bytes_per_s);
+    if (c->ranks_per_core > 1)
+        str_addf(out, "  \"ranks_per_core\": %.17g,\n", c->ranks_per_core);
     write_link(out, "inside_node", &c->inside);
     write_link(out, "between_nodes", &c->between);
     if (table) {

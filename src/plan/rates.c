@@ -65,7 +65,7 @@ double rates_seconds(const struct rates *r, const struct rates_call *c, double f
     if (!rate)
         return -1;
     const double work =
-        fmax(over(flops, rate->flops_per_s * r->flops_part), over(bytes, rate->bytes_per_s * r->bytes_part));
+        over(flops, rate->flops_per_s * r->flops_part) + over(bytes, rate->bytes_per_s * r->bytes_part);
     return work / 2 + hypot(work / 2, over(gradient_bytes, rate->gradient_bytes_per_s * r->bytes_part));
 }
 
@@ -84,6 +84,28 @@ static double misfit(const struct rates *r, const struct rate *rate)
     return sum;
 }
 
+/* The rates whose sum of times is nearest to the entries' in relative terms: a small system of normal equations. Rates that
+ * are not positive: FLOPs and bytes do not tell apart what takes the time. */
+static struct rate both_rates(const struct rates *r, const struct rates_call *c)
+{
+    double ff = 0, fb = 0, bb = 0, f1 = 0, b1 = 0;
+    for (int i = 0; i < r->n_entries; i++) {
+        const struct rates_entry *x = &r->entry[i];
+        if (x->call.way != c->way || strcmp(x->call.op, c->op) != 0)
+            continue;
+        const double f = x->flops / x->seconds / 1e9, b = x->bytes / x->seconds / 1e9;
+        ff += f * f;
+        fb += f * b;
+        bb += b * b;
+        f1 += f;
+        b1 += b;
+    }
+    const double whole = ff * bb - fb * fb, per_flop = f1 * bb - b1 * fb, per_byte = b1 * ff - f1 * fb;
+    if (!(whole > 1e-6 * ff * bb && per_flop > 0 && per_byte > 0))
+        return (struct rate){ 0 };
+    return (struct rate){ c->op, c->way, 1e9 * whole / per_flop, 1e9 * whole / per_byte, 0 };
+}
+
 static struct rate fitted(const struct rates *r, const struct rates_call *c)
 {
     double seconds = 0, flops = 0, bytes = 0;
@@ -96,8 +118,9 @@ static struct rate fitted(const struct rates *r, const struct rates_call *c)
         bytes += x->bytes;
     }
     const struct rate compute = { c->op, c->way, flops / seconds, 0, 0 },
-                      memory = { c->op, c->way, 0, bytes / seconds, 0 };
-    return misfit(r, &compute) < misfit(r, &memory) ? compute : memory;
+                      memory = { c->op, c->way, 0, bytes / seconds, 0 }, both = both_rates(r, c),
+                      one = misfit(r, &compute) < misfit(r, &memory) ? compute : memory;
+    return both.op && misfit(r, &both) < misfit(r, &one) ? both : one;
 }
 
 void rates_fit(struct arena *a, struct rates *r)

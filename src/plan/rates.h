@@ -21,7 +21,7 @@ struct rates_entry {
 struct rate {
     const char *op;
     enum way way;
-    double flops_per_s, bytes_per_s; /* the slower of both counts; 0 = this one does not */
+    double flops_per_s, bytes_per_s; /* times of both add up; 0 = this one takes none */
     double
         gradient_bytes_per_s; /* of gradients of weights; 0 = they are in the others. Half of the work makes them, and
                                       * hides them the better the longer it takes: the root of the sum of squares */
@@ -48,6 +48,6 @@ bool rates_same_call(const struct rates_call *x, const struct rates_call *y);
 bool rates_read(struct arena *a, const char *path, struct rates *out, struct err *e);
 struct str;
 void rates_write(const struct rates *r, struct str *out); /* the entries, as JSON */
-/* Rates of every operator and way among the entries, in the arena. Of FLOPs and bytes the one that tells the entries'
- * seconds better. */
+/* Rates of every operator and way among the entries, in the arena. Of FLOPs, bytes and both the one that tells the entries'
+ * seconds best. */
 void rates_fit(struct arena *a, struct rates *r);

@@ -207,7 +207,7 @@ static bool measure_all(struct measuring *m, const struct plan_bar *bar, struct 
         ok = measure_stage(m->s, m->work, d, stage, bar, p, &stage_times[stage], e);
     }
     if (ok && p->stages > 1 && sched_works_us(&p->cost) < bar->us)
-        sched_predict_pipeline(p, stage_times, &p->cost);
+        sched_predict_pipeline(p, stage_times, &m->s->cluster, &p->cost);
     if (p->cost.step_us >= bar->us)
         p->memory = (struct plan_memory){ 0 };
     return ok;

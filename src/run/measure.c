@@ -11,8 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BATCHES = 15, MOST_CALLS = 50, FEWEST_PASSES = 3, MOST_PASSES = 25, ACCUMULATION = 2 };
-static const double passes_seconds = 5; /* no further ones */
+enum { BATCHES = 15, MOST_CALLS = 50, FEWEST_STEPS = 3, MOST_STEPS = 25, ACCUMULATION = 2 };
+static const double steps_seconds = 5, layout_seconds = 2; /* no further steps; of one layout */
 /* Calls between two waits take about so long: on the CPU less, so that few batches are interrupted. */
 static const double batch_seconds[BACKENDS] = { [CPU] = 1e-3, [CUDA] = 3e-3 };
 static const double all_seconds = 1; /* of the batches of a call; no further ones */
@@ -172,8 +172,9 @@ static void time_list(struct measure *m, enum list_kind which)
     m->setup.device->wait();
 }
 
-struct pass { /* over whole steps; seconds of each distinct call, mean of the ranks */
-    double all, call[MEASURE_MOST];
+struct timed {                 /* a whole step */
+    double seconds;            /* of the slowest rank */
+    double call[MEASURE_MOST]; /* of a distinct call, on this rank: others may have other ranges of a flat */
 };
 
 static void clear_spent(struct exec *x)
@@ -182,47 +183,60 @@ static void clear_spent(struct exec *x)
         memset(x->spent[k], 0, (size_t)x->program->list[k].n * sizeof *x->spent[k]);
 }
 
-static void time_pass(struct measure *m, struct pass *out)
+static void time_step(struct measure *m, struct timed *out)
 {
     struct exec *x = &m->engine.exec;
-    *out = (struct pass){ 0 };
+    double times[MEASURE_MOST] = { 0 }; /* that a call was run by this rank */
+    *out = (struct timed){ 0 };
     clear_spent(x);
     comm_barrier();
+    const double start = exec_now();
     step_train(&m->stepper, 0, 0, m->plan.global_batch);
+    out->seconds = comm_max(exec_now() - start);
     for (int k = 0; k < LISTS; k++)
         for (int i = 0; i < x->program->list[k].n; i++)
-            if (is_call(&x->program->list[k].item[i]) && x->spent[k][i] > 0)
-                out->call[find_call(m, (enum list_kind)k, &x->program->list[k].item[i]) - m->call] +=
-                    x->spent[k][i];
-    comm_sum_doubles(out->call, m->n);
-    for (int i = 0; i < m->n; i++) {
-        out->all += out->call[i];
-        out->call[i] /= (double)comm_ranks() * (double)m->call[i].calls *
-                        (double)(m->call[i].list == LIST_MICRO ? m->plan.accumulation : 1);
-    }
+            if (is_call(&x->program->list[k].item[i]) && x->spent[k][i] > 0) {
+                const int64_t at = find_call(m, (enum list_kind)k, &x->program->list[k].item[i]) - m->call;
+                out->call[at] += x->spent[k][i];
+                times[at] += (double)(k == LIST_MICRO ? m->plan.accumulation : 1);
+            }
+    for (int i = 0; i < m->n; i++)
+        out->call[i] /= fmax(1, times[i]);
 }
 
 static int shorter_first(const void *x, const void *y)
 {
-    const struct pass *a = x, *b = y;
-    return ascending(&a->all, &b->all);
+    const struct timed *a = x, *b = y;
+    return ascending(&a->seconds, &b->seconds);
 }
 
-/* Whole steps: a call that is repeated finds in the caches what the one before it left. One of the quicker
- * steps, for what else the machine does belongs to no operator; of one step, so that the times add up. */
-static void time_steps(struct measure *m, struct arena *a)
+/* Sorted rows have room for more than there are; a call's time is taken as if all were there. */
+static double whole_call(const struct measure *m, const struct measured *r)
+{
+    return 1 / sched_rows_part(&m->engine.program, r->first);
+}
+
+/* Whole steps: a call that is repeated finds in the caches what the one before it left. The mean of the quicker half, for what
+ * else the machine does belongs to no operator, and ranks that share a core interrupt each other. */
+static void time_steps(struct measure *m, struct arena *a, double enough_seconds)
 {
     struct exec *x = &m->engine.exec;
-    struct pass *passes = ARENA_NEW(a, struct pass, MOST_PASSES);
+    struct timed *steps = ARENA_NEW(a, struct timed, MOST_STEPS);
     int n = 0;
     for (int k = 0; k < LISTS; k++)
         x->spent[k] = ARENA_NEW(a, double, x->program->list[k].n + 1);
     for (const double begin = exec_now();
-         n < FEWEST_PASSES || (n < MOST_PASSES && comm_max(exec_now() - begin) < passes_seconds);)
-        time_pass(m, &passes[n++]);
-    qsort(passes, (size_t)n, sizeof *passes, shorter_first);
-    for (int i = 0; i < m->n; i++)
-        m->call[i].seconds = m->call[i].least_seconds = passes[n / 4].call[i];
+         n < FEWEST_STEPS || (n < MOST_STEPS && comm_max(exec_now() - begin) < enough_seconds);)
+        time_step(m, &steps[n++]);
+    qsort(steps, (size_t)n, sizeof *steps, shorter_first);
+    const int half = (n + 1) / 2;
+    for (int i = 0; i < m->n; i++) {
+        double sum = 0;
+        for (int k = 0; k < half; k++)
+            sum += steps[k].call[i];
+        if (m->call[i].seconds == 0 && sum > 0)
+            m->call[i].seconds = m->call[i].least_seconds = sum / half * whole_call(m, &m->call[i]);
+    }
 }
 
 static void copy(void *context)
@@ -287,9 +301,19 @@ static void make_batch(struct measure *m, struct arena *a, const struct config *
     step_new(a, &m->engine, &m->batches, 0, &m->stepper);
 }
 
-static bool start(struct measure *m, struct arena *a, const struct config *c, struct err *e)
+/* Runs the plan's first step, in which libraries choose their kernels. */
+static void begin(struct measure *m, struct arena *a, const struct config *c)
 {
     const struct adamw adamw = { 0.9, 0.95, 1e-8, 0 };
+    engine_build(&m->setup, &m->plan, true, false, &adamw, &m->engine);
+    weights_init(&m->engine.exec, c->seed);
+    make_batch(m, a, c);
+    m->engine.exec.control = (struct step_control){ 1e-5, 0.9, 0.95, 1.0, 1, 0 };
+    step_train(&m->stepper, 0, 0, m->plan.global_batch);
+}
+
+static bool start(struct measure *m, struct arena *a, const struct config *c, struct err *e)
+{
     if (!setup_open(a, c, &m->setup, e))
         return false;
     if (comm_ranks() > 1 && !setup_connect(&m->setup, c, NULL, e))
@@ -312,12 +336,7 @@ static bool start(struct measure *m, struct arena *a, const struct config *c, st
     if (m->plan.memory.peak_bytes > m->setup.cluster.memory_bytes)
         return err_code(e, EXIT_MEMORY, "%lld bytes are needed, %lld are there: a smaller --micro_batch_size",
                         (long long)m->plan.memory.peak_bytes, (long long)m->setup.cluster.memory_bytes);
-    engine_build(&m->setup, &m->plan, true, false, &adamw, &m->engine);
-    weights_init(&m->engine.exec, c->seed);
-    make_batch(m, a, c);
-    m->engine.exec.control = (struct step_control){ 1e-5, 0.9, 0.95, 1.0, 1, 0 };
-    step_train(&m->stepper, 0, 0, m->plan.global_batch); /* libraries choose their kernels */
-    return true;
+    return begin(m, a, c), true;
 }
 
 /* What the device reaches, and every call. */
@@ -330,7 +349,7 @@ bool measure_calls(struct measure *m, struct arena *a, const struct config *c, s
     find_calls(m, LIST_MICRO);
     find_calls(m, LIST_UPDATE);
     if (m->setup.backend == CPU) {
-        time_steps(m, a);
+        time_steps(m, a, steps_seconds);
     } else {
         time_list(m, LIST_MICRO);
         time_list(m, LIST_UPDATE);
@@ -338,4 +357,48 @@ bool measure_calls(struct measure *m, struct arena *a, const struct config *c, s
     product_free(&m->product);
     exec_free(&m->engine.exec);
     return true;
+}
+
+static bool plan_layout(struct measure *m, const struct config *c, int experts, int tensors)
+{
+    struct search_result found;
+    struct err e = { 0 };
+    const int unit = experts * tensors;
+    const int64_t micro_batch = c->micro_batch_size * experts;
+    const struct plan_limits l = { .n_ranks = comm_ranks(),
+                                   .unit_ranks = unit,
+                                   .expert_parallel = experts,
+                                   .tensor_parallel = tensors,
+                                   .stages = 1,
+                                   .chunks = 1,
+                                   .micro_batch = micro_batch,
+                                   .global_batch = micro_batch * (comm_ranks() / unit) * ACCUMULATION,
+                                   .memory_bytes = m->setup.cluster.memory_bytes };
+    if (!setup_plan(&m->setup, &l, c->sequence_length, &found, &e))
+        return false;
+    m->plan = found.best[0];
+    return true;
+}
+
+static void measure_layout(struct measure *m, struct arena *a, const struct config *c, int experts,
+                           int tensors)
+{
+    if (!plan_layout(m, c, experts, tensors))
+        return; /* nobody can train it either */
+    begin(m, a, c);
+    find_calls(m, LIST_MICRO);
+    find_calls(m, LIST_UPDATE);
+    time_steps(m, a, layout_seconds);
+    exec_free(&m->engine.exec);
+}
+
+void measure_layouts(struct measure *m, struct arena *a, const struct config *c)
+{
+    for (int n = 2; n <= comm_ranks() && m->setup.backend == CPU; n++) {
+        if (comm_ranks() % n)
+            continue;
+        if (m->setup.model.experts)
+            measure_layout(m, a, c, n, 1);
+        measure_layout(m, a, c, 1, n);
+    }
 }

@@ -2,8 +2,8 @@
  * once, so that what they share (cores, memory, power) is shared as in training. */
 #pragma once
 #include "run/step.h"
-enum { MEASURE_MOST = 256 }; /* distinct calls */
-struct measured {            /* a distinct call */
+enum { MEASURE_MOST = 1024 }; /* distinct calls */
+struct measured {             /* a distinct call */
     enum list_kind list;
     const struct instr *first;
     int64_t calls; /* of it in the lists */
@@ -30,3 +30,6 @@ struct measure {
 };
 /* By all ranks together, each with a model of its own, of as few layers as have every kind or as many as config.layers. */
 bool measure_calls(struct measure *m, struct arena *a, const struct config *c, struct err *e);
+/* Behind it, on the CPU: the calls of those layouts that split experts or tensors over some or all of the ranks, where their
+ * sizes are others. */
+void measure_layouts(struct measure *m, struct arena *a, const struct config *c);

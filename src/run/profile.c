@@ -50,6 +50,7 @@ bool bench_profile(struct arena *a, const struct config *c, struct err *e)
     blas_warm_up();
     if (!measure_calls(m, a, c, e))
         return false;
+    measure_layouts(m, a, c);
     struct cluster here = m->setup.cluster;
     here.flops_per_s = m->flops_per_s;
     here.memory_bytes_per_s = m->bytes_per_s;

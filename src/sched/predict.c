@@ -62,6 +62,13 @@ static int real_rows(const struct program *p, const struct instr *in, int64_t *r
     return -1;
 }
 
+double sched_rows_part(const struct program *p, const struct instr *in)
+{
+    int64_t rows;
+    const int letter = real_rows(p, in, &rows);
+    return letter >= 0 && in->dim[letter] > 0 ? (double)rows / (double)in->dim[letter] : 1;
+}
+
 /* Gradients of parameters that a call writes, and reads where it adds to them. */
 static double gradient_bytes(const struct program *p, const struct instr *in)
 {
@@ -97,7 +104,7 @@ static double op_us(const struct program *p, const struct instr *in, const struc
     int64_t rows;
     struct instr real = *in;
     const int letter = real_rows(p, in, &rows);
-    const double part = letter >= 0 && in->dim[letter] > 0 ? (double)rows / (double)in->dim[letter] : 1,
+    const double part = sched_rows_part(p, in),
                  calls = (p->plan.expert_parallel > 1 && part > 1 ? ceil(part) : 1) * c->call_us;
     if (letter >= 0)
         real.dim[letter] = rows;
@@ -311,11 +318,11 @@ static void add_list(const struct program *p, const struct cluster *c, enum list
 
 /* What a stage waits, as a part of what it computes and exchanges: known of a plan that was measured. Else
  * stages are taken to be equal: the first micro-batch reaches the last one, and the last one comes back, while others wait. */
-static double idle_part(const struct plan *p)
+static double idle_part(const struct plan *p, const struct cluster *c)
 {
     if (p->stages > 1 && p->cost.step_us > 0)
         return p->cost.bubble_us / (p->cost.compute_us + p->cost.exchange_us);
-    return (p->stages - 1) / (double)(p->accumulation * p->chunks);
+    return c->ranks_per_core > 1 ? 0 : (p->stages - 1) / (double)(p->accumulation * p->chunks);
 }
 
 void sched_predict_stage(const struct program *p, const struct cluster *c, struct stage_times *t)
@@ -337,7 +344,7 @@ void sched_predict_stage(const struct program *p, const struct cluster *c, struc
                                 .reduce_us = us[COST_REDUCE],
                                 .optimizer_us = us[COST_OPTIMIZER],
                                 .beside_us = beside_us };
-    cost->bubble_us = (cost->compute_us + cost->exchange_us) * idle_part(&p->plan);
+    cost->bubble_us = (cost->compute_us + cost->exchange_us) * idle_part(&p->plan, c);
     cost->step_us =
         cost->compute_us + cost->exchange_us + cost->reduce_us + cost->optimizer_us + cost->bubble_us;
 }
@@ -363,8 +370,20 @@ static double sections_us(const struct plan *p, const struct stage_times *t)
     return us * (double)p->accumulation;
 }
 
+/* Where ranks share cores, the cores are busy while any of them computes: the schedule takes what all compute, unless it
+ * takes longer with a core for each. */
+static double shared_us(const struct plan *p, const struct stage_times *stage, const struct cluster *c,
+                        double us)
+{
+    double mean_us = 0;
+    for (int s = 0; s < p->stages; s++)
+        mean_us += sections_us(p, &stage[s]) / p->stages;
+    return c->ranks_per_core > 1 ? fmax(us / c->ranks_per_core, mean_us) : us;
+}
+
 /* Stages reduce and update when all have computed. */
-void sched_predict_pipeline(const struct plan *p, const struct stage_times *stage, struct plan_cost *out)
+void sched_predict_pipeline(const struct plan *p, const struct stage_times *stage, const struct cluster *c,
+                            struct plan_cost *out)
 {
     double forward_us[PLAN_PARTS], backward_us[PLAN_PARTS];
     for (int s = 0; s < p->stages; s++)
@@ -372,12 +391,13 @@ void sched_predict_pipeline(const struct plan *p, const struct stage_times *stag
             forward_us[s * p->chunks + part] = stage[s].forward_us[part];
             backward_us[s * p->chunks + part] = stage[s].backward_us[part];
         }
-    const double all = pipeline_us(p->stages, p->chunks, p->accumulation, forward_us, backward_us);
+    const double all =
+        shared_us(p, stage, c, pipeline_us(p->stages, p->chunks, p->accumulation, forward_us, backward_us));
     *out = (struct plan_cost){ 0 };
     for (int s = 0; s < p->stages; s++) {
         struct plan_cost cost = stage[s].cost;
         const double works = sched_works_us(&cost);
-        cost.bubble_us = all - sections_us(p, &stage[s]);
+        cost.bubble_us = fmax(0, all - sections_us(p, &stage[s]));
         cost.step_us = works + cost.bubble_us;
         if (cost.step_us > out->step_us)
             *out = cost;

@@ -11,11 +11,14 @@ struct stage_times {
 };
 void sched_predict_stage(const struct program *p, const struct cluster *c, struct stage_times *t);
 /* Of the stage whose step is the longest, with what it waits by the schedule of all; [stages]. */
-void sched_predict_pipeline(const struct plan *p, const struct stage_times *stage, struct plan_cost *out);
+void sched_predict_pipeline(const struct plan *p, const struct stage_times *stage, const struct cluster *c,
+                            struct plan_cost *out);
 /* Without the bubble, which depends on all stages. */
 double sched_works_us(const struct plan_cost *cost);
 /* What one call of an operator costs (op.h: cost); both: forward and backward. */
 void sched_cost(const struct instr *in, double *flops, double *bytes);
+/* Of the rows that a call has room for, those that it has when routing is even; may be more than 1, in several rounds. */
+double sched_rows_part(const struct program *p, const struct instr *in);
 /* The call of an operator as tables of rates know it (plan/rates.h). */
 void sched_call(const struct instr *in, struct rates_call *out);
 /* Microseconds of an instruction, on this rank. */
