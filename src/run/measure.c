@@ -239,12 +239,6 @@ static void time_steps(struct measure *m, struct arena *a, double enough_seconds
     }
 }
 
-static void copy(void *context)
-{
-    const struct dense_product *p = context;
-    p->device->copy(p->c.arg[1], p->c.arg[0], (size_t)(p->c.dim[0] * p->c.dim[1] * 2));
-}
-
 static void product_new(struct measure *m)
 {
     const struct device *d = m->setup.device;
@@ -271,18 +265,39 @@ static void product_free(struct dense_product *p)
     p->device->release(p->c.work);
 }
 
-/* What this device reaches in this call: a square product, and a copy of its operand. */
-static void measure_ceilings(struct measure *m)
+struct stream {
+    const struct device *device;
+    char *from, *to; /* larger than caches */
+};
+enum { STREAM_BYTES = 128 << 20 };
+
+static void copy(void *context)
+{
+    const struct stream *s = context;
+    s->device->copy(s->to, s->from, STREAM_BYTES);
+}
+
+/* Read and written, a second. */
+static double stream_rate(struct measure *m)
+{
+    const struct device *d = m->setup.device;
+    struct stream s = { d, d->allocate(STREAM_BYTES), d->allocate(STREAM_BYTES) };
+    double seconds, least;
+    d->zero(s.from, STREAM_BYTES);
+    time_batches(m, copy, &s, &seconds, &least);
+    d->release(s.from);
+    d->release(s.to);
+    return 2.0 * STREAM_BYTES / seconds;
+}
+
+static double product_rate(struct measure *m)
 {
     struct dense_product *p = &m->product;
-    const double elements = (double)(p->c.dim[0] * p->c.dim[1]);
+    double least;
     p->seconds = time_of(m->setup.device, multiply, p, 1);
     warm_up(p, warm_seconds[m->setup.backend] > 0 ? first_seconds : 0);
-    double copied, least;
     time_batches(m, multiply, p, &p->seconds, &least);
-    time_batches(m, copy, p, &copied, &least);
-    m->flops_per_s = 2 * elements * (double)p->c.dim[2] / p->seconds;
-    m->bytes_per_s = 4 * elements / copied;
+    return 2.0 * (double)(p->c.dim[0] * p->c.dim[1] * p->c.dim[2]) / p->seconds;
 }
 
 /* Random tokens: sizes, not the text, decide the time, and the routing of random weights is near to even. */
@@ -345,7 +360,8 @@ bool measure_calls(struct measure *m, struct arena *a, const struct config *c, s
     if (!start(m, a, c, e))
         return false;
     product_new(m);
-    measure_ceilings(m);
+    m->flops_per_s = product_rate(m);
+    m->bytes_per_s = stream_rate(m);
     find_calls(m, LIST_MICRO);
     find_calls(m, LIST_UPDATE);
     if (m->setup.backend == CPU) {
