@@ -1,6 +1,7 @@
 /* Pipelines: every part of every micro-batch runs once each way, in an order in which nobody waits for ever. */
 #include "plan/cut.h"
 #include "sched/pipeline.h"
+#include "sched/predict.h"
 #include "sched/sched.h"
 #include "tests/small_model.h"
 #include "tests/test.h"
@@ -340,4 +341,29 @@ TEST(a_schedule_takes_its_time)
     /* A slow stage works all the time but while the first micro-batch comes to it, and goes back from it to the first stage. */
     const double forward[] = { 1, 10, 1 }, backward[] = { 2, 20, 2 };
     EXPECT(fabs(pipeline_us(3, 1, 50, forward, backward) - (1 + 50 * 30 + 2)) < 1e-6);
+}
+
+static struct plan_cost cost_of(const double *each_us, double ranks_per_core)
+{
+    struct plan p = { .stages = 2, .chunks = 1, .accumulation = 4 };
+    struct stage_times stage[2] = { 0 };
+    const struct cluster c = { .ranks_per_core = ranks_per_core };
+    struct plan_cost cost;
+    for (int s = 0; s < 2; s++) {
+        stage[s].forward_us[0] = each_us[s];
+        stage[s].backward_us[0] = 2 * each_us[s];
+        stage[s].cost = (struct plan_cost){ .compute_us = 12 * each_us[s], .step_us = 12 * each_us[s] };
+    }
+    sched_predict_pipeline(&p, stage, &c, &cost);
+    return cost;
+}
+
+/* A rank that waits leaves its part of a core to those that compute. */
+TEST(a_shared_core_does_not_wait)
+{
+    static const double even[] = { 1, 1 }, uneven[] = { 3, 1 };
+    EXPECT(fabs(cost_of(even, 1).step_us - 15) < 1e-9 && fabs(cost_of(even, 1).bubble_us - 3) < 1e-9);
+    EXPECT(fabs(cost_of(even, 2).step_us - 12) < 1e-9 && cost_of(even, 2).bubble_us == 0);
+    EXPECT(fabs(cost_of(even, 1.1).step_us - 15 / 1.1) < 1e-9); /* not for longer than with a core for each */
+    EXPECT(fabs(cost_of(uneven, 4).step_us - 36) < 1e-9);
 }

@@ -56,6 +56,45 @@ TEST(calls_and_rates)
     arena_free(a);
 }
 
+/* Where neither FLOPs nor bytes alone tell the times, each has a rate, and both times add up. */
+TEST(rates_of_both)
+{
+    static const double cost[4][2] = {
+        { 1e6, 1e5 }, { 2e6, 4e6 }, { 9e6, 2e5 }, { 3e6, 3e6 }
+    }; /* FLOPs, bytes */
+    struct arena *a = arena_new("rates");
+    struct rates_entry x[4];
+    for (int i = 0; i < 4; i++) {
+        x[i] = entry_of("mix", WAY_BWD, 10 + i, cost[i][0], cost[i][1]);
+        x[i].seconds = cost[i][0] / 2e9 + cost[i][1] / 1e9;
+    }
+    struct rates r = { .name = "t", .flops_part = 1, .bytes_part = 1, .n_entries = 4, .entry = x };
+    rates_fit(a, &r);
+    EXPECT_INT(r.n_rates, 1);
+    struct rates_call c = x[0].call;
+    c.dim[0] = 9;
+    EXPECT_NEAR(rates_seconds(&r, &c, 4e6, 5e6, 0), 7e-3, 1e-6);
+    arena_free(a);
+}
+
+TEST(cores_of_ranks_are_read_again)
+{
+    struct arena *a = arena_new("rates");
+    struct str s = str_new(a, 1 << 16);
+    struct err e = { 0 };
+    struct cluster c, again;
+    const char *path = arena_printf(a, "%s/here.json", test_dir());
+    cluster_cpu(&c, 8, 2, 4);
+    EXPECT(c.ranks_per_core == 4);
+    cluster_write(&c, NULL, &s);
+    EXPECT(file_write(path, s.text, s.bytes, &e));
+    EXPECTF(cluster_read(a, path, &again, &e), "%s", e.text);
+    EXPECT(again.ranks_per_core == 4);
+    cluster_cpu(&c, 2, 2, 4);
+    EXPECT(c.ranks_per_core == 1);
+    arena_free(a);
+}
+
 TEST(a_written_table_is_read_again)
 {
     struct arena *a = arena_new("rates");
@@ -79,6 +118,7 @@ TEST(a_written_table_is_read_again)
     EXPECT(file_write(cluster, text, sizeof text - 1, &e));
     EXPECTF(cluster_read(a, cluster, &c, &e), "%s", e.text); /* the table lies beside it */
     EXPECT(c.rates && c.rates->n_entries == 5);
+    EXPECT(c.ranks_per_core == 1);
     arena_free(a);
 }
 

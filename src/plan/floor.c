@@ -48,10 +48,10 @@ void floor_merge(struct floors *f, const struct floors *found)
         note(f, &found->of[i]);
 }
 
-double floor_of_stages(const struct floors *f, const struct plan *p)
+double floor_of_stages(const struct floors *f, const struct plan *p, bool waits)
 {
     const struct floor x = floor_at(p, 0);
     const int i = find(f, &x);
-    const double waits = (p->stages - 1) / (double)(p->accumulation * p->chunks);
-    return i == f->n ? 0 : f->of[i].us * (double)p->accumulation / p->stages * (1 + waits);
+    const double idle = waits ? (p->stages - 1) / (double)(p->accumulation * p->chunks) : 0;
+    return i == f->n ? 0 : f->of[i].us * (double)p->accumulation / p->stages * (1 + idle);
 }

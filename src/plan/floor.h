@@ -17,5 +17,5 @@ double floor_of(const struct plan *p);
 /* Of a plan without a pipeline; the least of those of the same work counts. Others are not noted. */
 void floor_note(struct floors *f, const struct plan *p);
 void floor_merge(struct floors *f, const struct floors *found);
-/* Below which no step of the pipeline is; 0: not known. */
-double floor_of_stages(const struct floors *f, const struct plan *p);
+/* Below which no step of the pipeline is; 0: not known. waits: a stage that waits leaves nothing to others. */
+double floor_of_stages(const struct floors *f, const struct plan *p, bool waits);

@@ -50,10 +50,11 @@ struct
     int recompute;     /* -1 = as little as fits */
     enum split_choice { SPLIT_AUTO, SPLIT_ON, SPLIT_OFF } vocabulary, widths;
     bool reproducible;
-    bool any_stages; /* stages 0: any number, if it is faster; else the least that fits */
-    int shards;      /* plan.shards */
-    int max_degree;  /* of expert and tensor parallelism; 0 = any */
-    double below_us; /* only plans that are faster; 0 = all */
+    bool any_stages;   /* stages 0: any number, if it is faster; else the least that fits */
+    int shards;        /* plan.shards */
+    int max_degree;    /* of expert and tensor parallelism; 0 = any */
+    double below_us;   /* only plans that are faster; 0 = all */
+    bool shared_cores; /* a stage that waits leaves its core to others: cluster.ranks_per_core is above 1 */
 };
 /* How the states of training are stored. On the CPU: float32 all, master NONE (the weights are their own). On
  * CUDA weights and activations are bfloat16; the values are those of the attributes of adamw. */

@@ -81,12 +81,17 @@ static bool repeat_until_it_fits(const struct space *s, struct plan *p, struct e
     return true;
 }
 
+static double stages_floor(const struct space *s, const struct floors *f, const struct plan *p)
+{
+    return floor_of_stages(f, p, !s->l->shared_cores);
+}
+
 static bool measure_until_it_fits(struct space *s, struct plan *p, struct err *e)
 {
     const bool fixed = s->l->recompute >= 0;
     if (!measure_with(s, fixed ? s->l->recompute : 0, p, e))
         return false;
-    s->floor_us = fmax(floor_of(p), p->stages > 1 ? floor_of_stages(s->floors, p) : 0);
+    s->floor_us = fmax(floor_of(p), p->stages > 1 ? stages_floor(s, s->floors, p) : 0);
     floor_note(s->noted, p);
     if (fits(s, p))
         return true;
@@ -182,13 +187,13 @@ static void look_at(const struct space *s, struct plan *one)
 static double stages_us(struct space *s, const struct plan *p)
 {
     struct plan one = *p;
-    const double us = floor_of_stages(s->floors, p);
+    const double us = stages_floor(s, s->floors, p);
     if (us > 0)
         return us;
     look_at(s, &one);
     s->out->n_measured++;
     floor_note(s->noted, &one);
-    return floor_of_stages(s->noted, p);
+    return stages_floor(s, s->noted, p);
 }
 
 static bool try_zero(struct space *s, struct plan p, struct err *e)
@@ -319,7 +324,7 @@ static void look_without(struct space *s, struct queue *q)
         l.one[n] = *p;
         l.one[n].stages = 1;
         l.one[n].cost.compute_us = 1;
-        if (floor_of_stages(s->floors, p) > 0 || floor_of_stages(wanted, p) > 0)
+        if (stages_floor(s, s->floors, p) > 0 || stages_floor(s, wanted, p) > 0)
             continue;
         floor_note(wanted, &l.one[n++]);
     }
@@ -328,7 +333,7 @@ static void look_without(struct space *s, struct queue *q)
     for (int i = 0; i < n; i++)
         floor_note(s->noted, &l.one[i]);
     for (int i = 0; i < q->n; i++)
-        q->item[i].us = floor_of_stages(s->floors, &q->item[i].p);
+        q->item[i].us = stages_floor(s, s->floors, &q->item[i].p);
 }
 
 static bool try_queue(struct space *s, struct queue *q, struct err *e)

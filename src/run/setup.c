@@ -139,12 +139,13 @@ bool setup_connect(struct setup *s, const struct config *c, const char *cluster,
 {
     if (!comm_use(s->device, (enum comm_way)c->comm, e))
         return false;
+    if (s->backend == CUDA) /* a free plan takes no pipeline then, whatever the description says */
+        s->by_mpi = comm_ranks() > 1 && !comm_on_device() && !comm_by_peers();
     if (s->backend == CUDA && !cluster) {
         comm_barrier(); /* all contexts are there */
         const int64_t all = s->device->memory() - (comm_on_device() ? COMM_DEVICE_BYTES : 0);
         cluster_cuda(&s->cluster, comm_local_ranks(), all > 0 ? all / comm_sharers() : 1);
         s->way_bytes = comm_on_device() ? COMM_PAIR_DEVICE_BYTES : 0;
-        s->by_mpi = comm_ranks() > 1 && !comm_on_device() && !comm_by_peers();
         if (s->by_mpi)
             cluster_by_host(&s->cluster);
         comm_barrier(); /* nobody has taken any */
@@ -250,6 +251,7 @@ bool setup_plan(const struct setup *s, const struct plan_limits *l, int64_t sequ
     base_plan(s, sequence, l->reproducible, &base);
     base.shards = l->shards;
     limits.any_stages = setup_any_stages(s);
+    limits.shared_cores = s->cluster.ranks_per_core > 1;
     const bool exact =
         (l->n_ranks > 1 || l->shards) && plan_whole_segments(&base); /* sums of gradients in float32 alone */
     if (exact && s->gradient == GRADIENT_BF16)
