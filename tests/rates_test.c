@@ -85,13 +85,12 @@ TEST(cores_of_ranks_are_read_again)
     struct cluster c, again;
     const char *path = arena_printf(a, "%s/here.json", test_dir());
     cluster_cpu(&c, 8, 2, 4);
-    EXPECT(c.ranks_per_core == 4);
+    EXPECT(c.ranks_per_core == 1); /* whatever the threads, so that the plan is one */
+    c.ranks_per_core = 4;
     cluster_write(&c, NULL, &s);
     EXPECT(file_write(path, s.text, s.bytes, &e));
     EXPECTF(cluster_read(a, path, &again, &e), "%s", e.text);
     EXPECT(again.ranks_per_core == 4);
-    cluster_cpu(&c, 2, 2, 4);
-    EXPECT(c.ranks_per_core == 1);
     arena_free(a);
 }
 

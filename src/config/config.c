@@ -51,9 +51,7 @@ static const struct command commands[] = {
     { "bench grouped-gemm", "Time the experts' products at the sizes of the nnScaler example.", NULL },
     { "simulate", "Run a step of a plan on a clock, for any number of ranks: time, memory, waiting, a trace.",
       NULL },
-    { "profile",
-      "Measure this machine for predictions: operators of a model on all ranks at once, and the links "
-      "between them.",
+    { "profile", "Measure this machine for predictions: operators on all ranks at once, and their links.",
       NULL },
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };

@@ -15,7 +15,7 @@ static struct link even_link(double bytes_per_s, double latency_us)
 void cluster_cpu(struct cluster *c, int ranks_per_node, int threads, int cores)
 {
     const double wanted = (double)ranks_per_node * threads,
-                 ranks_per_core = wanted > cores ? wanted / cores : 1, share = threads / ranks_per_core;
+                 share = wanted > cores ? threads * cores / wanted : threads;
     const int64_t bytes = (int64_t)sysconf(_SC_PHYS_PAGES) * (int64_t)sysconf(_SC_PAGESIZE);
     *c = (struct cluster){ .name = "cpu",
                            .ranks_per_node = ranks_per_node,
@@ -26,7 +26,7 @@ void cluster_cpu(struct cluster *c, int ranks_per_node, int threads, int cores)
                            .between = even_link(2e9, 20),
                            .call_us = 10,
                            .peak_flops_per_s = 100e9 * share,
-                           .ranks_per_core = ranks_per_core };
+                           .ranks_per_core = 1 };
 }
 
 /* Products and streams of the H200 are measured; those of the others are in proportion to the peaks of the makers'

@@ -31,7 +31,8 @@ struct cluster {
     const struct rates *rates; /* of operators; NULL = the rates above for all */
 };
 /* This machine: memory divided by the ranks on it; rates are typical of a server core (about 100 GFLOP/s). */
-/* cores: of the machine; more threads than cores share them. */
+/* cores: of the machine; more threads than cores share them. No plan depends on the threads: all rates do alike, and
+ * ranks_per_core stays 1. */
 void cluster_cpu(struct cluster *c, int ranks_per_node, int threads, int cores);
 /* One CUDA device per rank, an H200 unless the memory says otherwise (0 = unknown); rates measured on one. */
 void cluster_cuda(struct cluster *c, int ranks_per_node, int64_t memory_bytes);

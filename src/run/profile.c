@@ -1,10 +1,12 @@
 /* profile.c - `profile`: what this machine reaches (measure.h, links.h), as descriptions that predictions read. */
 #include "base/blas.h"
 #include "base/file.h"
+#include "base/pool.h"
 #include "run/bench.h"
 #include "run/links.h"
 #include "run/measure.h"
 #include "sched/predict.h"
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -54,6 +56,7 @@ bool bench_profile(struct arena *a, const struct config *c, struct err *e)
     struct cluster here = m->setup.cluster;
     here.flops_per_s = m->flops_per_s;
     here.memory_bytes_per_s = m->bytes_per_s;
+    here.ranks_per_core = fmax(1, (double)comm_local_ranks() * pool_threads() / pool_cores());
     if (comm_ranks() > 1)
         links_measure(a, m->setup.device, &here);
     if (comm_rank() != 0)
