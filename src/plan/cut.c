@@ -143,21 +143,13 @@ bool cut_choose(const struct graph *g, const struct cluster *c, struct plan *p, 
                     p->stages, p->chunks, parts);
 }
 
-static int part_of(const struct plan *p, int node)
-{
-    int part = 0;
-    while (p->cut[part + 1] <= node)
-        part++;
-    return part;
-}
-
 /* A parameter that several nodes read is one matrix for both ends of the model, and of the pipeline (layout.h: SHARED). */
 static bool check_params(const struct plan *p, const struct graph *g, const bool *expert, int *reader,
                          struct err *e)
 {
     for (int i = 0; i < g->n_nodes; i++)
         for (int j = 0; j < g->nodes[i].anno->n_inputs; j++) {
-            const int param = g->values[g->nodes[i].arg[j]].param, part = part_of(p, i);
+            const int param = g->values[g->nodes[i].arg[j]].param, part = plan_part_of(p, i);
             if (param < 0)
                 continue;
             if (reader[param] && (reader[param] != 1 || part != plan_parts(p) - 1 || expert[param]))

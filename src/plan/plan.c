@@ -116,6 +116,14 @@ void plan_part_nodes(const struct plan *p, int n_nodes, int part, int *first, in
     *last = whole ? n_nodes : p->cut[part + 1];
 }
 
+int plan_part_of(const struct plan *p, int node)
+{
+    int part = 0;
+    while (part + 1 < plan_parts(p) && p->cut[part + 1] <= node)
+        part++;
+    return part;
+}
+
 static bool bad(struct err *e, const char *what, int64_t found, const char *expected)
 {
     return err_set(e, "plan: %s = %lld, expected %s", what, (long long)found, expected);

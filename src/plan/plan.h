@@ -115,6 +115,7 @@ int plan_stage(const struct plan *p, int rank);
 int plan_worker(const struct plan *p, int rank);
 /* Nodes [*first, *last) of a part of a graph of n_nodes. */
 void plan_part_nodes(const struct plan *p, int n_nodes, int part, int *first, int *last);
+int plan_part_of(const struct plan *p, int node); /* the part that has it: of stage part % p->stages */
 /* Sequences of a micro-batch over all workers: the batch of the graph. */
 int64_t plan_graph_batch(const struct plan *p);
 bool plan_check(const struct plan *p, const struct graph *g, struct err *e);

@@ -168,6 +168,10 @@ static bool try_levels(struct space *s, struct plan p, struct err *e)
     return true;
 }
 
+/* Of work that nothing is known of: a bound that excludes nothing, and is there (0 would be asked for again). Of work that splits
+ * nothing: one that excludes all of its like. */
+static const double unknown_us = 1e-9, never_us = INFINITY;
+
 /* A micro-batch of the same work without a pipeline; its memory does not matter. */
 static void look_at(const struct space *s, struct plan *one)
 {
@@ -179,9 +183,9 @@ static void look_at(const struct space *s, struct plan *one)
     one->global_batch = one->micro_batch * plan_workers(one);
     one->row_capacity = default_rows(one, s->l, s->token_copies, s->experts);
     if (!plan_check(one, NULL, &why))
-        one->cost.compute_us = 1e-9; /* nothing is known */
+        one->cost.compute_us = unknown_us;
     else if (!s->judge->measure(s->judge->context, &nothing, one, &why))
-        one->cost.compute_us = INFINITY; /* it splits nothing */
+        one->cost.compute_us = never_us;
 }
 
 static double stages_us(struct space *s, const struct plan *p)

@@ -106,13 +106,7 @@ static bool *buckets_of_zeros(const struct lower *l)
 static bool is_of_stage(const struct lower *l, int node)
 {
     const struct plan *p = &l->p->plan;
-    for (int part = l->p->layout.stage; part < plan_parts(p); part += p->stages) {
-        int first, last;
-        plan_part_nodes(p, l->p->graph->n_nodes, part, &first, &last);
-        if (node >= first && node < last)
-            return true;
-    }
-    return false;
+    return plan_part_of(p, node) % p->stages == l->p->layout.stage;
 }
 
 void lower_shards_begin(struct lower *l)
