@@ -84,5 +84,6 @@ clean:
 	rm -rf build moec
 FORCE:
 .PHONY: tests check fuzz probe clean FORCE
-.SECONDARY:
+# Objects stay. (.SECONDARY would also leave build/ empty while an old ./moec is there.)
+.PRECIOUS: $(OUT)/%.c.o $(OUT)/%.cu.o
 -include $(shell test -d $(OUT) && find $(OUT) -name '*.d')
