@@ -341,6 +341,18 @@ bool json_want_int(const struct json *j, jval object, const char *key, int64_t l
     return true;
 }
 
+bool json_want_version(const struct json *j, int version, struct err *e)
+{
+    const jval r = json_root(j);
+    int64_t found = 0;
+    if (json_type(r) != JSON_OBJECT)
+        return json_err(j, r, "", e, "expected an object");
+    if (!json_want_int(j, r, "version", 0, INT32_MAX, &found, e))
+        return false;
+    return found == version || json_err(j, r, "version", e, "this program reads version %d, found %lld",
+                                        version, (long long)found);
+}
+
 bool json_want_number(const struct json *j, jval object, const char *key, double *out, struct err *e)
 {
     jval v = json_get(object, key);

@@ -35,6 +35,8 @@ double json_number(jval v);                     /* integer or real */
 const char *json_string(jval v, size_t *bytes); /* bytes may be NULL; the string may hold NUL bytes */
 /* Checked access for readers of outside input: false + err text with path, line and key when the key is
  * missing or has another type. json_want_int also checks lo <= *out <= hi. */
+bool json_want_version(const struct json *j, int version,
+                       struct err *e); /* the root: an object of this version */
 bool json_want_object(const struct json *j, jval object, const char *key, jval *out, struct err *e);
 bool json_want_array(const struct json *j, jval object, const char *key, jval *out, struct err *e);
 bool json_want_int(const struct json *j, jval object, const char *key, int64_t lo, int64_t hi, int64_t *out,

@@ -199,18 +199,12 @@ static bool read_plan(const struct json *j, struct plan *p, struct err *e)
 {
     const jval r = json_root(j);
     const int64_t top = 1 << 24;
-    int64_t version, recompute, zero, shards;
+    int64_t recompute, zero, shards;
     char hash[17], stored[17];
-    if (json_type(r) != JSON_OBJECT)
-        return json_err(j, r, "", e, "expected an object");
-    if (!json_want_int(j, r, "version", 0, INT32_MAX, &version, e))
-        return false;
-    if (version != PLAN_VERSION)
-        return json_err(j, r, "version", e, "this program reads version %d, found %lld", PLAN_VERSION,
-                        (long long)version);
-    if (!want_text(j, "model", p->model, e) || !want_text(j, "cluster", p->cluster, e) ||
-        !want_text(j, "hash", stored, e) || !read_numbers(j, &p->numbers, e) ||
-        !want_ranks(j, "runtime_ngpus", &p->n_ranks, e) || !want_ranks(j, "plan_ngpus", &p->unit_ranks, e) ||
+    if (!json_want_version(j, PLAN_VERSION, e) || !want_text(j, "model", p->model, e) ||
+        !want_text(j, "cluster", p->cluster, e) || !want_text(j, "hash", stored, e) ||
+        !read_numbers(j, &p->numbers, e) || !want_ranks(j, "runtime_ngpus", &p->n_ranks, e) ||
+        !want_ranks(j, "plan_ngpus", &p->unit_ranks, e) ||
         !want_ranks(j, "expert_parallel", &p->expert_parallel, e) ||
         !want_ranks(j, "tensor_parallel", &p->tensor_parallel, e) ||
         !want_ranks(j, "vocabulary_parallel", &p->vocabulary_parallel, e) ||

@@ -36,15 +36,8 @@ static bool want_fingerprint(const struct json *j, const char *key, char out[17]
 static bool read_position(const struct json *j, struct position *p, struct err *e)
 {
     const jval r = json_root(j);
-    int64_t version;
-    if (json_type(r) != JSON_OBJECT)
-        return json_err(j, r, "", e, "expected an object");
-    if (!json_want_int(j, r, "version", 0, INT32_MAX, &version, e))
-        return false;
-    if (version != POSITION_VERSION)
-        return json_err(j, r, "version", e, "this program reads version %d, found %lld", POSITION_VERSION,
-                        (long long)version);
-    return json_want_int(j, r, "step", 0, INT64_MAX, &p->step, e) &&
+    return json_want_version(j, POSITION_VERSION, e) &&
+           json_want_int(j, r, "step", 0, INT64_MAX, &p->step, e) &&
            json_want_int(j, r, "epoch", 0, INT64_MAX, &p->epoch, e) &&
            json_want_int(j, r, "sample", 0, INT64_MAX, &p->sample, e) &&
            json_want_int(j, r, "tokens", 0, INT64_MAX, &p->tokens, e) &&
