@@ -169,10 +169,12 @@ static void place_expert(const struct param *w, int parallel, int index, struct 
 static bool *params_of_stage(struct arena *a, const struct graph *g, const struct plan *p, int stage)
 {
     bool *held = ARENA_NEW(a, bool, g->params.n);
-    for (int node = 0; node < g->n_nodes; node++)
-        for (int j = 0; j < g->nodes[node].anno->n_inputs; j++)
-            if (g->values[g->nodes[node].arg[j]].param >= 0 && plan_part_of(p, node) % p->stages == stage)
+    for (int node = 0; node < g->n_nodes; node++) {
+        const bool mine = plan_part_of(p, node) % p->stages == stage;
+        for (int j = 0; mine && j < g->nodes[node].anno->n_inputs; j++)
+            if (g->values[g->nodes[node].arg[j]].param >= 0)
                 held[g->values[g->nodes[node].arg[j]].param] = true;
+    }
     return held;
 }
 
@@ -196,16 +198,17 @@ static bool *shared_params(struct arena *a, const struct graph *g, const struct 
 {
     bool *shared = ARENA_NEW(a, bool, g->params.n);
     int *reader = ARENA_NEW(a, int, g->params.n); /* 1 + stage of the first one */
-    for (int node = 0; node < g->n_nodes; node++)
+    for (int node = 0; node < g->n_nodes; node++) {
+        const int here = plan_part_of(p, node) % p->stages + 1;
         for (int j = 0; j < g->nodes[node].anno->n_inputs; j++) {
-            const int param = g->values[g->nodes[node].arg[j]].param,
-                      here = plan_part_of(p, node) % p->stages + 1;
+            const int param = g->values[g->nodes[node].arg[j]].param;
             if (param < 0)
                 continue;
             if (reader[param] && (p->stages > 1 ? reader[param] != here : p->reproducible))
                 shared[param] = true;
             reader[param] = reader[param] ? reader[param] : here;
         }
+    }
     return shared;
 }
 

@@ -62,11 +62,17 @@ static int real_rows(const struct program *p, const struct instr *in, int64_t *r
     return -1;
 }
 
+/* Of the room that the letter has; without a letter, all. */
+static double part_of_rows(const struct instr *in, int letter, int64_t rows)
+{
+    return letter >= 0 && in->dim[letter] > 0 ? (double)rows / (double)in->dim[letter] : 1;
+}
+
 double sched_rows_part(const struct program *p, const struct instr *in)
 {
-    int64_t rows;
+    int64_t rows = 0;
     const int letter = real_rows(p, in, &rows);
-    return letter >= 0 && in->dim[letter] > 0 ? (double)rows / (double)in->dim[letter] : 1;
+    return part_of_rows(in, letter, rows);
 }
 
 /* Gradients of parameters that a call writes, and reads where it adds to them. */
@@ -101,10 +107,10 @@ static double table_us(const struct program *p, const struct instr *in, double p
 static double op_us(const struct program *p, const struct instr *in, const struct cluster *c)
 {
     double flops, bytes;
-    int64_t rows;
+    int64_t rows = 0;
     struct instr real = *in;
     const int letter = real_rows(p, in, &rows);
-    const double part = sched_rows_part(p, in),
+    const double part = part_of_rows(in, letter, rows),
                  calls = (p->plan.expert_parallel > 1 && part > 1 ? ceil(part) : 1) * c->call_us;
     if (letter >= 0)
         real.dim[letter] = rows;
@@ -376,9 +382,11 @@ static double shared_us(const struct plan *p, const struct stage_times *stage, c
                         double us)
 {
     double mean_us = 0;
+    if (c->ranks_per_core <= 1)
+        return us;
     for (int s = 0; s < p->stages; s++)
         mean_us += sections_us(p, &stage[s]) / p->stages;
-    return c->ranks_per_core > 1 ? fmax(us / c->ranks_per_core, mean_us) : us;
+    return fmax(us / c->ranks_per_core, mean_us);
 }
 
 /* Stages reduce and update when all have computed. */
