@@ -25,9 +25,9 @@ struct cluster {
     struct link inside, between; /* between ranks of one node; of different nodes */
     double call_us;              /* of one operator call */
     double peak_flops_per_s;     /* for MFU */
-    double
-        ranks_per_core; /* above 1: threads of ranks share cores, and one that waits leaves its part to them. The rates
-                                  * are what each reaches while all compute */
+    /* Above 1: threads of ranks share cores, and one that waits leaves its part to them. The rates are what each reaches while
+     * all compute. */
+    double ranks_per_core;
     const struct rates *rates; /* of operators; NULL = the rates above for all */
 };
 /* This machine: memory divided by the ranks on it; rates are typical of a server core (about 100 GFLOP/s). */

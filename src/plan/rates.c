@@ -69,13 +69,18 @@ double rates_seconds(const struct rates *r, const struct rates_call *c, double f
     return work / 2 + hypot(work / 2, over(gradient_bytes, rate->gradient_bytes_per_s * r->bytes_part));
 }
 
+static bool is_of(const struct rates_call *c, const char *op, enum way way)
+{
+    return c->way == way && strcmp(c->op, op) == 0;
+}
+
 /* How far a rate is from the entries of an operator and way: the sum of squares of logarithms. */
 static double misfit(const struct rates *r, const struct rate *rate)
 {
     double sum = 0;
     for (int i = 0; i < r->n_entries; i++) {
         const struct rates_entry *x = &r->entry[i];
-        if (x->call.way != rate->way || strcmp(x->call.op, rate->op) != 0)
+        if (!is_of(&x->call, rate->op, rate->way))
             continue;
         const double told = over(x->flops, rate->flops_per_s) + over(x->bytes, rate->bytes_per_s),
                      off = told > 0 ? log(told / x->seconds) : 100;
@@ -91,7 +96,7 @@ static struct rate both_rates(const struct rates *r, const struct rates_call *c)
     double ff = 0, fb = 0, bb = 0, f1 = 0, b1 = 0;
     for (int i = 0; i < r->n_entries; i++) {
         const struct rates_entry *x = &r->entry[i];
-        if (x->call.way != c->way || strcmp(x->call.op, c->op) != 0)
+        if (!is_of(&x->call, c->op, c->way))
             continue;
         const double f = x->flops / x->seconds / 1e9, b = x->bytes / x->seconds / 1e9;
         ff += f * f;
@@ -111,7 +116,7 @@ static struct rate fitted(const struct rates *r, const struct rates_call *c)
     double seconds = 0, flops = 0, bytes = 0;
     for (int i = 0; i < r->n_entries; i++) {
         const struct rates_entry *x = &r->entry[i];
-        if (x->call.way != c->way || strcmp(x->call.op, c->op) != 0)
+        if (!is_of(&x->call, c->op, c->way))
             continue;
         seconds += x->seconds;
         flops += x->flops;

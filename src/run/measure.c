@@ -15,6 +15,8 @@ enum { BATCHES = 15, MOST_CALLS = 50, FEWEST_STEPS = 3, MOST_STEPS = 25, ACCUMUL
 static const double steps_seconds = 5, layout_seconds = 2; /* no further steps; of one layout */
 /* Calls between two waits take about so long: on the CPU less, so that few batches are interrupted. */
 static const double batch_seconds[BACKENDS] = { [CPU] = 1e-3, [CUDA] = 3e-3 };
+static const double longer_together =
+    5; /* times, with several ranks: none begins and ends just with the others */
 static const double all_seconds = 1; /* of the batches of a call; no further ones */
 /* Of products before a batch, and before the first of all: the limit takes hold within some tenths. */
 static const double warm_seconds[BACKENDS] = { [CPU] = 0, [CUDA] = 12e-3 }, first_seconds = 1.5;
@@ -114,7 +116,7 @@ static void time_batches(struct measure *m, again *f, void *context, double *med
     int n = 0;
     f(context);
     const double one = time_of(d, f, context, 1),
-                 batch = batch_seconds[d->backend] * (comm_ranks() > 1 ? 5 : 1);
+                 batch = batch_seconds[d->backend] * (comm_ranks() > 1 ? longer_together : 1);
     const int64_t calls = one >= batch ? 1 : (int64_t)fmin(MOST_CALLS, batch / one + 1);
     while (n < BATCHES && spent < all_seconds) {
         warm_up(&m->product, warm_seconds[d->backend]);
@@ -131,7 +133,7 @@ static bool is_call(const struct instr *in)
     return in->kind == RUN_OP;
 }
 
-static void find_calls(struct measure *m, enum list_kind which)
+static void find_calls_of(struct measure *m, enum list_kind which)
 {
     const struct list *l = &m->engine.program.list[which];
     for (int i = 0; i < l->n; i++) {
@@ -143,6 +145,12 @@ static void find_calls(struct measure *m, enum list_kind which)
         sched_cost(r->first, &r->flops, &r->cost_bytes);
         r->bytes = least_bytes(m, r->first, r->cost_bytes);
     }
+}
+
+static void find_calls(struct measure *m)
+{
+    find_calls_of(m, LIST_MICRO);
+    find_calls_of(m, LIST_UPDATE);
 }
 
 struct at { /* an instruction, for time_batches */
@@ -316,7 +324,7 @@ static void make_batch(struct measure *m, struct arena *a, const struct config *
     step_new(a, &m->engine, &m->batches, 0, &m->stepper);
 }
 
-/* Runs the plan's first step, in which libraries choose their kernels. */
+/* Builds the plan's engine, runs its first step, in which libraries choose their kernels, and finds its calls. */
 static void begin(struct measure *m, struct arena *a, const struct config *c)
 {
     const struct adamw adamw = { 0.9, 0.95, 1e-8, 0 };
@@ -325,6 +333,7 @@ static void begin(struct measure *m, struct arena *a, const struct config *c)
     make_batch(m, a, c);
     m->engine.exec.control = (struct step_control){ 1e-5, 0.9, 0.95, 1.0, 1, 0 };
     step_train(&m->stepper, 0, 0, m->plan.global_batch);
+    find_calls(m);
 }
 
 static bool start(struct measure *m, struct arena *a, const struct config *c, struct err *e)
@@ -362,8 +371,6 @@ bool measure_calls(struct measure *m, struct arena *a, const struct config *c, s
     product_new(m);
     m->flops_per_s = product_rate(m);
     m->bytes_per_s = stream_rate(m);
-    find_calls(m, LIST_MICRO);
-    find_calls(m, LIST_UPDATE);
     if (m->setup.backend == CPU) {
         time_steps(m, a, steps_seconds);
     } else {
@@ -402,8 +409,6 @@ static void measure_layout(struct measure *m, struct arena *a, const struct conf
     if (!plan_layout(m, c, experts, tensors))
         return; /* nobody can train it either */
     begin(m, a, c);
-    find_calls(m, LIST_MICRO);
-    find_calls(m, LIST_UPDATE);
     time_steps(m, a, layout_seconds);
     exec_free(&m->engine.exec);
 }

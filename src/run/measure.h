@@ -7,8 +7,8 @@ struct measured {             /* a distinct call */
     enum list_kind list;
     const struct instr *first;
     int64_t calls; /* of it in the lists */
-    double seconds,
-        least_seconds; /* of one: median and least of several batches; on the CPU those of one step, both */
+    /* Of one: median and least of several batches; on the CPU both are the mean in the quicker half of several steps. */
+    double seconds, least_seconds;
     double flops, cost_bytes; /* of the record */
     double bytes;             /* least memory traffic */
 };
@@ -19,7 +19,7 @@ struct dense_product { /* square */
 };
 struct measure {
     struct setup setup;
-    struct plan plan; /* of one rank */
+    struct plan plan; /* of one rank; then of a layout */
     struct engine engine;
     struct batches batches;
     struct stepper stepper;

@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The quickest batch: what else the machine does belongs to no operator. */
+/* The least times: what else the machine does belongs to no operator. */
 static bool write_table(const struct measure *m, struct arena *a, const char *path, struct err *e)
 {
     struct rates_entry *all = ARENA_NEW(a, struct rates_entry, m->n);
