@@ -162,6 +162,21 @@ TEST(num_sums)
     EXPECT_INT(num_first_nonfinite(x, N), 17);
 }
 
+TEST(load_of_cores)
+{
+    double load[POOL_CORES], sum = 0;
+    int used = 0;
+    pool_start(3);
+    pool_load(load);
+    for (int i = 0; i < POOL_CORES; i++) {
+        sum += load[i];
+        used += load[i] > 0;
+    }
+    pool_start(1);
+    EXPECT(fabs(sum - 3) < 1e-9);
+    EXPECT_INT(used, pool_cores());
+}
+
 static atomic_int calls[5000];
 
 static void count_call(void *context, int64_t task)

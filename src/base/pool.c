@@ -41,6 +41,17 @@ int pool_cores(void)
     return n < 1 ? 1 : n > MOST_THREADS ? MOST_THREADS : n;
 }
 
+void pool_load(double load[POOL_CORES])
+{
+    cpu_set_t cores;
+    memset(load, 0, POOL_CORES * sizeof *load);
+    if (sched_getaffinity(0, sizeof cores, &cores) != 0)
+        return;
+    for (size_t i = 0; i < POOL_CORES && i < CPU_SETSIZE; i++)
+        if (CPU_ISSET(i, &cores))
+            load[i] = (double)pool.n_threads / CPU_COUNT(&cores);
+}
+
 static void run_tasks(pool_task *task, void *context, int64_t n_tasks)
 {
     in_task = true;

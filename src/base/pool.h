@@ -6,6 +6,9 @@
 void pool_start(int n_threads); /* including the caller; again with another number restarts it */
 int pool_threads(void);
 int pool_cores(void); /* cores this process may use */
+enum { POOL_CORES = 1024 };
+/* Threads of this rank on each core of the machine, spread evenly over those that it may use. */
+void pool_load(double load[POOL_CORES]);
 typedef void pool_task(void *context, int64_t task);
 void pool_run(int64_t n_tasks, pool_task *f, void *context); /* no allocation */
 /* A thread beside the pool, for work that lasts longer than a job: it must not call pool_run. Dies when the machine

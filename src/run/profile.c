@@ -44,6 +44,19 @@ static void print_links(const struct cluster *c)
                c->between.bytes_per_s[TRANSFER_EXCHANGE] / 1e9, c->between.latency_us);
 }
 
+/* Of the core with most threads of ranks; machines are taken to be alike. Devices are not shared by cores that wait. */
+static double ranks_per_core(enum backend backend)
+{
+    double load[POOL_CORES], most = 0;
+    if (backend != CPU)
+        return 1;
+    pool_load(load);
+    comm_sum_doubles(load, POOL_CORES);
+    for (int i = 0; i < POOL_CORES; i++)
+        most = fmax(most, load[i]);
+    return fmax(1, most * comm_local_ranks() / comm_ranks());
+}
+
 bool bench_profile(struct arena *a, const struct config *c, struct err *e)
 {
     const size_t n = strlen(c->output), ending = n > 5 && strcmp(c->output + n - 5, ".json") == 0 ? 5 : 0;
@@ -56,7 +69,7 @@ bool bench_profile(struct arena *a, const struct config *c, struct err *e)
     struct cluster here = m->setup.cluster;
     here.flops_per_s = m->flops_per_s;
     here.memory_bytes_per_s = m->bytes_per_s;
-    here.ranks_per_core = fmax(1, (double)comm_local_ranks() * pool_threads() / pool_cores());
+    here.ranks_per_core = ranks_per_core(m->setup.backend);
     if (comm_ranks() > 1)
         links_measure(a, m->setup.device, &here);
     if (comm_rank() != 0)
