@@ -1,6 +1,7 @@
 /* The tiles of the portable grouped products, on the host: ldmatrix and mma.m16n8k16 as the PTX manual defines them, with
  * the addresses that the kernel gives. */
 #include "cuda/mma_tile.h"
+#include "tests/ldmatrix.h"
 #include "tests/test.h"
 
 static int tile[2][SIDE * DEPTH]; /* a and b in shared memory */
@@ -19,26 +20,6 @@ static void fill(int *to, bool deep, bool of_a)
             EXPECT_INT(*x, -1);
             *x = of_a ? a[side][step] : b[step][side];
         }
-}
-
-/* Matrix i of ldmatrix.x4 for a lane: row lane / 4, columns 2 (lane % 4) and the next; .trans: the other way round. */
-static int loaded(const int *from, const int at[32], int i, int lane, int which, bool trans)
-{
-    const int row = trans ? lane % 4 * 2 + which : lane / 4, column = trans ? lane / 4 : lane % 4 * 2 + which;
-    return from[at[8 * i + row] + column];
-}
-
-/* No two of the 8 rows of a matrix (16 bytes each) lie in the same of the 8 groups of banks. */
-static bool free_of_conflicts(const int at[32])
-{
-    for (int i = 0; i < 4; i++) {
-        int seen = 0;
-        for (int k = 0; k < 8; k++)
-            seen |= 1 << at[8 * i + k] / VECTOR % 8;
-        if (seen != 0xff)
-            return false;
-    }
-    return true;
 }
 
 /* The two operands of a lane as the warp multiplies them: a[16][16] and b[16][8 of 16] from registers. */

@@ -2,8 +2,9 @@
  * the output by mma.m16n8k16, whose operands come through shared memory, copied STAGES - 1 tiles ahead. */
 #include "cuda/grouped.cuh"
 #include "cuda/grouped_plan.cuh"
+#include "cuda/mma.cuh"
 #include "cuda/mma_tile.h"
-enum { WARP = 32, THREADS = 8 * WARP, STAGES = 3, TILE = SIDE * DEPTH };
+enum { THREADS = 8 * WARP, STAGES = 3, TILE = SIDE * DEPTH };
 enum { ROWS = 64, COLUMNS = 32 }; /* of the output, of a warp: 2 x 4 warps make a block */
 /* out[m, n] (+)= op(a)[m, k] op(b)[k, n], of one expert; a, b, out as stored, rows lda, ldb, n elements apart */
 struct product {
@@ -12,50 +13,6 @@ struct product {
     int m, n, k, lda, ldb;
     bool add, wide;
 };
-
-__device__ static inline uint32_t shared_at(const bf16 *p)
-{
-    return (uint32_t)__cvta_generic_to_shared(p);
-}
-
-/* 16 bytes, or zeros. */
-__device__ static inline void copy_later(bf16 *to, const bf16 *from, bool there)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_at(to)), "l"(from),
-                 "r"(there ? 16 : 0)
-                 : "memory");
-}
-__device__ static inline void copies_commit(void)
-{
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-template <int PENDING> __device__ static inline void copies_wait(void)
-{
-    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
-}
-
-template <bool TRANSPOSED> __device__ static inline void load_matrices(uint32_t (&x)[4], const bf16 *at)
-{
-    if (TRANSPOSED)
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-                     : "r"(shared_at(at))
-                     : "memory");
-    else
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-                     : "r"(shared_at(at))
-                     : "memory");
-}
-
-/* d += a b, 16 x 8 x 16: a lane has columns 2 (lane % 4) and the next of rows lane / 4 (d[0], d[1]) and that + 8. */
-__device__ static inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 /* Copies 128 rows from `row` on and 32 steps from `step` on of an operand, zeros behind n_rows and n_steps; deep: it is
  * stored [rows, steps], otherwise [steps, rows], with lines ld elements apart. */
