@@ -1,4 +1,4 @@
-/* attention.cu - causal attention of MLA on CUDA: which of the two ways serves a call (attention.cuh). */
+/* attention.cu - causal attention of MLA on CUDA: which of the three ways serves a call (attention.cuh). */
 #include "ops/attention.cuh"
 enum { B, S, A, Q, C, R, V, SCALE = 3 };
 
@@ -23,21 +23,27 @@ static bool on_dnn(const struct attention *z)
 extern "C" void attention_fwd_cuda(const struct call *c)
 {
     const struct attention z = attention_sizes(c);
-    (on_dnn(&z) ? attention_dnn_fwd : attention_plain_fwd)(c, &z);
+    if (on_dnn(&z))
+        attention_dnn_fwd(c, &z);
+    else
+        (attention_mma_serves(&z) ? attention_mma_fwd : attention_plain_fwd)(c, &z);
 }
 
 extern "C" void attention_bwd_cuda(const struct call *c)
 {
     const struct attention z = attention_sizes(c);
-    (on_dnn(&z) ? attention_dnn_bwd : attention_plain_bwd)(c, &z);
+    if (on_dnn(&z))
+        attention_dnn_bwd(c, &z);
+    else
+        (attention_mma_serves(&z) ? attention_mma_bwd : attention_plain_bwd)(c, &z);
 }
 
-/* It is asked where no device is: what either way needs. */
+/* It is asked where no device is: what any of them needs. */
 extern "C" void attention_work_cuda(const struct call *c, size_t bytes[2])
 {
     const struct attention z = attention_sizes(c);
     size_t dnn[2] = { 0, 0 };
-    attention_plain_work(&z, bytes);
+    attention_parts_work(&z, bytes);
     if (attention_dnn_serves(&z))
         attention_dnn_work(&z, dnn);
     for (int i = 0; i < 2; i++)

@@ -1,5 +1,6 @@
-/* attention.cuh - the two ways of attention on CUDA: cuDNN on tensor cores for the widths of real models, and plain
- * kernels for all others. Which one serves a call is decided by its sizes (and the kind of device) alone. */
+/* attention.cuh - the three ways of attention on CUDA: cuDNN on Hopper for the widths of real models; mma.m16n8k16 on every
+ * device for these and most others; and plain kernels, without tensor cores, for what is left. Which one serves a call is
+ * decided by its sizes (and the kind of device) alone. Forward by one and backward by another go together. */
 #pragma once
 #include "cuda/cuda.cuh"
 enum { QUERY, KV, K_ROPE, O, LSE }; /* arguments */
@@ -23,7 +24,28 @@ void attention_keys(const struct call *c, const struct attention *z, int64_t fir
 void attention_split_keys(const struct call *c, const struct attention *z, int64_t first, int64_t n,
                           const bf16 *dk, const bf16 *dv);
 
+/* Sizes and addresses for the two others, passed to kernels by value. */
+struct attention_tensors {
+    struct attention z;
+    const bf16 *q, *kv, *k_rope, *o, *d_o;
+    bf16 *out;      /* forward: o */
+    float *lse;     /* [b, a, s]; forward writes it */
+    float *delta;   /* [b, a, s]: rowsum(dO O) */
+    float *rope;    /* [b, a, s, r]: parts of k_rope's gradient */
+    bf16 *dq, *dkv; /* gradients; NULL: not wanted */
+    bool add_q, add_kv;
+};
+struct attention_tensors attention_tensors_of(const struct call *c, const struct attention *z);
+void attention_parts_work(const struct attention *z, size_t bytes[2]);
+void attention_delta(const struct call *c, const struct attention_tensors *x);
+/* From x->rope, if it is wanted. */
+void attention_rope_sum(const struct call *c, const struct attention_tensors *x);
+
+/* any s, b and a; widths in multiples of 8 */
+bool attention_mma_serves(const struct attention *z);
+void attention_mma_fwd(const struct call *c, const struct attention *z);
+void attention_mma_bwd(const struct call *c, const struct attention *z);
+
 /* any s, b and a; widths up to 256 */
-void attention_plain_work(const struct attention *z, size_t bytes[2]);
 void attention_plain_fwd(const struct call *c, const struct attention *z);
 void attention_plain_bwd(const struct call *c, const struct attention *z);

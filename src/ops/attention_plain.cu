@@ -1,5 +1,5 @@
-/* attention_plain.cu - attention for any sizes, on any device, without tensor cores: float32 products of bfloat16 tiles
- * in shared memory. A block has one tile of TILE queries (forward, dQ) or keys (dK and dV) of one head, and goes over
+/* attention_plain.cu - attention for sizes that nothing faster serves, without tensor cores: float32 products of bfloat16
+ * tiles in shared memory. A block has one tile of TILE queries (forward, dQ) or keys (dK and dV) of one head, and goes over
  * the tiles of the other side that it sees. GROUP threads share a row of the tile: of its scores each has COLUMNS, of
  * its results (up to WIDTH numbers) each has every GROUP'th vector of VEC. Backward makes P again from lse, and
  * computes it for dQ and for dK and dV apart, so that every sum has one owner and a fixed order. */
@@ -7,18 +7,22 @@
 enum { TILE = 32, GROUP = 8, THREADS = TILE * GROUP, COLUMNS = TILE / GROUP, WIDTH = 256 };
 enum { VECTORS = WIDTH / VEC / GROUP, P_STRIDE = TILE + 1 };
 
-/* Sizes and addresses, by value. */
-struct plain {
-    struct attention z;
-    int q_stride, v_stride; /* elements between rows of tiles as wide as q and v, padded with zeros */
-    const bf16 *q, *kv, *k_rope, *o, *d_o;
-    bf16 *out;      /* forward: o */
-    float *lse;     /* [b, a, s]; forward writes it */
-    float *delta;   /* [b, a, s]: rowsum(dO O) */
-    float *rope;    /* [b, a, s, r]: parts of k_rope's gradient */
-    bf16 *dq, *dkv; /* gradients; NULL: not wanted */
-    bool add_q, add_kv;
-};
+/* Elements between rows of a tile, zeros behind the first `width`. An odd number of vectors: eight rows lie in different banks.
+ */
+__host__ __device__ static inline int tile_stride(int64_t width)
+{
+    return (int)(cut_parts(width, VEC) | 1) * VEC;
+}
+
+__host__ __device__ static inline int q_stride(const struct attention_tensors *x)
+{
+    return tile_stride(x->z.q);
+}
+
+__host__ __device__ static inline int v_stride(const struct attention_tensors *x)
+{
+    return tile_stride(x->z.v);
+}
 
 /* The head and the first row of this block's tile. */
 struct place {
@@ -51,28 +55,30 @@ __device__ static void load_tile(bf16 *tile, int stride, int column, const bf16 
             tile[row * stride + column + i] = row < n ? from[row * from_stride + i] : __float2bfloat16_rn(0);
 }
 
-__device__ static void load_q(const struct plain *x, const struct place *p, int64_t first, bf16 *tile)
+__device__ static void load_q(const struct attention_tensors *x, const struct place *p, int64_t first,
+                              bf16 *tile)
 {
-    load_tile(tile, x->q_stride, 0, x->q + at_row(&x->z, p, first, x->z.q), x->z.a * x->z.q, x->z.s - first,
+    load_tile(tile, q_stride(x), 0, x->q + at_row(&x->z, p, first, x->z.q), x->z.a * x->z.q, x->z.s - first,
               (int)x->z.q);
 }
 
-__device__ static void load_do(const struct plain *x, const struct place *p, int64_t first, bf16 *tile)
+__device__ static void load_do(const struct attention_tensors *x, const struct place *p, int64_t first,
+                               bf16 *tile)
 {
-    load_tile(tile, x->v_stride, 0, x->d_o + at_row(&x->z, p, first, x->z.v), x->z.a * x->z.v, x->z.s - first,
+    load_tile(tile, v_stride(x), 0, x->d_o + at_row(&x->z, p, first, x->z.v), x->z.a * x->z.v, x->z.s - first,
               (int)x->z.v);
 }
 
 /* Keys [k_nope | k_rope] and values. */
-__device__ static void load_kv(const struct plain *x, const struct place *p, int64_t first, bf16 *key,
-                               bf16 *value)
+__device__ static void load_kv(const struct attention_tensors *x, const struct place *p, int64_t first,
+                               bf16 *key, bf16 *value)
 {
     const int64_t n = x->z.s - first, stride = x->z.a * x->z.c;
     const bf16 *kv = x->kv + at_row(&x->z, p, first, x->z.c);
-    load_tile(key, x->q_stride, 0, kv, stride, n, (int)x->z.nope);
-    load_tile(key, x->q_stride, (int)x->z.nope, x->k_rope + (p->b * x->z.s + first) * x->z.r, x->z.r, n,
+    load_tile(key, q_stride(x), 0, kv, stride, n, (int)x->z.nope);
+    load_tile(key, q_stride(x), (int)x->z.nope, x->k_rope + (p->b * x->z.s + first) * x->z.r, x->z.r, n,
               (int)x->z.r);
-    load_tile(value, x->v_stride, 0, kv + x->z.nope, stride, n, (int)x->z.v);
+    load_tile(value, v_stride(x), 0, kv + x->z.nope, stride, n, (int)x->z.v);
 }
 
 /* The padding of rows stays zero: loads do not touch it. */
@@ -172,21 +178,22 @@ __device__ static inline float softmax_step(float x[COLUMNS], float scale, int64
     return shrink;
 }
 
-__global__ static void __launch_bounds__(THREADS) fwd_kernel(const __grid_constant__ struct plain x)
+__global__ static void __launch_bounds__(THREADS)
+    fwd_kernel(const __grid_constant__ struct attention_tensors x)
 {
     extern __shared__ __align__(16) unsigned char shared[];
     const struct place p = place_of(&x.z, true);
     const int64_t row = p.first + threadIdx.x / GROUP;
-    bf16 *q = (bf16 *)shared, *key = q + TILE * x.q_stride, *value = key + TILE * x.q_stride;
-    float *weights = (float *)(value + TILE * x.v_stride);
+    bf16 *q = (bf16 *)shared, *key = q + TILE * q_stride(&x), *value = key + TILE * q_stride(&x);
+    float *weights = (float *)(value + TILE * v_stride(&x));
     float acc[VECTORS][VEC] = { { 0 } }, s[COLUMNS], top = -INFINITY, sum = 0;
-    clear(q, TILE * (2 * x.q_stride + x.v_stride));
+    clear(q, TILE * (2 * q_stride(&x) + v_stride(&x)));
     load_q(&x, &p, p.first, q);
     for (int64_t first = 0; first <= p.first; first += TILE) {
         __syncthreads();
         load_kv(&x, &p, first, key, value);
         __syncthreads();
-        products(s, q, key, x.q_stride, x.z.q);
+        products(s, q, key, q_stride(&x), x.z.q);
         const float shrink = softmax_step(s, x.z.scale, row, first, &top, &sum);
 #pragma unroll
         for (int i = 0; i < VECTORS; i++)
@@ -194,7 +201,7 @@ __global__ static void __launch_bounds__(THREADS) fwd_kernel(const __grid_consta
                 acc[i][k] *= shrink;
         keep_row(weights, s);
         __syncwarp();
-        accumulate(acc, weights, value, x.v_stride, x.z.v);
+        accumulate(acc, weights, value, v_stride(&x), x.z.v);
     }
     if (row >= x.z.s)
         return;
@@ -210,40 +217,26 @@ __global__ static void __launch_bounds__(THREADS) fwd_kernel(const __grid_consta
         }
 }
 
-/* delta: a warp per row and head */
-__global__ static void delta_kernel(const __grid_constant__ struct plain x)
-{
-    const int64_t index = (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32, row = index / x.z.a;
-    const bf16 *o = x.o + index * x.z.v, *d_o = x.d_o + index * x.z.v;
-    float sum = 0;
-    if (index >= x.z.b * x.z.s * x.z.a)
-        return;
-    for (int64_t i = threadIdx.x % 32; i < x.z.v; i += 32)
-        sum += __bfloat162float(o[i]) * __bfloat162float(d_o[i]);
-    sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0)
-        x.delta[(row / x.z.s * x.z.a + index % x.z.a) * x.z.s + row % x.z.s] = sum;
-}
-
-__global__ static void __launch_bounds__(THREADS) dq_kernel(const __grid_constant__ struct plain x)
+__global__ static void __launch_bounds__(THREADS)
+    dq_kernel(const __grid_constant__ struct attention_tensors x)
 {
     extern __shared__ __align__(16) unsigned char shared[];
     const struct place p = place_of(&x.z, true);
     const int64_t row = p.first + threadIdx.x / GROUP, at_lse = (p.b * x.z.a + p.a) * x.z.s + row;
     const float lse = row < x.z.s ? x.lse[at_lse] : INFINITY, delta = row < x.z.s ? x.delta[at_lse] : 0;
-    bf16 *q = (bf16 *)shared, *key = q + TILE * x.q_stride, *value = key + TILE * x.q_stride,
-         *d_o = value + TILE * x.v_stride;
-    float *ds = (float *)(d_o + TILE * x.v_stride);
+    bf16 *q = (bf16 *)shared, *key = q + TILE * q_stride(&x), *value = key + TILE * q_stride(&x),
+         *d_o = value + TILE * v_stride(&x);
+    float *ds = (float *)(d_o + TILE * v_stride(&x));
     float acc[VECTORS][VEC] = { { 0 } }, s[COLUMNS], dp[COLUMNS];
-    clear(q, 2 * TILE * (x.q_stride + x.v_stride));
+    clear(q, 2 * TILE * (q_stride(&x) + v_stride(&x)));
     load_q(&x, &p, p.first, q);
     load_do(&x, &p, p.first, d_o);
     for (int64_t first = 0; first <= p.first; first += TILE) {
         __syncthreads();
         load_kv(&x, &p, first, key, value);
         __syncthreads();
-        products(s, q, key, x.q_stride, x.z.q);
-        products(dp, d_o, value, x.v_stride, x.z.v);
+        products(s, q, key, q_stride(&x), x.z.q);
+        products(dp, d_o, value, v_stride(&x), x.z.v);
 #pragma unroll
         for (int i = 0; i < COLUMNS; i++) {
             const bool seen = first + threadIdx.x % GROUP + GROUP * i <= row;
@@ -251,7 +244,7 @@ __global__ static void __launch_bounds__(THREADS) dq_kernel(const __grid_constan
         }
         keep_row(ds, s);
         __syncwarp();
-        accumulate(acc, ds, key, x.q_stride, x.z.q);
+        accumulate(acc, ds, key, q_stride(&x), x.z.q);
     }
 #pragma unroll
     for (int i = 0; i < VECTORS; i++)
@@ -263,7 +256,7 @@ __global__ static void __launch_bounds__(THREADS) dq_kernel(const __grid_constan
 }
 
 /* dK of a row: k_nope's part to kv's gradient, k_rope's to its part; dV. */
-__device__ static void store_dkv(const struct plain *x, const struct place *p, int64_t row,
+__device__ static void store_dkv(const struct attention_tensors *x, const struct place *p, int64_t row,
                                  const float dk[VECTORS][VEC], const float dv[VECTORS][VEC])
 {
     const int64_t at_kv = at_row(&x->z, p, row, x->z.c),
@@ -282,8 +275,8 @@ __device__ static void store_dkv(const struct plain *x, const struct place *p, i
 }
 
 /* A tile's lse and delta, for scores whose columns are queries: those behind the end see nothing. */
-__device__ static inline void load_rows(const struct plain *x, const struct place *p, int64_t first,
-                                        float *lse, float *delta)
+__device__ static inline void load_rows(const struct attention_tensors *x, const struct place *p,
+                                        int64_t first, float *lse, float *delta)
 {
     const int64_t t = first + threadIdx.x, at = (p->b * x->z.a + p->a) * x->z.s + t;
     if (threadIdx.x >= TILE)
@@ -292,17 +285,18 @@ __device__ static inline void load_rows(const struct plain *x, const struct plac
     delta[threadIdx.x] = t < x->z.s ? x->delta[at] : 0;
 }
 
-__global__ static void __launch_bounds__(THREADS) dkv_kernel(const __grid_constant__ struct plain x)
+__global__ static void __launch_bounds__(THREADS)
+    dkv_kernel(const __grid_constant__ struct attention_tensors x)
 {
     extern __shared__ __align__(16) unsigned char shared[];
     const struct place p = place_of(&x.z, false);
     const int64_t row = p.first + threadIdx.x / GROUP;
-    bf16 *q = (bf16 *)shared, *key = q + TILE * x.q_stride, *value = key + TILE * x.q_stride,
-         *d_o = value + TILE * x.v_stride;
-    float *weights = (float *)(d_o + TILE * x.v_stride), *ds = weights + TILE * P_STRIDE,
+    bf16 *q = (bf16 *)shared, *key = q + TILE * q_stride(&x), *value = key + TILE * q_stride(&x),
+         *d_o = value + TILE * v_stride(&x);
+    float *weights = (float *)(d_o + TILE * v_stride(&x)), *ds = weights + TILE * P_STRIDE,
           *lse = ds + TILE * P_STRIDE, *delta = lse + TILE;
     float dk[VECTORS][VEC] = { { 0 } }, dv[VECTORS][VEC] = { { 0 } }, s[COLUMNS], dp[COLUMNS];
-    clear(q, 2 * TILE * (x.q_stride + x.v_stride));
+    clear(q, 2 * TILE * (q_stride(&x) + v_stride(&x)));
     load_kv(&x, &p, p.first, key, value);
     for (int64_t first = p.first; first < x.z.s; first += TILE) {
         __syncthreads();
@@ -310,8 +304,8 @@ __global__ static void __launch_bounds__(THREADS) dkv_kernel(const __grid_consta
         load_do(&x, &p, first, d_o);
         load_rows(&x, &p, first, lse, delta);
         __syncthreads();
-        products(s, key, q, x.q_stride, x.z.q);
-        products(dp, value, d_o, x.v_stride, x.z.v);
+        products(s, key, q, q_stride(&x), x.z.q);
+        products(dp, value, d_o, v_stride(&x), x.z.v);
 #pragma unroll
         for (int i = 0; i < COLUMNS; i++) {
             const int column = threadIdx.x % GROUP + GROUP * i;
@@ -321,60 +315,18 @@ __global__ static void __launch_bounds__(THREADS) dkv_kernel(const __grid_consta
         keep_row(weights, s);
         keep_row(ds, dp);
         __syncwarp();
-        accumulate(dv, weights, d_o, x.v_stride, x.z.v);
-        accumulate(dk, ds, q, x.q_stride, x.z.q);
+        accumulate(dv, weights, d_o, v_stride(&x), x.z.v);
+        accumulate(dk, ds, q, q_stride(&x), x.z.q);
     }
     if (row < x.z.s)
         store_dkv(&x, &p, row, dk, dv);
 }
 
-/* k_rope's gradient [b, s, r]: the heads in their order. */
-__global__ static void rope_sum(const __grid_constant__ struct plain x, bf16 *out, bool add)
-{
-    const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x, per_head = x.z.s * x.z.r, b = i / per_head;
-    float sum = 0;
-    if (b >= x.z.b)
-        return;
-    for (int64_t a = 0; a < x.z.a; a++)
-        sum += x.rope[(b * x.z.a + a) * per_head + i % per_head];
-    grad_put(out, false, add, i, sum);
-}
-
-/* An odd number of vectors: eight rows of a tile lie in different banks. */
-static int tile_stride(int64_t width)
-{
-    return (int)(cut_parts(width, VEC) | 1) * VEC;
-}
-
-static struct plain plain_of(const struct call *c, const struct attention *z)
-{
-    struct plain x;
-    CHECK(z->q <= WIDTH && z->v <= WIDTH, "heads of width %lld and %lld, at most %d", (long long)z->q,
-          (long long)z->v, WIDTH);
-    x.z = *z;
-    x.q_stride = tile_stride(z->q), x.v_stride = tile_stride(z->v);
-    x.q = (const bf16 *)c->arg[QUERY], x.kv = (const bf16 *)c->arg[KV],
-    x.k_rope = (const bf16 *)c->arg[K_ROPE];
-    x.o = (const bf16 *)c->arg[O], x.d_o = (const bf16 *)c->grad[O];
-    x.out = (bf16 *)c->arg[O], x.lse = (float *)c->arg[LSE];
-    x.rope = (float *)c->work;
-    x.delta = x.rope + z->b * z->a * z->s * z->r;
-    x.dq = (bf16 *)c->grad[QUERY], x.dkv = (bf16 *)c->grad[KV];
-    x.add_q = adds(c, QUERY), x.add_kv = adds(c, KV);
-    return x;
-}
-
-void attention_plain_work(const struct attention *z, size_t bytes[2])
-{
-    bytes[0] = 0;
-    bytes[1] = (size_t)(z->b * z->a * z->s * (z->r + 1)) * sizeof(float);
-}
-
 /* n_v: tiles as wide as v, besides two as wide as q; n_p: tiles of scores; and two numbers per row. */
-static void launch(void (*kernel)(struct plain), const struct call *c, const struct plain *x, int n_v,
-                   int n_p)
+static void launch(void (*kernel)(struct attention_tensors), const struct call *c,
+                   const struct attention_tensors *x, int n_v, int n_p)
 {
-    const size_t bytes = TILE * ((size_t)(2 * x->q_stride + n_v * x->v_stride) * sizeof(bf16) +
+    const size_t bytes = TILE * ((size_t)(2 * q_stride(x) + n_v * v_stride(x)) * sizeof(bf16) +
                                  ((size_t)n_p * P_STRIDE + 2) * sizeof(float));
     const unsigned blocks = blocks_for(x->z.b * x->z.a * cut_parts(x->z.s, TILE), 1);
     CUDA_DO(
@@ -383,25 +335,27 @@ static void launch(void (*kernel)(struct plain), const struct call *c, const str
     LAUNCHED();
 }
 
+static struct attention_tensors tensors_of(const struct call *c, const struct attention *z)
+{
+    CHECK(z->q <= WIDTH && z->v <= WIDTH, "heads of width %lld and %lld, at most %d", (long long)z->q,
+          (long long)z->v, WIDTH);
+    return attention_tensors_of(c, z);
+}
+
 void attention_plain_fwd(const struct call *c, const struct attention *z)
 {
-    const struct plain x = plain_of(c, z);
+    const struct attention_tensors x = tensors_of(c, z);
     launch(fwd_kernel, c, &x, 1, 1);
 }
 
 void attention_plain_bwd(const struct call *c, const struct attention *z)
 {
-    const struct plain x = plain_of(c, z);
-    delta_kernel<<<blocks_for(z->b * z->s * z->a, THREADS / 32), THREADS, 0, stream_of(c)>>>(x);
-    LAUNCHED();
+    const struct attention_tensors x = tensors_of(c, z);
+    attention_delta(c, &x);
     if (x.dq)
         launch(dq_kernel, c, &x, 2, 1);
     if (!x.dkv && !c->grad[K_ROPE])
         return;
     launch(dkv_kernel, c, &x, 2, 2);
-    if (!c->grad[K_ROPE])
-        return;
-    rope_sum<<<blocks_for(z->b * z->s * z->r, THREADS), THREADS, 0, stream_of(c)>>>(
-        x, (bf16 *)c->grad[K_ROPE], adds(c, K_ROPE));
-    LAUNCHED();
+    attention_rope_sum(c, &x);
 }

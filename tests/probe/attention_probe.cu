@@ -1,5 +1,5 @@
-/* attention_probe.cu - cuDNN's plans for the attention of DeepSeek-V2-Lite, 4 sequences of 2048: of every one that it offers,
- * whether it is deterministic, its workspace, its time without a pause, and whether dQ, dK and dV have the bits of the
+/* attention_probe.cu - the attention of DeepSeek-V2-Lite, 4 sequences of 2048: times of the three ways, all that they launch
+ * included (`attention_probe times`: that alone); then cuDNN's plans: of every one that it offers, whether it is deterministic, its workspace, its time without a pause, and whether dQ, dK and dV have the bits of the
  * first; then the parts in which backward may be cut. `make probe` builds it. Links none of dnn.cu and attention_dnn.cu: it
  * has them. */
 #include "src/cuda/dnn.cu"
@@ -9,7 +9,7 @@ extern "C" {
 #include "device/device.h"
 }
 #include <stdio.h>
-enum { N = 4, S = 2048, A = 16, Q = 192, C = 256, V = 128 };
+enum { N = 4, S = 2048, A = 16, Q = 192, C = 256, V = 128, R = 64 };
 
 __global__ static void hash_kernel(unsigned long long *sum, const bf16 *p, int64_t n)
 {
@@ -159,7 +159,44 @@ static void probe(int64_t n, int64_t h, bool backward, int most)
     }
 }
 
-int main(void)
+/* A way of attention: of a call, forward or backward. */
+typedef void way(const struct call *c, const struct attention *z);
+
+static double way_ms(way *f, const struct call *c, const struct attention *z, int runs)
+{
+    const struct stopwatch w = stopwatch_new(0);
+    for (int i = 0; i < runs / 2; i++)
+        f(c, z);
+    stopwatch_start(&w);
+    for (int i = 0; i < runs; i++)
+        f(c, z);
+    return (double)stopwatch_stop(&w) / runs;
+}
+
+/* TFLOP/s: of the products under the diagonal, 5 of them backward, whatever is computed again. */
+static void time_way(const char *name, way *fwd, way *bwd, const struct call *c, int runs)
+{
+    const double products = (double)N * A * S * S * 1e-9;
+    struct attention z;
+    z.b = N, z.s = S, z.a = A, z.q = Q, z.c = C, z.r = R, z.v = V, z.nope = Q - R, z.scale = 0.1147f;
+    const double ms = way_ms(fwd, c, &z, runs), back_ms = way_ms(bwd, c, &z, runs);
+    printf("%-6s forward %8.3f ms %6.1f TFLOP/s, backward %8.3f ms %6.1f TFLOP/s\n", name, ms,
+           products * (Q + V) / ms, back_ms, products * (3 * Q + 2 * V) / back_ms);
+    fflush(stdout);
+}
+
+static void time_ways(void)
+{
+    struct call c;
+    memset(&c, 0, sizeof c);
+    c.arg[QUERY] = t.q, c.arg[KV] = t.kv, c.arg[K_ROPE] = t.k, c.arg[O] = t.o, c.arg[LSE] = t.lse;
+    c.grad[QUERY] = t.dq, c.grad[KV] = t.dkv, c.grad[K_ROPE] = t.dk, c.grad[O] = t.d_o, c.work = t.work;
+    time_way("cuDNN", attention_dnn_fwd, attention_dnn_bwd, &c, 100);
+    time_way("mma", attention_mma_fwd, attention_mma_bwd, &c, 100);
+    time_way("plain", attention_plain_fwd, attention_plain_bwd, &c, 1);
+}
+
+int main(int n_args, char **args)
 {
     struct err e = { 0, "" };
     if (!device_cuda_open(0, &e))
@@ -171,6 +208,9 @@ int main(void)
     t.lse = normals(rows * 2, 9, 1), t.sum = normals(rows * 2, 10, 1);
     t.work_bytes = (int64_t)2 << 30;
     t.work = normals(t.work_bytes / 2, 11, 1);
+    time_ways();
+    if (n_args > 1 && strcmp(args[1], "times") == 0)
+        return 0;
     probe(N, A, false, 99);
     probe(N, A, true, 99);
     probe(2, A, true, 2);
