@@ -75,7 +75,7 @@ probe: $(PROBES)
 $(OUT)/tests/probe/%.cu.o: NVFLAGS += $(PROBE)
 $(OUT)/tests/probe/%.cu.o: GPUS = $(HOPPER)
 # A probe includes the sources of the kernels that it measures; they are not linked again.
-$(OUT)/tests/probe/grouped_probe $(OUT)/tests/probe/grouped_at_once_probe: PROBED := grouped_hopper
+$(OUT)/tests/probe/grouped_probe $(OUT)/tests/probe/grouped_at_once_probe $(OUT)/tests/probe/chain_probe: PROBED := grouped_hopper
 $(OUT)/tests/probe/dense_probe: PROBED := gemm gemm_tune
 $(OUT)/tests/probe/attention_probe: PROBED := dnn attention_dnn
 $(OUT)/tests/probe/%: $(OUT)/tests/probe/%.cu.o $(LIBOBJ)
