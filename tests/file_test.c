@@ -6,6 +6,7 @@
 #include "tests/test.h"
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -116,6 +117,114 @@ TEST(file_random_access)
     arena_free(a);
 }
 
+static char *noise(struct arena *a, size_t bytes)
+{
+    char *x = arena_alloc(a, bytes + 8);
+    for (size_t i = 0; i < bytes; i += 8)
+        memcpy(x + i, &(uint64_t){ rng_u64(3, 4, i) }, 8);
+    return x;
+}
+
+/* Whether the first page of a file stands in the page cache. */
+static bool in_page_cache(const char *path)
+{
+    unsigned char resident = 1;
+    const int fd = open(path, O_RDONLY);
+    void *page = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
+    EXPECT(fd >= 0 && page != MAP_FAILED && mincore(page, 4096, &resident) == 0);
+    munmap(page, 4096);
+    close(fd);
+    return resident & 1;
+}
+
+/* Whether this file system writes past the page cache. */
+static bool can_go_past(struct arena *a)
+{
+    const char *path = at(a, "probe");
+    void *room = file_room(4096);
+    const int fd = open(path, O_WRONLY | O_CREAT | O_DIRECT, 0666);
+    const bool can = fd >= 0 && write(fd, room, 4096) == 4096 && !in_page_cache(path);
+    if (fd >= 0)
+        close(fd);
+    file_room_free(room, 4096);
+    return can;
+}
+
+/* Pieces last first, each from memory that begins `shift` bytes behind where it should. */
+static bool put_pieces(const char *path, const char *data, size_t bytes, size_t piece_bytes, size_t shift,
+                       struct err *e)
+{
+    const int64_t n = (int64_t)((bytes + piece_bytes - 1) / piece_bytes);
+    char *room = file_room(piece_bytes + shift);
+    struct writer *w = file_create_pieces(path, bytes, piece_bytes, e);
+    bool put = w != NULL;
+    for (int64_t i = n - 1; put && i >= 0; i--) {
+        const size_t first = (size_t)i * piece_bytes;
+        memcpy(room + shift, data + first, bytes - first < piece_bytes ? bytes - first : piece_bytes);
+        put = file_put_piece(w, room + shift, i, e);
+    }
+    if (put)
+        EXPECT_INT(file_offset(w), bytes);
+    if (!put)
+        file_drop(w);
+    file_room_free(room, piece_bytes + shift);
+    return put && file_publish(w, e);
+}
+
+static bool holds(const char *path, const char *want, size_t bytes)
+{
+    struct arena *a = arena_new("test");
+    struct err e = { 0 };
+    struct map m = { 0 };
+    const bool same =
+        file_map(a, path, &m, &e) && m.bytes == bytes && (bytes == 0 || !memcmp(m.data, want, bytes));
+    file_unmap(&m);
+    arena_free(a);
+    return same;
+}
+
+TEST(file_pieces_of_odd_lengths)
+{
+    enum { B = FILE_BLOCK };
+    static const size_t lengths[] = { 0,     1,         511,    B - 1,        B, B + 1, 2 * B - 1,
+                                      2 * B, 3 * B + 5, 40 * B, 41 * B + 4095 };
+    static const size_t pieces[] = { B, 3 * B, 1000 }; /* the last: through the page cache */
+    struct arena *a = arena_new("test");
+    struct err e = { 0 };
+    const char *path = at(a, "pieces"), *data = noise(a, 42 * B);
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
+        for (size_t k = 0; k < 3; k++)
+            for (size_t shift = 0; shift < 2; shift++) { /* 1: disks refuse the place in memory after all */
+                EXPECTF(put_pieces(path, data, lengths[i], pieces[k], shift, &e), "%s", e.text);
+                EXPECTF(holds(path, data, lengths[i]), "%zu bytes in pieces of %zu", lengths[i], pieces[k]);
+            }
+    arena_free(a);
+}
+
+TEST(file_pieces_go_past_the_page_cache)
+{
+    enum { P = FILE_PIECE };
+    static const size_t lengths[] = { P - 1, P, P + 1, 2 * P + 4097 };
+    struct arena *a = arena_new("test");
+    struct err e = { 0 };
+    const char *path = at(a, "large"), *data = noise(a, 3 * (size_t)P);
+    const bool can = can_go_past(a);
+    if (!can)
+        test_skip("this file system does not write past the page cache");
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        EXPECTF(put_pieces(path, data, lengths[i], P, 0, &e), "%s", e.text);
+        if (can)
+            EXPECT_INT(in_page_cache(path), lengths[i] < P);
+        EXPECTF(holds(path, data, lengths[i]), "%zu bytes", lengths[i]);
+    }
+    EXPECTF(put_pieces(path, data, P, P, 1, &e) && in_page_cache(path) && holds(path, data, P), "%s", e.text);
+    EXPECTF(put_pieces("/dev/shm/moec-file-test", data, P + 1, P, 0, &e) || e.code == EXIT_INPUT, "%s",
+            e.text);
+    EXPECT(e.code || holds("/dev/shm/moec-file-test", data, P + 1));
+    unlink("/dev/shm/moec-file-test");
+    arena_free(a);
+}
+
 /* In a child with a limit on file sizes: each way to write 3 MB is an error, nothing is left, `old` stays. */
 static int write_too_much(const char *dir, int way)
 {
@@ -132,6 +241,13 @@ static int write_too_much(const char *dir, int way)
         written = file_put(w, data, 1 << 10, &e);
     if (way == 2)
         written = written && file_put_at(w, data, 3 << 20, 100, &e);
+    if (way == 3) {
+        file_drop(w);
+        return !file_create_pieces(path, 3 << 20, 1 << 20, &e) && e.code == EXIT_WORLD &&
+                       strstr(e.text, "file: cannot write: File too large")
+                   ? 0
+                   : 13;
+    }
     if (written)
         return 10;
     if (file_put(w, data, 1, &e) || file_publish(w, &e))
@@ -146,7 +262,7 @@ TEST(file_size_limit_is_an_error)
     const char *dir = at(a, "limit");
     size_t bytes;
     EXPECT(file_mkdirs(dir, &e) && file_write(at(a, "limit/file"), "old", 3, &e));
-    for (int way = 0; way < 3; way++) {
+    for (int way = 0; way < 4; way++) {
         int status;
         fflush(NULL);
         const pid_t child = fork();
@@ -178,6 +294,43 @@ static int64_t drain(const char *path, char *out, size_t room, size_t piece, str
 static bool shell(struct arena *a, const char *command)
 {
     return system(arena_printf(a, "cd '%s' && (%s) 2>/dev/null", test_dir(), command)) == 0;
+}
+
+/* A small disk, as mkfs makes it with `options`, in the folder `full`. */
+static bool mount_disk(struct arena *a, const char *options)
+{
+    return shell(
+        a,
+        arena_printf(
+            a, "mkdir -p full && truncate -s 16M disk && mkfs.ext4 -q -F %s disk && mount -o loop disk full",
+            options));
+}
+
+/* Room is taken at once where the disk can, else it ends while pieces come. */
+TEST(file_pieces_on_a_full_disk)
+{
+    static const char *const options[] = { "-O ^has_journal", "-O ^has_journal,^extent,^64bit" };
+    struct arena *a = arena_new("test");
+    const size_t bytes = 24 << 20, piece = 1 << 20;
+    const char *data = noise(a, bytes), *path = at(a, "full/file");
+    for (int i = 0; i < 2; i++) {
+        struct err e = { 0 };
+        if (!mount_disk(a, options[i])) {
+            test_skip("mounting a small disk needs root and mkfs.ext4");
+            break;
+        }
+        const int64_t n = n_entries(a, at(a, "full"));
+        EXPECT(file_write(path, "old", 3, &e) && !put_pieces(path, data, bytes, piece, 0, &e));
+        EXPECTF(e.code == EXIT_WORLD && strstr(e.text, "full/file: cannot write: No space left on device"),
+                "%s", e.text);
+        EXPECT_INT(n_entries(a, at(a, "full")), n + 1);
+        EXPECT(holds(path, "old", 3));
+        e = (struct err){ 0 };
+        EXPECTF(put_pieces(path, data, 5 * piece + 1, piece, 0, &e) && holds(path, data, 5 * piece + 1), "%s",
+                e.text);
+        EXPECT(shell(a, "umount full"));
+    }
+    arena_free(a);
 }
 
 enum { TEXT_BYTES = 1 << 20 };

@@ -25,7 +25,17 @@ bool file_put_at(struct writer *w, const void *data, size_t bytes, int64_t offse
 /* A file that several processes write together, each its own bytes by file_put_at: it has `bytes` bytes and its name at
  * once, and keeps it when a writer is dropped; its folder must be the temporary one. Publishing syncs it. */
 struct writer *file_share(const char *path, uint64_t bytes, struct err *e); /* NULL on error */
-uint64_t file_offset(const struct writer *w);       /* bytes put so far (sequential) */
+/* A large file of `bytes` bytes, which several threads put in pieces of piece_bytes (the last is what is left), each once, in any
+ * order. Room for all is taken at once. A file of a piece or more goes past the page cache where the file system lets it and
+ * piece_bytes is a multiple of FILE_BLOCK; else, and what is no whole block, through it. */
+enum { FILE_BLOCK = 4096, FILE_PIECE = 1 << 24 };
+struct writer *file_create_pieces(const char *path, uint64_t bytes, size_t piece_bytes,
+                                  struct err *e); /* NULL on error */
+bool file_put_piece(struct writer *w, const void *data /* from file_room */, int64_t piece, struct err *e);
+/* Memory for a piece, of huge pages where the system gives them: disks take few large requests faster. Dies without. */
+void *file_room(size_t bytes);
+void file_room_free(void *room, size_t bytes);
+uint64_t file_offset(const struct writer *w);       /* bytes put so far (sequential), or of all pieces */
 bool file_publish(struct writer *w, struct err *e); /* frees w, also on error (then the temp is removed) */
 void file_drop(struct writer *w);                   /* removes the temporary file; NULL is fine */
 bool file_write(const char *path, const void *data, size_t bytes, struct err *e); /* create + put + publish */
