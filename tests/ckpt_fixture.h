@@ -15,6 +15,8 @@ struct fixture {
     struct ckpt_order *order; /* of what is saved from now on; NULL = all as they are */
     float *weight[N_PARAMS], *exp_avg[N_PARAMS], *exp_avg_sq[N_PARAMS]; /* the whole parameters */
     const char *model_dir;
+    size_t piece_bytes; /* of what is saved from now on, as in struct ckpt_job */
+    int n_threads;
 };
 
 static inline struct piece *one_piece(struct arena *a, const char *tensor, int n_dims, const int64_t *shape,
@@ -191,6 +193,8 @@ static inline struct ckpt_job job_of(struct fixture *f, const char *directory, c
                               .stored = f->stored,
                               .model_dir = f->model_dir,
                               .train_state = train_state,
+                              .piece_bytes = f->piece_bytes,
+                              .n_threads = f->n_threads,
                               .max_shard_bytes = max_shard_bytes };
 }
 

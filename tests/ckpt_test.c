@@ -89,6 +89,25 @@ TEST(same_contents_same_bytes)
     arena_free(f.arena);
 }
 
+TEST(pieces_and_threads_change_no_byte)
+{
+    static const size_t pieces[] = { 7, 100, 4096 };
+    struct fixture f;
+    fixture_new(&f, BF16);
+    for (int layout = 1; layout < 12; layout += 5) {
+        f.piece_bytes = 0;
+        f.n_threads = 1;
+        const char *whole = save_as(&f, arena_printf(f.arena, "whole%d/step-1", layout), layout, 700);
+        for (int i = 0; i < 6; i++) {
+            f.piece_bytes = pieces[i % 3];
+            f.n_threads = 1 + i / 3 * 3;
+            const char *cut = save_as(&f, arena_printf(f.arena, "cut%d-%d/step-1", layout, i), layout, 700);
+            EXPECTF(same_directories(f.arena, whole, cut), "%s", cut);
+        }
+    }
+    arena_free(f.arena);
+}
+
 /* Rank 1 of 2 ends before it has written, before it has sealed, or finds a value that cannot be stored. */
 TEST(shared_files_need_every_rank)
 {
@@ -250,13 +269,16 @@ TEST(files_of_a_checkpoint)
     const char *dir = save_as(&f, "files/step-00000010", 3, 300);
     char **names = file_list(f.arena, dir, &n, &e);
     int n_model = 0, n_optimizer = 0;
+    int64_t all_bytes = -file_bytes(path_in(f.arena, dir, MANIFEST_NAME));
     for (int64_t i = 0; names && i < n; i++) {
         n_model += !strncmp(names[i], "model-", 6);
         n_optimizer += !strncmp(names[i], "optimizer-", 10);
+        all_bytes += file_bytes(path_in(f.arena, dir, names[i]));
         EXPECTF(!strstr(names[i], "tmp") && !strstr(names[i], "sums"), "%s", names[i]);
         if (!strncmp(names[i], "model-", 6))
             expect_shard(f.arena, path_in(f.arena, dir, names[i]), 300);
     }
+    EXPECT_INT(ckpt_bytes(dir), all_bytes);
     EXPECT_INT(n_optimizer, 4);
     EXPECT(n_model >= 6);
     EXPECT_INT(n, n_model + n_optimizer + 5); /* index, config, tokenizer, train_state, manifest */

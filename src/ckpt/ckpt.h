@@ -53,7 +53,9 @@ struct ckpt_job {          /* the same on all ranks, except `context` */
     ckpt_source *read;            /* of the rank's own data */
     ckpt_code_source *read_codes; /* both NULL: moments are read as floats */
     ckpt_scale_source *read_scales;
-    int n_threads; /* that write files of this rank at the same time, at most CKPT_THREADS; 0 = 1 */
+    int n_threads; /* that write for this rank at the same time, at most CKPT_THREADS; 0 = 1 */
+    size_t
+        piece_bytes; /* that one writes at a time; 0 = FILE_PIECE of base/file.h. Files do not depend on it */
     void *room[CKPT_THREADS]; /* CKPT_ROOM bytes each for the source; NULL = allocated while it writes */
     void *context;
 };
@@ -68,6 +70,8 @@ bool ckpt_seal(const struct ckpt_job *job, int rank, struct err *e);
 /* Calls the sources for all that ckpt_write will ask them, with room NULL; what they return is not looked at. */
 void ckpt_visit(const struct ckpt_job *job, int rank);
 bool ckpt_publish(const struct ckpt_job *job, int keep_last, struct err *e);
+int64_t
+ckpt_bytes(const char *directory); /* of the files that its manifest lists; 0 where it cannot be read */
 /* The weights of a job of one rank, which holds every parameter whole, as a clean Hugging Face directory. */
 bool ckpt_write_model(const struct ckpt_job *job, struct err *e);
 

@@ -131,6 +131,17 @@ struct mine { /* what writing needs */
 };
 /* ckpt_write.c. The tensor's elements in order, from the ranges that the rank holds. */
 put_tensor weight_put; /* context: struct mine */
+struct content {       /* of a file that the rank writes alone */
+    const char *name;
+    int64_t n;
+    struct safetensor *list;
+    const int64_t *order;              /* of a shard of the model: which tensors */
+    const struct optimizer *optimizer; /* of the other file */
+};
+int64_t contents_make(struct arena *a, const struct mine *m, struct content **out); /* how many */
+/* Bytes [from, to) of tensor i, and what else whole elements have, to where they belong in a piece; NULL only visits. */
+bool content_put(const struct mine *m, const struct content *c, int64_t i, uint64_t from, uint64_t to,
+                 struct safetensors_writer *w, struct err *e);
 
 /* ckpt_shared.c */
 int64_t shared_count(const struct ckpt_job *job, const struct assignment *x);

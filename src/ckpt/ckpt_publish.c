@@ -168,3 +168,16 @@ bool ckpt_publish(const struct ckpt_job *job, int keep_last, struct err *e)
     arena_free(a);
     return published;
 }
+
+int64_t ckpt_bytes(const char *directory)
+{
+    struct arena *a = arena_new("checkpoint");
+    struct manifest m = { 0 };
+    struct err ignored = { 0 };
+    int64_t bytes = 0;
+    if (manifest_read(a, path_in(a, directory, MANIFEST_NAME), &m, &ignored))
+        for (int64_t i = 0; i < m.n; i++)
+            bytes += m.file[i].bytes;
+    arena_free(a);
+    return bytes;
+}

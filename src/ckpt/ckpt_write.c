@@ -1,8 +1,5 @@
-/* ckpt_write.c - the files of one rank: its share of the model, its optimizer state, and their checksums. Several
- * threads take one file after the other. */
-#include "base/pool.h"
+/* ckpt_write.c - what stands in the files of one rank: its share of the model, and its optimizer state. */
 #include "ckpt/ckpt_impl.h"
-#include <stdatomic.h>
 #include <string.h>
 
 /* n elements from `at` of a range, which are those from `first` on of the tensor that is written. */
@@ -19,25 +16,34 @@ static bool put_range(const struct mine *m, enum ckpt_part part, int64_t range, 
     return true;
 }
 
-bool weight_put(void *context, int64_t tensor, struct safetensors_writer *w, struct err *e)
+/* Elements [first, last) of a tensor of the model. */
+static bool put_weights(const struct mine *m, int64_t tensor, int64_t first, int64_t last,
+                        struct safetensors_writer *w, struct err *e)
 {
-    const struct mine *m = context;
     const struct ckpt_holding *h = &m->job->holding[m->rank];
     const struct stored_tensor *t = &m->x->tensor[tensor];
     const struct safetensor *entry = &m->x->list[tensor];
     for (int i = 0; i < t->n_parts; i++) {
         const struct piece *p = &m->job->params->item[t->part[i].param].piece[t->part[i].piece];
-        const int64_t end = p->offset + p->n_elements;
-        for (int64_t at = p->offset; at < end;) {
+        const int64_t begin = p->at > first ? p->at : first,
+                      stop = p->at + p->n_elements < last ? p->at + p->n_elements : last;
+        const int64_t end = p->offset + stop - p->at;
+        for (int64_t at = p->offset + begin - p->at; at < end;) {
             const struct ckpt_range *r = range_at(h->weights, h->n_weights, t->part[i].param, at);
-            const int64_t stop = r->end < end ? r->end : end;
-            if (!put_range(m, CKPT_WEIGHT, r - h->weights, at - r->begin, stop - at, entry->name,
+            const int64_t until = r->end < end ? r->end : end;
+            if (!put_range(m, CKPT_WEIGHT, r - h->weights, at - r->begin, until - at, entry->name,
                            p->at + at - p->offset, entry->dtype, w, e))
                 return false;
-            at = stop;
+            at = until;
         }
     }
     return true;
+}
+
+bool weight_put(void *context, int64_t tensor, struct safetensors_writer *w, struct err *e)
+{
+    const struct mine *m = context;
+    return put_weights(m, tensor, 0, m->x->list[tensor].n_elements, w, e);
 }
 
 /* Adjoining segments of one tensor become one tensor of the file, unless their blocks of codes begin anew. */
@@ -106,20 +112,34 @@ static bool put_scales(struct safetensors_writer *w, const char *tensor, const f
     return safetensors_put(w, scales, (size_t)n * sizeof *scales, e);
 }
 
-/* Codes and then floats of a segment. */
-static bool put_codes(const struct mine *m, const struct segment *s, enum ckpt_part part, const char *name,
-                      struct safetensors_writer *w, struct err *e)
+static void seek(struct safetensors_writer *w, int64_t entry, int64_t byte)
 {
-    const int64_t n = s->end - s->begin, blocks = blocks_of(skip_of(m, s), n);
+    if (w)
+        safetensors_seek(w, entry, (uint64_t)byte);
+}
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Bytes [from, to) of what a segment's codes become: the codes, and then the floats of their blocks. */
+static bool put_codes(const struct mine *m, const struct segment *s, enum ckpt_part part, const char *name,
+                      int64_t from, int64_t to, struct safetensors_writer *w, int64_t entry, struct err *e)
+{
+    const int64_t n = s->end - s->begin, last = least(to, n), last_block = to > n ? (to - n + 3) / 4 : 0;
     const int64_t first = (m->job->holding[m->rank].states[s->from].skip + s->offset) / CKPT_BLOCK;
-    for (int64_t i = 0; i < n; i += CKPT_PIECE) {
-        const int64_t k = n - i < CKPT_PIECE ? n - i : CKPT_PIECE;
+    seek(w, entry, least(from, n));
+    for (int64_t i = from, k; i < last; i += k) {
+        k = least(last - i, CKPT_PIECE);
         m->job->read_codes(m->job->context, part, s->from, s->offset + i, k, (unsigned char *)m->room);
         if (w && !safetensors_put(w, m->room, (size_t)k, e))
             return false;
     }
-    for (int64_t i = 0; i < blocks; i += CKPT_PIECE) {
-        const int64_t k = blocks - i < CKPT_PIECE ? blocks - i : CKPT_PIECE;
+    const int64_t first_block = from > n ? (from - n) / 4 : 0;
+    seek(w, entry, n + 4 * first_block);
+    for (int64_t i = first_block, k; i < last_block; i += k) {
+        k = least(last_block - i, CKPT_PIECE);
         m->job->read_scales(m->job->context, part, s->from, first + i, k, m->room);
         if (w && !put_scales(w, name, m->room, i, k, e))
             return false;
@@ -127,185 +147,94 @@ static bool put_codes(const struct mine *m, const struct segment *s, enum ckpt_p
     return true;
 }
 
-static bool put_run(const struct mine *m, const struct segment *s, const struct run *r, int kind,
-                    const char *name, struct safetensors_writer *w, struct err *e)
-{
-    static const enum ckpt_part parts[] = {
-        [EXP_AVG] = CKPT_EXP_AVG, [EXP_AVG_SQ] = CKPT_EXP_AVG_SQ, [MASTER] = CKPT_MASTER
-    };
-    if (as_codes(m, kind))
-        return put_codes(m, s + r->first, parts[kind], name, w, e);
-    for (const struct segment *at = s + r->first; at < s + r->first + r->n; at++)
-        if (!put_range(m, parts[kind], at->from, at->offset, at->end - at->begin, name, at->begin - r->begin,
-                       F32, w, e))
-            return false;
-    return true;
-}
-
-static bool put_runs(const struct mine *m, const struct segment *s, const struct run *run, int64_t n,
-                     const struct safetensor *list, struct safetensors_writer *w, struct err *e)
-{
-    for (int64_t i = 0; i < n; i++)
-        for (int k = 0; k < n_kinds(&m->x->list[run[i].tensor]); k++, list++)
-            if (!put_run(m, s, &run[i], k, list->name, w, e))
-                return false;
-    return true;
-}
-
 /* What a rank's optimizer file holds. */
 struct optimizer {
     struct segment *segment;
     struct run *run;
-    struct safetensor *list;
-    int64_t n_runs, n; /* n: entries of the list */
+    struct state { /* by entry of the file */
+        const struct run *run;
+        int kind;
+    } * state;
 };
 
-static void optimizer_plan(struct arena *a, const struct mine *m, struct optimizer *o)
+/* Bytes [from, to) of an entry of the optimizer's file. */
+static bool put_state(const struct mine *m, const struct optimizer *o, const char *name, int64_t entry,
+                      int64_t from, int64_t to, struct safetensors_writer *w, struct err *e)
 {
-    const int64_t n_segments = segments_make(a, m->job, m->x, m->rank, &o->segment);
-    o->run = ARENA_NEW(a, struct run, n_segments + 1);
-    o->n_runs = join(m->job, o->segment, n_segments, o->run);
-    o->list = ARENA_NEW(a, struct safetensor, o->n_runs * STATE_KINDS);
-    o->n = 0;
-    for (int64_t i = 0; i < o->n_runs; i++)
-        for (int k = 0; k < n_kinds(&m->x->list[o->run[i].tensor]); k++)
-            o->list[o->n++] = entry_of(a, m, o->segment, &o->run[i], k);
+    static const enum ckpt_part parts[] = {
+        [EXP_AVG] = CKPT_EXP_AVG, [EXP_AVG_SQ] = CKPT_EXP_AVG_SQ, [MASTER] = CKPT_MASTER
+    };
+    const int kind = o->state[entry].kind;
+    const struct run *r = o->state[entry].run;
+    const struct segment *s = o->segment + r->first;
+    if (as_codes(m, kind))
+        return put_codes(m, s, parts[kind], name, from, to, w, entry, e);
+    const int64_t first = r->begin + from / 4, last = r->begin + (to + 3) / 4;
+    seek(w, entry, from / 4 * 4);
+    for (; s < o->segment + r->first + r->n; s++) {
+        const int64_t begin = s->begin > first ? s->begin : first, end = least(s->end, last);
+        if (begin < end && !put_range(m, parts[kind], s->from, s->offset + begin - s->begin, end - begin,
+                                      name, begin - r->begin, F32, w, e))
+            return false;
+    }
+    return true;
 }
 
-static bool write_optimizer(struct arena *a, const struct mine *m, const char *dir, struct manifest *sums,
-                            struct err *e)
+bool content_put(const struct mine *m, const struct content *c, int64_t i, uint64_t from, uint64_t to,
+                 struct safetensors_writer *w, struct err *e)
 {
-    struct optimizer o;
-    uint64_t bytes, hash;
-    optimizer_plan(a, m, &o);
-    const char *name = optimizer_file(a, m->rank, m->job->n_ranks);
-    struct safetensors_writer *w = safetensors_create(path_in(a, dir, name), o.list, o.n, e);
-    if (!w)
-        return false;
-    if (!put_runs(m, o.segment, o.run, o.n_runs, o.list, w, e)) {
-        safetensors_drop(w);
-        return false;
+    const int64_t item = (int64_t)num_dtype_bytes(c->list[i].dtype);
+    if (c->optimizer)
+        return put_state(m, c->optimizer, c->list[i].name, i, (int64_t)from, (int64_t)to, w, e);
+    seek(w, i, (int64_t)from / item * item);
+    return put_weights(m, c->order[i], (int64_t)from / item, ((int64_t)to + item - 1) / item, w, e);
+}
+
+static void optimizer_plan(struct arena *a, const struct mine *m, struct content *c)
+{
+    struct optimizer *o = ARENA_NEW(a, struct optimizer, 1);
+    const int64_t n_segments = segments_make(a, m->job, m->x, m->rank, &o->segment);
+    o->run = ARENA_NEW(a, struct run, n_segments + 1);
+    const int64_t n_runs = join(m->job, o->segment, n_segments, o->run);
+    o->state = ARENA_NEW(a, struct state, n_runs * STATE_KINDS);
+    *c = (struct content){ .name = optimizer_file(a, m->rank, m->job->n_ranks), .optimizer = o };
+    c->list = ARENA_NEW(a, struct safetensor, n_runs * STATE_KINDS);
+    for (int64_t i = 0; i < n_runs; i++)
+        for (int k = 0; k < n_kinds(&m->x->list[o->run[i].tensor]); k++) {
+            o->state[c->n] = (struct state){ &o->run[i], k };
+            c->list[c->n++] = entry_of(a, m, o->segment, &o->run[i], k);
+        }
+}
+
+int64_t contents_make(struct arena *a, const struct mine *m, struct content **out)
+{
+    const struct shards *s = &m->x->shards;
+    const int64_t first = s->first[m->rank], n = s->first[m->rank + 1] - first;
+    struct content *c = *out = ARENA_NEW(a, struct content, n + 1);
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t *order = s->order + s->begin[first + i];
+        c[i] = (struct content){ .name = s->name[first + i], .order = order };
+        c[i].n = s->begin[first + i + 1] - s->begin[first + i];
+        c[i].list = ARENA_NEW(a, struct safetensor, c[i].n);
+        for (int64_t k = 0; k < c[i].n; k++)
+            c[i].list[k] = m->x->list[order[k]];
     }
-    if (!safetensors_publish(w, &bytes, &hash, e))
-        return false;
-    manifest_add(a, sums, name, bytes, hash);
-    return true;
+    optimizer_plan(a, m, &c[n]);
+    return n + 1;
 }
 
 void ckpt_visit(const struct ckpt_job *job, int rank)
 {
     struct arena *a = arena_new("checkpoint");
     struct assignment x;
-    struct optimizer o;
+    struct content *c;
     struct err none = { 0 };
     assignment_make(a, job, &x);
     struct mine m = { job, &x, rank, NULL };
-    for (int64_t s = x.shards.first[rank]; s < x.shards.first[rank + 1]; s++)
-        for (int64_t i = x.shards.begin[s]; i < x.shards.begin[s + 1]; i++)
-            weight_put(&m, x.shards.order[i], NULL, &none);
+    const int64_t n = contents_make(a, &m, &c);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t k = 0; k < c[i].n; k++)
+            content_put(&m, &c[i], k, 0, c[i].list[k].bytes, NULL, &none);
     shared_visit(a, &m);
-    optimizer_plan(a, &m, &o);
-    put_runs(&m, o.segment, o.run, o.n_runs, o.list, NULL, &none);
     arena_free(a);
-}
-
-/* The files of a rank as tasks: its shards of the model, the shared ones, then the optimizer's file. */
-struct crew {
-    const struct ckpt_job *job;
-    const struct assignment *x;
-    const char *dir;
-    int rank;
-    int64_t n_own, n_tasks;
-    atomic_int_fast64_t next;
-    atomic_bool failed;
-    struct done { /* by task */
-        struct arena *arena;
-        struct manifest sums;
-        struct err err;
-        bool ok;
-    } * done;
-};
-struct hand { /* one thread */
-    struct crew *crew;
-    struct worker worker;
-    void *room;
-};
-
-static bool write_one(struct crew *c, int64_t task, struct done *d, void *room)
-{
-    struct mine m = { c->job, c->x, c->rank, room };
-    if (task == c->n_tasks - 1)
-        return write_optimizer(d->arena, &m, c->dir, &d->sums, &d->err);
-    return task < c->n_own
-               ? shards_write_one(d->arena, c->dir, c->x->list, &c->x->shards,
-                                  c->x->shards.first[c->rank] + task, weight_put, &m, &d->sums, &d->err)
-               : shared_write(d->arena, &m, c->dir, task - c->n_own, &d->err);
-}
-
-static void take_files(void *context)
-{
-    struct hand *h = context;
-    struct crew *c = h->crew;
-    void *room = h->room ? h->room : arena_slab(CKPT_ROOM);
-    for (int64_t i; !atomic_load(&c->failed) && (i = atomic_fetch_add(&c->next, 1)) < c->n_tasks;) {
-        struct done *d = &c->done[i];
-        d->arena = arena_new("file of a checkpoint");
-        d->ok = write_one(c, i, d, room);
-        if (!d->ok)
-            atomic_store(&c->failed, true);
-    }
-    if (!h->room)
-        arena_slab_free(room);
-}
-
-static void work_together(struct crew *c)
-{
-    struct hand hand[CKPT_THREADS] = { 0 };
-    const int most = c->job->n_threads > 1 ? c->job->n_threads : 1,
-              n = c->n_tasks < most ? (int)c->n_tasks : most;
-    CHECK(most <= CKPT_THREADS, "%d threads", most);
-    for (int i = 0; i < most; i++)
-        hand[i] = (struct hand){ .crew = c, .room = c->job->room[i] };
-    for (int i = 1; i < n; i++)
-        worker_start(&hand[i].worker, take_files, &hand[i]);
-    take_files(&hand[0]);
-    for (int i = 1; i < n; i++)
-        worker_join(&hand[i].worker);
-}
-
-/* Sums of all files in order, or the error of the first that failed. */
-static bool collect(struct arena *a, const struct crew *c, struct manifest *sums, struct err *e)
-{
-    bool ok = true;
-    for (int64_t i = 0; i < c->n_tasks; i++) {
-        const struct done *d = &c->done[i];
-        if (d->arena && !d->ok)
-            ok = err_code(e, d->err.code, "%s", d->err.text);
-        for (int64_t k = 0; k < d->sums.n && ok; k++) {
-            manifest_add(a, sums, d->sums.file[k].name, 0, 0);
-            const char *name = sums->file[sums->n - 1].name;
-            sums->file[sums->n - 1] = d->sums.file[k];
-            sums->file[sums->n - 1].name = name;
-        }
-        arena_free(d->arena);
-    }
-    return ok;
-}
-
-bool ckpt_write(const struct ckpt_job *job, int rank, struct err *e)
-{
-    struct arena *a = arena_new("checkpoint");
-    struct assignment x;
-    const char *dir = temporary_name(a, job->directory);
-    struct manifest sums = { .n_ranks = job->n_ranks };
-    assignment_make(a, job, &x);
-    struct crew c = { .job = job, .x = &x, .dir = dir, .rank = rank };
-    c.n_own = x.shards.first[rank + 1] - x.shards.first[rank];
-    c.n_tasks = c.n_own + shared_count(job, &x) + 1;
-    c.done = ARENA_NEW(a, struct done, c.n_tasks);
-    work_together(&c);
-    const bool written =
-        collect(a, &c, &sums, e) && manifest_write(path_in(a, dir, sums_file(a, rank)), &sums, e);
-    arena_free(a);
-    return written;
 }

@@ -48,5 +48,23 @@ struct safetensors_writer *safetensors_share(const char *path, const struct safe
                                              bool header, struct err *e); /* NULL on error */
 void safetensors_seek(struct safetensors_writer *w, int64_t tensor, uint64_t at);
 bool safetensors_leave(struct safetensors_writer *w, struct err *e); /* synced; frees w, also on error */
+/* A large file that several threads write in pieces of piece_bytes, as base/file.h. They take pieces in ascending order, fill
+ * a piece each at the same time, and hand it in. */
+struct safetensors_writer *safetensors_create_pieces(const char *path, const struct safetensor *list,
+                                                     int64_t n, size_t piece_bytes,
+                                                     struct err *e); /* NULL on error */
+int64_t safetensors_n_pieces(const struct safetensors_writer *w);
+/* Piece i, to be filled in `room` (piece_bytes from file_room) by safetensors_seek and safetensors_put: what they put
+ * outside of the piece is dropped. The header is there already. In `a`. */
+struct safetensors_writer *safetensors_piece(struct arena *a, struct safetensors_writer *w, int64_t i,
+                                             void *room);
+/* The first tensor from `tensor` on that has bytes in the piece, [*from, *to) of its own; -1 = none has. */
+int64_t safetensors_wanted(const struct safetensors_writer *piece, int64_t tensor, uint64_t *from,
+                           uint64_t *to);
+/* Writes it; waits until those before are in memory, whose checksum comes first. False without a text: one of those was
+ * given up. */
+bool safetensors_hand_in(struct safetensors_writer *piece, struct err *e);
+void safetensors_give_up(
+    struct safetensors_writer *w); /* a piece will not come; safetensors_drop is left to do */
 /* One entry of such a list. */
 struct safetensor safetensors_entry(const char *name, enum dtype t, int n_dims, const int64_t *shape);
