@@ -18,8 +18,10 @@ struct saver {
     struct worker worker;
     struct err err; /* of the worker */
     bool failed;
-    double started, waited;       /* of the checkpoint under way */
-    double waits_since;           /* training stands still; 0 = it does not */
+    double started, waited; /* of the checkpoint under way */
+    double worked, wrote;   /* seconds of the worker in this stage; in all, on the slowest rank of each */
+    int64_t bytes;          /* of the checkpoint that is published; on rank 0 */
+    double waits_since;     /* training stands still; 0 = it does not */
     double new_waited, new_wrote; /* not yet reported */
 };
 
@@ -94,22 +96,20 @@ void save_describe(const struct run *r)
                (double)s->source.bytes * 1e-9 + 0.001);
 }
 
-static void write_part(void *context)
+/* In the thread. */
+static void work(void *context)
 {
     struct saver *s = context;
-    s->failed = !ckpt_write(&s->job, comm_rank(), &s->err);
-}
-
-static void seal(void *context)
-{
-    struct saver *s = context;
-    s->failed = !ckpt_seal(&s->job, comm_rank(), &s->err);
-}
-
-static void publish(void *context)
-{
-    struct saver *s = context;
-    s->failed = !ckpt_publish(&s->job, s->keep_last, &s->err);
+    const double began = exec_now();
+    if (s->stage == SAVE_WRITING)
+        s->failed = !ckpt_write(&s->job, comm_rank(), &s->err);
+    else if (s->stage == SAVE_SEALING)
+        s->failed = !ckpt_seal(&s->job, comm_rank(), &s->err);
+    else
+        s->failed = !ckpt_publish(&s->job, s->keep_last, &s->err);
+    if (s->stage == SAVE_PUBLISHING && !s->failed)
+        s->bytes = ckpt_bytes(s->job.directory);
+    s->worked = exec_now() - began;
 }
 
 /* A rank that cannot write stops all: the previous checkpoint is intact. */
@@ -125,6 +125,7 @@ static void enter_stage(struct saver *s, enum save_stage stage)
 {
     s->stage = stage;
     s->failed = false;
+    s->worked = 0;
     s->err = (struct err){ 0 };
 }
 
@@ -150,25 +151,29 @@ static void published(struct run *r, struct saver *s)
     if (comm_rank() != 0 || r->config->json)
         return;
     progress_end_line(r);
-    printf("checkpoint %s (%.2f s, training waited %.2f s)\n", s->job.directory, took, s->waited);
+    /* The rate is that of the threads: it is at the end of a step that they are found to have ended. */
+    const double gigabytes = (double)s->bytes * 1e-9;
+    printf("checkpoint %s (%.2f s, training waited %.2f s; %.3g GB, %.3g GB/s)\n", s->job.directory, took,
+           s->waited, gigabytes, gigabytes / s->wrote);
 }
 
 /* All ranks have ended the stage. */
 static void next_stage(struct run *r, struct saver *s)
 {
     worker_join(&s->worker);
+    s->wrote += comm_max(s->worked);
     if (s->stage == SAVE_PUBLISHING) {
         published(r, s);
         return;
     }
     if (s->stage == SAVE_WRITING && s->shared) {
         enter_stage(s, SAVE_SEALING);
-        worker_start(&s->worker, seal, s);
+        worker_start(&s->worker, work, s);
         return;
     }
     enter_stage(s, SAVE_PUBLISHING);
     if (comm_rank() == 0)
-        worker_start(&s->worker, publish, s);
+        worker_start(&s->worker, work, s);
 }
 
 static bool all_ready(struct saver *s)
@@ -206,7 +211,7 @@ void save_start(struct run *r, bool wait)
     progress_end_line(r);
     arena_reset(s->arena, 0);
     s->started = exec_now();
-    s->waited = 0;
+    s->waited = s->wrote = 0;
     wait_begins(s);
     s->job.directory =
         arena_printf(s->arena, "%s/checkpoints/step-%08lld", r->directory, (long long)r->position->step);
@@ -216,7 +221,7 @@ void save_start(struct run *r, bool wait)
     if (s->background && !wait)
         source_copy(&s->source);
     enter_stage(s, SAVE_WRITING);
-    worker_start(&s->worker, write_part, s);
+    worker_start(&s->worker, work, s);
     wait_ends(s);
     if (!s->background || wait)
         finish(r);

@@ -37,7 +37,7 @@ equals_whole "killed" killed
 ok "a save at every step" train 2 dense $common $layout --max_steps 20 --save_every 1
 equals_whole "saved at every step" dense
 if [ "$(ls -d runs/dense/checkpoints/step-* | wc -l)" = 20 ] && grep -q '^checkpoints: .*goes on while it is written' dense.out &&
-    grep -q '^checkpoint runs/dense/checkpoints/step-00000019 ([0-9.]* s, training waited [0-9.]* s)$' dense.out; then
+    grep -q '^checkpoint runs/dense/checkpoints/step-00000019 ([0-9.]* s, training waited [0-9.]* s; [0-9.e-]* GB, [0-9.e-]* GB/s)$' dense.out; then
     passed "20 checkpoints, written beside the steps"
 else
     failed "checkpoints beside the steps" dense.out
