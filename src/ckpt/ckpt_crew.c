@@ -82,7 +82,7 @@ static void work_together(struct crew *c)
     const int most = job->n_threads > 1 ? job->n_threads : 1,
               n = c->first[c->n] < most ? (int)c->first[c->n] : most;
     CHECK(most <= CKPT_THREADS, "%d threads", most);
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < most; i++)
         hand[i] = (struct hand){ .crew = c, .room = job->room[i] };
     for (int i = 1; i < n; i++)
         worker_start(&hand[i].worker, take_tasks, &hand[i]);
@@ -94,7 +94,8 @@ static void work_together(struct crew *c)
 /* All files of the rank alone; `n` counts those that are there. */
 static bool open_files(struct arena *a, struct crew *c, struct err *e)
 {
-    const int64_t n = contents_make(a, &c->mine, &c->content);
+    int64_t n;
+    c->content = contents_make(a, &c->mine, &n);
     c->file = ARENA_NEW(a, struct safetensors_writer *, n);
     c->first = ARENA_NEW(a, int64_t, n + 1);
     c->first[0] = c->n_shared;

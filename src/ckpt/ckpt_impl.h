@@ -138,7 +138,7 @@ struct content {       /* of a file that the rank writes alone */
     const int64_t *order;              /* of a shard of the model: which tensors */
     const struct optimizer *optimizer; /* of the other file */
 };
-int64_t contents_make(struct arena *a, const struct mine *m, struct content **out); /* how many */
+struct content *contents_make(struct arena *a, const struct mine *m, int64_t *n);
 /* Bytes [from, to) of tensor i, and what else whole elements have, to where they belong in a piece; NULL only visits. */
 bool content_put(const struct mine *m, const struct content *c, int64_t i, uint64_t from, uint64_t to,
                  struct safetensors_writer *w, struct err *e);

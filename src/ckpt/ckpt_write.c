@@ -206,11 +206,11 @@ static void optimizer_plan(struct arena *a, const struct mine *m, struct content
         }
 }
 
-int64_t contents_make(struct arena *a, const struct mine *m, struct content **out)
+struct content *contents_make(struct arena *a, const struct mine *m, int64_t *n_contents)
 {
     const struct shards *s = &m->x->shards;
     const int64_t first = s->first[m->rank], n = s->first[m->rank + 1] - first;
-    struct content *c = *out = ARENA_NEW(a, struct content, n + 1);
+    struct content *c = ARENA_NEW(a, struct content, n + 1);
     for (int64_t i = 0; i < n; i++) {
         const int64_t *order = s->order + s->begin[first + i];
         c[i] = (struct content){ .name = s->name[first + i], .order = order };
@@ -220,18 +220,19 @@ int64_t contents_make(struct arena *a, const struct mine *m, struct content **ou
             c[i].list[k] = m->x->list[order[k]];
     }
     optimizer_plan(a, m, &c[n]);
-    return n + 1;
+    *n_contents = n + 1;
+    return c;
 }
 
 void ckpt_visit(const struct ckpt_job *job, int rank)
 {
     struct arena *a = arena_new("checkpoint");
     struct assignment x;
-    struct content *c;
+    int64_t n;
     struct err none = { 0 };
     assignment_make(a, job, &x);
     struct mine m = { job, &x, rank, NULL };
-    const int64_t n = contents_make(a, &m, &c);
+    const struct content *c = contents_make(a, &m, &n);
     for (int64_t i = 0; i < n; i++)
         for (int64_t k = 0; k < c[i].n; k++)
             content_put(&m, &c[i], k, 0, c[i].list[k].bytes, NULL, &none);
