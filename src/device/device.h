@@ -67,8 +67,8 @@ struct device_ticket {
 };
 enum { DEVICE_MARKS = 2 };
 /* Lanes work beside each other, each in the order of its calls. LANE_MESSAGES is the first of those in which a rank waits for
- * one other rank: of activations that go out and come in, and of gradients (run/pass.h). */
-enum device_lane { LANE_COMPUTE, LANE_SIDE, LANE_MESSAGES, LANES = LANE_MESSAGES + 4 };
+ * one other rank: of activations that go out and come in, and of gradients (run/pass.h). LANE_HOST: copies from and to host memory (run/offload.h). */
+enum device_lane { LANE_COMPUTE, LANE_SIDE, LANE_MESSAGES, LANE_HOST = LANE_MESSAGES + 4, LANES };
 struct device {
     const char *name; /* "cpu", "cuda" */
     enum backend backend;

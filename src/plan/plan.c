@@ -190,6 +190,8 @@ static bool check_amounts(const struct plan *p, struct err *e)
     if ((p->n_ranks > 1 || p->shards) && plan_whole_segments(p) && p->numbers.gradient != F32)
         return err_set(e, "plan: gradients in %s, expected F32 with --reproducible on several ranks",
                        num_dtype_name(p->numbers.gradient));
+    if (p->lodgers < 0 || (p->lodgers && (p->stages > 1 || p->expert_parallel > 1)))
+        return bad(e, "offload", p->lodgers, "0 with pipelines or experts split over ranks");
     if (p->head_chunk < 1)
         return bad(e, "head_chunk", p->head_chunk, "at least 1");
     return true;

@@ -16,7 +16,7 @@
 #include "base/err.h"
 #include "graph/graph.h"
 #include "plan/cluster.h"
-enum { PLAN_VERSION = 9, PLAN_CHUNKS = 16, PLAN_PARTS = 256 };
+enum { PLAN_VERSION = 10, PLAN_CHUNKS = 16, PLAN_PARTS = 256 };
 enum { PLAN_TREE_LEVELS = 12, PLAN_SHARDS = 1 << PLAN_TREE_LEVELS };
 enum memory_class {
     MEM_WEIGHTS,
@@ -48,6 +48,7 @@ struct
     int64_t row_capacity, memory_bytes;
     int64_t way_bytes; /* of memory_bytes: what each of plan_ways() takes outside the slab */
     int recompute;     /* -1 = as little as fits */
+    int lodgers;       /* plan.lodgers, where they may be */
     enum split_choice { SPLIT_AUTO, SPLIT_ON, SPLIT_OFF } vocabulary, widths;
     bool reproducible;
     bool any_stages;   /* stages 0: any number, if it is faster; else the least that fits */
@@ -84,6 +85,7 @@ struct plan {
     int recompute; /* nodes that backward repeats (sched/stash.h) */
     /* Found by measuring, not decisions: how few, how many may be; where it does not fit, with how many it may at least. */
     int recompute_least, recompute_most, recompute_next;
+    int lodgers; /* values that lie in the room of moments, which are in host memory meanwhile, at most (sched/offload.h) */
     int64_t head_chunk; /* rows of logits alive at a time */
     bool reproducible;
     bool overlap; /* communication has a lane of its own (sched/lanes.h) */

@@ -126,6 +126,7 @@ static bool try(struct space *s, struct plan *p, struct err *e)
     int64_t least = 0;
     const struct plan_judge *j = s->judge;
     p->row_capacity = default_rows(p, s->l, s->token_copies, s->experts);
+    p->lodgers = p->stages > 1 || p->expert_parallel > 1 ? 0 : s->l->lodgers;
     if (!plan_check(p, NULL, e) || (j->least_bytes && !j->least_bytes(j->context, p, &least, e)))
         return false;
     if (s->for_smallest)

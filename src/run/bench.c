@@ -38,6 +38,7 @@ static bool make_plan(struct bench *b, const struct config *c, struct err *e)
         .global_batch = c->tokens / S,
         .micro_batch = config_given(c, "micro_batch_size") ? c->micro_batch_size : 0,
         .recompute = (int)c->recompute,
+        .lodgers = (int)c->offload,
         .memory_bytes = (int64_t)(c->mem_constraint * 1e9),
         .reproducible = c->reproducible,
     };
@@ -146,6 +147,9 @@ static const char *name_of(const struct instr *in)
                                         [RUN_PASS_OUT] = "(pass)",
                                         [RUN_PASS_IN] = "(pass)",
                                         [RUN_NORM_SUM] = "(norm)",
+                                        [RUN_TO_HOST] = "(host)",
+                                        [RUN_FROM_HOST] = "(host)",
+                                        [RUN_AWAIT_HOST] = "(host)",
                                         [RUN_GATHER] = "(gather)" };
     return in->kind == RUN_OP ? in->op->name : kind[in->kind];
 }

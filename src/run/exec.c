@@ -1,6 +1,7 @@
 /* exec.c - see exec.h. */
 #include "run/exec.h"
 #include "run/collect.h"
+#include "run/offload.h"
 #include "run/pass.h"
 #include "run/rows.h"
 #include "run/stretch.h"
@@ -172,8 +173,9 @@ static int joint(const struct exec *x)
 static void make_lanes(const struct exec *x, int blocks)
 {
     const bool beside = has_lanes(x) && comm_on_device();
-    if (has_lanes(x) || pass_places(x) > 0)
-        x->device->lanes(joint(x) + 1 + pass_places(x), (beside ? blocks : 0) + pass_blocks(x));
+    const int places = pass_places(x) + (x->device->lane ? offload_places(x) : 0);
+    if (has_lanes(x) || places > 0)
+        x->device->lanes(joint(x) + 1 + places, (beside ? blocks : 0) + pass_blocks(x));
     if (beside)
         comm_limit(blocks);
 }
@@ -260,6 +262,7 @@ void exec_new(struct arena *a, struct program *p, const struct device *d, int bl
     make_lanes(x, blocks);
     make_groups(a, x);
     pass_new(a, x, joint(x) + 1);
+    offload_new(x, joint(x) + 1 + pass_places(x));
     collect_staging(x);
     count_slots(x);
     x->slab = d->allocate((size_t)p->memory.peak_bytes);
@@ -283,6 +286,7 @@ void exec_free(struct exec *x)
     }
     stretch_free(x);
     pass_free(x);
+    offload_free(x);
     comm_unshare(x->slab);
     x->device->release(x->slab);
     memset(x->inputs, 0, sizeof x->inputs);
@@ -354,6 +358,11 @@ static bool run_one(struct exec *x, enum list_kind which, int index, const struc
         return true;
     case RUN_PASS_IN:
         pass_in(x, in);
+        return true;
+    case RUN_TO_HOST:
+    case RUN_FROM_HOST:
+    case RUN_AWAIT_HOST:
+        offload_run(x, in);
         return true;
     case RUN_NORM_SUM:
         return collect_norm(x, in);
@@ -429,7 +438,7 @@ static bool run_section(struct exec *x, enum list_kind which, struct section s)
     double before = exec_now();
     for (int i = s.from; i < s.to; i++) {
         const struct instr *in = &list->item[i];
-        if ((in->once && rows.loop > 0) || (in->last && !x->last))
+        if ((in->once && rows.loop > 0) || (in->last && !x->last) || (in->start && !x->first))
             continue;
         if (x->late && in->beside) {
             put_off(x, i, &rows);

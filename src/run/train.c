@@ -52,6 +52,7 @@ bool train_limits(const struct config *c, struct plan_limits *l, struct err *e)
         .micro_batch = micro,
         .row_capacity = c->row_capacity,
         .recompute = (int)c->recompute,
+        .lodgers = (int)c->offload,
         .max_degree = (int)c->max_degree,
         .vocabulary = (enum split_choice)c->split_vocabulary,
         .widths = (enum split_choice)c->split_experts,

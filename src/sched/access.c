@@ -77,6 +77,7 @@ int access_list(const struct program *p, const struct instr *in, struct access o
                                         [RUN_PASS_OUT] = 1 << 1,
                                         [RUN_PASS_IN] = 1 << 0 | 1 << 1,
                                         [RUN_NORM_SUM] = 1 << 0 | 1 << 1,
+                                        [RUN_FROM_HOST] = 1 << 0,
                                         [RUN_GATHER] = 1 << 1 };
     struct accesses x = { p, out, 0 };
     if (in->kind == RUN_OP)

@@ -1,6 +1,7 @@
 /* backward.c - the backward half of a micro-batch: values that were dropped come back first, gradients of sums pass
  * on without a copy, and a residual sum with a norm works in place on them. */
 #include "sched/lower.h"
+#include "sched/offload.h"
 #include <limits.h>
 
 static void compute_again(struct lower *l, int node);
@@ -239,6 +240,7 @@ void lower_backward(struct lower *l, int first, int last)
         const int region = lower_beside_backward(l, i, first, last);
         if (region == i && !lower_is_region(l, node)) {
             lower_backward_op(l, &g->backs[i], false);
+            offload_leave(l, node);
             lower_reduce_done(l, i, l->p->plan.expert_parallel == 1);
             continue;
         }

@@ -3,6 +3,7 @@
 #include "base/str.h"
 #include "sched/lanes.h"
 #include "sched/merge.h"
+#include "sched/offload.h"
 #include <limits.h>
 #include <string.h>
 
@@ -320,6 +321,8 @@ struct instr *lower_run_forward(struct lower *l, enum list_kind which, int node,
 
 void lower_forward_op(struct lower *l, enum list_kind which, int node, bool inside)
 {
+    if (which == LIST_MICRO)
+        offload_enter(l, node);
     lower_run_forward(l, which, node, inside, UINT32_MAX);
 }
 
@@ -441,6 +444,7 @@ void sched_lower_lists(struct arena *a, const struct graph *g, const struct plan
     lower_make_persistent(&l, training);
     use_kept(&l);
     if (training) {
+        offload_choose(&l);
         lower_micro(&l);
         lower_update(&l, o);
         begin_eval(&l);

@@ -28,6 +28,9 @@ enum group_kind sched_group(enum instr_kind kind)
     case RUN_ROUND:
     case RUN_ROUND_END:
     case RUN_PARTS:
+    case RUN_TO_HOST:
+    case RUN_FROM_HOST:
+    case RUN_AWAIT_HOST:
         break;
     }
     return GROUP_SELF;

@@ -18,7 +18,7 @@ static int64_t aligned(int64_t bytes)
 
 int64_t sched_room(const struct buffer *b)
 {
-    return aligned(b->bytes) * (b->slots ? b->slots : 1);
+    return b->host ? 0 : aligned(b->bytes) * (b->slots ? b->slots : 1);
 }
 
 static void list_ref(struct ref r, int *out, int *n)
@@ -199,7 +199,7 @@ void sched_assign(struct program *p, struct arena *a)
         if (b->last == INT_MAX) {
             b->at = base;
             base += sched_room(b);
-        } else if (b->first >= 0) {
+        } else if (b->first >= 0 && !b->host) {
             order[n++] = (struct item){ sched_room(b), i };
         }
     }
@@ -211,6 +211,9 @@ void sched_assign(struct program *p, struct arena *a)
         b->at = places_put(places, order[i].bytes, b->first, b->last);
         top = b->at + order[i].bytes > top ? b->at + order[i].bytes : top;
     }
+    for (int i = 0; i < p->n_buffers; i++)
+        if (p->buffers[i].host)
+            p->buffers[i].at = p->buffers[p->buffers[i].host - 1].at + p->buffers[i].host_at;
     p->memory.peak_bytes = top;
     classes_at_peak(p, a);
 }
@@ -218,7 +221,7 @@ void sched_assign(struct program *p, struct arena *a)
 const char *const sched_kind_name[] = { "op",     "zero",   "route",         "round",          "round end",
                                         "send",   "return", "tensor gather", "tensor scatter", "parts",
                                         "reduce", "mirror", "sum of ends",   "pass out",       "pass in",
-                                        "norm",   "gather" };
+                                        "norm",   "to host",   "from host",     "await host",  "gather" };
 
 static void print_ref(const struct program *p, struct str *out, const char *label, struct ref r)
 {

@@ -253,6 +253,9 @@ double sched_instr_us(const struct program *p, const struct instr *in, const str
     case RUN_PASS_OUT:
     case RUN_ROUND:
     case RUN_ROUND_END:
+    case RUN_TO_HOST: /* beside: hidden_us() */
+    case RUN_FROM_HOST:
+    case RUN_AWAIT_HOST:
         break;
     }
     return 0;

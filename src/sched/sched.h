@@ -20,6 +20,8 @@ struct buffer {
     enum memory_class class;
     int first, last; /* positions in the common timeline of all lists; first -1 = never used */
     int again_at; /* a value's: with so much recomputation it is made again, elsewhere, for backward; 0: it never is */
+    int host; /* 1 + the buffer in whose room it lies (a lodger: offload.h); 0: it has room of its own */
+    int64_t host_at; /* where there */
 };
 enum instr_kind {
     RUN_OP,    /* fwd or bwd kernel of an operator */
@@ -38,6 +40,9 @@ enum instr_kind {
     RUN_PASS_OUT, /* n bytes of ref[0] to rank `peer`, from one of the PASS_COPIES in ref[1] on a device; goes on at once */
     RUN_PASS_IN, /* n bytes from rank `peer` to ref[0], through ref[1] on a device */
     RUN_NORM_SUM, /* all-reduce of n doubles ref[0] of which one rank holds each, then the clip factor into ref[1] */
+    RUN_TO_HOST,    /* n bytes of moments ref[0] to host memory, beside what follows; number `box` of the copies */
+    RUN_FROM_HOST,  /* back again */
+    RUN_AWAIT_HOST, /* what follows waits for copy `box`, or, with `backward`, for all that came back */
     RUN_GATHER, /* weights ref[0] of flat `flat`, elements [first, first + n_elements): owners send their coarse ranges to ref[1] of the members of their shard group */
 };
 /* What the device reads of a round of the exchange, one after the other at RUN_ROUND's ref[1], each with a number for every
@@ -74,6 +79,7 @@ struct instr {
     bool both;            /* with backward: that kernel instead of bwd, and nothing ran forward */
     bool once;            /* inside a loop: the first time alone */
     bool last;            /* in the last micro-batch of a step alone */
+    bool start;           /* in the first micro-batch of a sum alone (exec.first) */
     bool beside;          /* runs in the lane of communication (lanes.h); else in that of compute */
     bool spread;          /* of RUN_REDUCE */
     bool twins;           /* of RUN_SEND */
@@ -171,6 +177,11 @@ struct program {
     struct plan_memory memory;
     struct ref *value, *grad; /* by graph value: where it lies (persistent ones and those the host reads) */
     struct ref weights[FLATS], gradients[FLATS]; /* flat spaces */
+    struct offload {
+        int buffer;    /* of moments; where no value lodges, bytes is 0 */
+        int64_t bytes; /* of it, from its beginning: they lie in host memory while micro-batches run */
+        int n_lodgers, n_copies;
+    } offload;
     struct ref apart;    /* layout.apart: gradients of SHARED by the nodes that read it first */
     struct state *state; /* by parameter */
     struct ref control, chunk_sums, nll_weight, aux_weight; /* control: of op_adamw */

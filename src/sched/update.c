@@ -4,6 +4,7 @@
  * computed them, the norm is the sum of one double per chunk, each computed by exactly one rank. */
 #include "graph/registry.h"
 #include "sched/lower.h"
+#include "sched/offload.h"
 
 /* Per member of the group. On CUDA more, because a block costs the host some dozen calls: with 4 MB from each of two members
  * a step of V2-Lite had 7,500 blocks, and the host was what took the time. Behind the micro-batches there is much room. */
@@ -196,9 +197,12 @@ static bool is_gathered(const struct lower *l, int flat)
 static void update_flat(struct lower *l, int flat, const struct adamw *o)
 {
     const struct program *p = l->p;
+    offload_await(l, flat);
     for (int i = 0; i < p->graph->params.n; i++)
-        if (p->layout.place[i].flat == flat)
+        if (p->layout.place[i].flat == flat) {
             update_param(l, i, o);
+            offload_param(l, i);
+        }
     if (!is_gathered(l, flat))
         return;
     struct instr *in = lower_emit(l, LIST_UPDATE, RUN_GATHER, p->buffers[p->weights[flat].buffer].name);
