@@ -59,7 +59,7 @@ static void touch(const struct program *p, const struct instr *in, struct touche
         [RUN_ROUTE] = "14",        [RUN_ROUND] = "1",           [RUN_SEND] = "14",    [RUN_RETURN] = "04",
         [RUN_TENSOR_GATHER] = "1", [RUN_TENSOR_SCATTER] = "12", [RUN_PARTS] = "01",   [RUN_MIRROR] = "0",
         [RUN_SUM_ENDS] = "01",     [RUN_PASS_IN] = "01",        [RUN_PASS_OUT] = "1", [RUN_NORM_SUM] = "01",
-        [RUN_GATHER] = "1",        [RUN_ROUND_END] = "",       [RUN_FROM_HOST] = "0"
+        [RUN_GATHER] = "1",        [RUN_ROUND_END] = "",        [RUN_FROM_HOST] = "0"
     };
     t->n = 0;
     if (in->kind == RUN_OP) {

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+static const double PCIE_4 = 20e9; /* bytes/s of a device of which nothing is known */
+
 static struct link even_link(double bytes_per_s, double latency_us)
 {
     return (struct link){ { bytes_per_s, bytes_per_s, bytes_per_s }, latency_us };
@@ -26,13 +28,14 @@ void cluster_cpu(struct cluster *c, int ranks_per_node, int threads, int cores)
                            .between = even_link(2e9, 20),
                            .call_us = 10,
                            .peak_flops_per_s = 100e9 * share,
-                           .ranks_per_core = 1 };
+                           .ranks_per_core = 1,
+                           .host_bytes_per_s = 8e9 };
 }
 
 /* Products and streams of the H200 are measured; those of the others are in proportion to the peaks of the makers'
  * data sheets. Links inside a node are measured on the H200 (two that fetch from each other, bench/results/2026-11-29-two-h200.md), the
  * same on the h100, two thirds of NVLink's peak in one direction on the a100; between nodes 80 % of one network adapter for each device
- * (400 Gbit/s; a100: 200): assumed. Memory: what a process may allocate. */
+ * (400 Gbit/s; a100: 200): assumed. To the host: what copies beside a step reached on the H200 (a100: assumed). Memory: what a process may allocate. */
 static const struct cluster builtin[] = {
     { "h200",
       8,
@@ -44,6 +47,7 @@ static const struct cluster builtin[] = {
       3,
       989e12,
       1,
+      45e9,
       NULL },
     { "h100",
       8,
@@ -55,6 +59,7 @@ static const struct cluster builtin[] = {
       3,
       989e12,
       1,
+      45e9,
       NULL },
     { "a100",
       8,
@@ -66,6 +71,7 @@ static const struct cluster builtin[] = {
       3,
       312e12,
       1,
+      20e9,
       NULL },
 };
 
@@ -149,6 +155,8 @@ static bool read_cluster(const struct json *j, struct cluster *c, struct err *e)
         !want_rate(j, r, "memory_bytes_per_s", &c->memory_bytes_per_s, e) || !read_links(j, c, e) ||
         !want_rate(j, r, "call_us", &c->call_us, e))
         return false;
+    if (json_get(r, "host_bytes_per_s") && !want_rate(j, r, "host_bytes_per_s", &c->host_bytes_per_s, e))
+        return false;
     if (json_get(r, "ranks_per_core") && !want_rate(j, r, "ranks_per_core", &c->ranks_per_core, e))
         return false;
     c->ranks_per_node = (int)ranks;
@@ -179,7 +187,7 @@ bool cluster_read(struct arena *a, const char *path, struct cluster *c, struct e
     struct json *j = json_read(path, 1u << 20, e);
     if (!j)
         return false;
-    *c = (struct cluster){ .ranks_per_core = 1 };
+    *c = (struct cluster){ .ranks_per_core = 1, .host_bytes_per_s = PCIE_4 };
     const bool ok = read_cluster(j, c, e) && read_rates(a, j, path, c, e);
     json_free(j);
     return ok;
@@ -203,6 +211,7 @@ void cluster_write(const struct cluster *c, const char *table, struct str *out)
              "\"peak_flops_per_s\": %.17g,\n  \"memory_bytes_per_s\": %.17g,\n",
              c->ranks_per_node, (long long)c->memory_bytes, c->flops_per_s, c->peak_flops_per_s,
              c->memory_bytes_per_s);
+    str_addf(out, "  \"host_bytes_per_s\": %.17g,\n", c->host_bytes_per_s);
     if (c->ranks_per_core > 1)
         str_addf(out, "  \"ranks_per_core\": %.17g,\n", c->ranks_per_core);
     write_link(out, "inside_node", &c->inside);
@@ -224,8 +233,8 @@ static int add_link(char *text, size_t bytes, const struct link *l)
 void cluster_signature(const struct cluster *c, char out[17])
 {
     char text[512];
-    int n = snprintf(text, sizeof text, "%s %d %.17g %.17g", c->name, c->ranks_per_node, c->flops_per_s,
-                     c->memory_bytes_per_s);
+    int n = snprintf(text, sizeof text, "%s %d %.17g %.17g %.17g", c->name, c->ranks_per_node, c->flops_per_s,
+                     c->memory_bytes_per_s, c->host_bytes_per_s);
     n += add_link(text + n, sizeof text - (size_t)n, &c->inside);
     n += add_link(text + n, sizeof text - (size_t)n, &c->between);
     hash_hex(hash_bytes(text, (size_t)n), out);

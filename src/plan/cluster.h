@@ -28,6 +28,7 @@ struct cluster {
     /* Above 1: threads of ranks share cores, and one that waits leaves its part to them. The rates are what each reaches while
      * all compute. */
     double ranks_per_core;
+    double host_bytes_per_s;   /* of copies to and from the memory of the host, one rank, while it computes */
     const struct rates *rates; /* of operators; NULL = the rates above for all */
 };
 /* This machine: memory divided by the ranks on it; rates are typical of a server core (about 100 GFLOP/s). */

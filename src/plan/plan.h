@@ -48,7 +48,7 @@ struct
     int64_t row_capacity, memory_bytes;
     int64_t way_bytes; /* of memory_bytes: what each of plan_ways() takes outside the slab */
     int recompute;     /* -1 = as little as fits */
-    int lodgers;       /* plan.lodgers, where they may be */
+    int lodgers; /* plan.lodgers, where they may be; -1 = where it does not fit without, as many as cost no time */
     enum split_choice { SPLIT_AUTO, SPLIT_ON, SPLIT_OFF } vocabulary, widths;
     bool reproducible;
     bool any_stages;   /* stages 0: any number, if it is faster; else the least that fits */
@@ -86,6 +86,7 @@ struct plan {
     /* Found by measuring, not decisions: how few, how many may be; where it does not fit, with how many it may at least. */
     int recompute_least, recompute_most, recompute_next;
     int lodgers; /* values that lie in the room of moments, which are in host memory meanwhile, at most (sched/offload.h) */
+    int lodgers_most;   /* found by measuring: so many cost no time */
     int64_t head_chunk; /* rows of logits alive at a time */
     bool reproducible;
     bool overlap; /* communication has a lane of its own (sched/lanes.h) */

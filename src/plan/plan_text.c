@@ -34,8 +34,8 @@ static void add_decisions(const struct plan *p, struct str *s)
              "  \"row_capacity\": %lld,\n  \"tile\": %lld,\n  \"head_chunk\": %lld,\n  \"recompute\": %d,\n  "
              "\"offload\": %d,\n  "
              "\"reproducible\": %s,\n  \"reproducible_shards\": %d,\n  \"overlap\": %s,\n",
-             (long long)p->row_capacity, (long long)p->tile, (long long)p->head_chunk, p->recompute, p->lodgers,
-             p->reproducible ? "true" : "false", p->shards, p->overlap ? "true" : "false");
+             (long long)p->row_capacity, (long long)p->tile, (long long)p->head_chunk, p->recompute,
+             p->lodgers, p->reproducible ? "true" : "false", p->shards, p->overlap ? "true" : "false");
 }
 
 void plan_hash(const struct plan *p, char hash[17])

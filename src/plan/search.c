@@ -86,6 +86,21 @@ static double stages_floor(const struct space *s, const struct floors *f, const 
     return floor_of_stages(f, p, !s->l->shared_cores);
 }
 
+/* With as many lodgers as cost no time, where that is faster. They take host memory: not for less than a hundredth. */
+static const double LEAST_GAIN = 0.01;
+
+static bool try_lodgers(const struct space *s, const struct plan *first, struct plan *p, struct err *e)
+{
+    const bool fixed = s->l->recompute >= 0;
+    struct plan other = *first;
+    other.lodgers = first->lodgers_most;
+    if (!measure_with(s, first->recompute, &other, e) || (!fixed && !repeat_until_it_fits(s, &other, e)))
+        return false;
+    if (fits(s, &other) && (!fits(s, p) || other.cost.step_us < p->cost.step_us))
+        *p = other;
+    return true;
+}
+
 static bool measure_until_it_fits(struct space *s, struct plan *p, struct err *e)
 {
     const bool fixed = s->l->recompute >= 0;
@@ -96,7 +111,13 @@ static bool measure_until_it_fits(struct space *s, struct plan *p, struct err *e
     if (fits(s, p))
         return true;
     found_keep(s->out->larger, &s->out->n_larger, p);
-    return fixed || repeat_until_it_fits(s, p, e);
+    const struct plan first = *p;
+    if (!fixed && !repeat_until_it_fits(s, p, e))
+        return false;
+    const double gain_us = fits(s, p) ? p->cost.step_us - first.cost.step_us : INFINITY; /* at most */
+    return s->l->lodgers >= 0 || first.lodgers_most == 0 || p->stages > 1 || p->expert_parallel > 1 ||
+           too_slow(s, first.cost.step_us) || gain_us < LEAST_GAIN * first.cost.step_us ||
+           try_lodgers(s, &first, p, e);
 }
 
 /* Only where nothing fits: the least memory of all. */
@@ -126,7 +147,7 @@ static bool try(struct space *s, struct plan *p, struct err *e)
     int64_t least = 0;
     const struct plan_judge *j = s->judge;
     p->row_capacity = default_rows(p, s->l, s->token_copies, s->experts);
-    p->lodgers = p->stages > 1 || p->expert_parallel > 1 ? 0 : s->l->lodgers;
+    p->lodgers = p->stages > 1 || p->expert_parallel > 1 || s->l->lodgers < 0 ? 0 : s->l->lodgers;
     if (!plan_check(p, NULL, e) || (j->least_bytes && !j->least_bytes(j->context, p, &least, e)))
         return false;
     if (s->for_smallest)

@@ -174,11 +174,11 @@ static int slowest_first(const void *x, const void *y)
     return a->seconds < b->seconds ? 1 : a->seconds > b->seconds ? -1 : 0;
 }
 
-static double flops_of(const struct instr *in)
+static double flops_of(const struct graph *g, const struct instr *in)
 {
     double flops = 0, bytes = 0;
-    if (in->kind == RUN_OP && !(in->again && in->op->again[CPU]))
-        sched_cost(in, &flops, &bytes);
+    if (in->kind == RUN_OP)
+        sched_cost(g, in, &flops, &bytes);
     return flops;
 }
 
@@ -198,7 +198,7 @@ static int profile(struct bench *b, struct arena *a, struct line *lines)
                 continue;
             struct line *line = line_of(lines, &n, name_of(in), way_of(in));
             line->seconds += b->engine.exec.spent[k][i];
-            line->flops += (double)times * flops_of(in);
+            line->flops += (double)times * flops_of(p->graph, in);
             line->calls += times;
         }
     qsort(lines, (size_t)n, sizeof *lines, slowest_first);

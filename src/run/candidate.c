@@ -186,6 +186,9 @@ static bool measure_stage(const struct setup *s, struct arena *a, const struct d
     bare.cost = (struct plan_cost){ 0 };
     lower_rank(s, a, d->graph, &bare, &d->layout[stage], &program, t);
     p->recompute_most = program.recompute_most;
+    p->lodgers_most = t->lodgers_hidden;
+    if (program.offload.each_bytes && p->lodgers_most > s->host_bytes / program.offload.each_bytes)
+        p->lodgers_most = (int)(s->host_bytes / program.offload.each_bytes);
     if (sched_works_us(&t->cost) > sched_works_us(&p->cost))
         p->cost = t->cost;
     if (sched_works_us(&t->cost) < bar->us)

@@ -29,9 +29,9 @@ struct exec {
     bool refuse;  /* set by the host: stop before the update, whatever the gradient */
     double grad_norm;
     int64_t bad_chunk; /* first chunk of the gradient that is not finite; -1 */
-    char *moments;       /* offload.h: host memory; NULL: none is needed */
-    bool moments_left;   /* what the first micro-batch needs has been copied there once */
-    int moments_place;   /* the first of its places */
+    char *moments;     /* offload.h: host memory; NULL: none is needed */
+    bool moments_left; /* what the first micro-batch needs has been copied there once */
+    int moments_place; /* the first of its places */
     struct late *late; /* communication that is put off (a test); NULL: nothing is */
     int late_from, late_to;
     int64_t rounds, most_rounds; /* of the exchange loop under way; most since cleared */

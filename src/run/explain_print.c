@@ -89,10 +89,10 @@ static void add_layout(struct str *out, const struct plan *p)
 {
     str_addf(
         out,
-        "experts / %d, tensors%s / %d, stages %d x %d, ZeRO %d / %d, micro-batch %lld x %lld, %d repeated",
+        "experts / %d, tensors%s / %d, stages %d x %d, ZeRO %d / %d, micro-batch %lld x %lld, %d repeated%s",
         p->expert_parallel, p->width_parallel > 1 ? " and widths of experts" : "", p->tensor_parallel,
         p->stages, p->chunks, p->zero, p->zero_ranks, (long long)p->micro_batch, (long long)p->accumulation,
-        p->recompute);
+        p->recompute, p->lodgers ? ", moments in host memory" : "");
 }
 
 static void add_purchase(struct str *out, const struct plan *best, const struct purchase *b)
@@ -143,10 +143,11 @@ static void add_plan(struct str *out, const struct plan *p)
     str_addf(out,
              "{\"expert_parallel\": %d, \"tensor_parallel\": %d, \"width_parallel\": %d, \"stages\": %d, "
              "\"chunks\": %d, \"zero\": %d, \"zero_ranks\": %d, "
-             "\"micro_batch\": %lld, \"accumulation\": %lld, \"recompute\": %d, \"step_us\": %.0f, "
+             "\"micro_batch\": %lld, \"accumulation\": %lld, \"recompute\": %d, \"offload\": %d, "
+             "\"step_us\": %.0f, "
              "\"peak_bytes\": %lld}",
              p->expert_parallel, p->tensor_parallel, p->width_parallel, p->stages, p->chunks, p->zero,
-             p->zero_ranks, (long long)p->micro_batch, (long long)p->accumulation, p->recompute,
+             p->zero_ranks, (long long)p->micro_batch, (long long)p->accumulation, p->recompute, p->lodgers,
              p->cost.step_us, (long long)p->memory.peak_bytes);
 }
 

@@ -142,7 +142,7 @@ static void find_calls_of(struct measure *m, enum list_kind which)
         struct measured *r = find_call(m, which, &l->item[i]);
         if (r->calls++ > 0)
             continue;
-        sched_cost(r->first, &r->flops, &r->cost_bytes);
+        sched_cost(m->engine.program.graph, r->first, &r->flops, &r->cost_bytes);
         r->bytes = least_bytes(m, r->first, r->cost_bytes);
     }
 }

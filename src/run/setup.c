@@ -1,5 +1,6 @@
 /* setup.c - see setup.h. */
 #include "run/setup.h"
+#include "base/memory.h"
 #include "base/pool.h"
 #include "config/config.h"
 #include "run/candidate.h"
@@ -40,6 +41,7 @@ static bool begin(struct arena *a, const struct config *c, bool open, struct set
                          .graphs = c->graphs,
                          .overlap = c->overlap,
                          .overlap_blocks = (int)c->overlap_blocks,
+                         .host_bytes = INT64_MAX,
                          .by_mpi = c->comm == COMM_MPI,
                          .master = c->master,
                          .moments = c->moments,
@@ -141,6 +143,8 @@ bool setup_connect(struct setup *s, const struct config *c, const char *cluster,
         return false;
     if (s->backend == CUDA) /* a free plan takes no pipeline then, whatever the description says */
         s->by_mpi = comm_ranks() > 1 && !comm_on_device() && !comm_by_peers();
+    if (s->backend == CUDA)
+        s->host_bytes = (int64_t)-comm_max(-(double)memory_available() / 2 / comm_local_ranks());
     if (s->backend == CUDA && !cluster) {
         comm_barrier(); /* all contexts are there */
         const int64_t all = s->device->memory() - (comm_on_device() ? COMM_DEVICE_BYTES : 0);

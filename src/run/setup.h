@@ -14,11 +14,12 @@ struct setup {
     struct cluster cluster;
     const struct device *device; /* NULL: only described, not opened */
     enum backend backend;
-    int graphs, overlap;           /* GRAPHS_*, OVERLAP_* of config.h */
-    int overlap_blocks;            /* device.h: lanes */
-    bool by_mpi;                   /* what lies on a device goes through the host */
-    int64_t way_bytes;             /* of plan_limits, where the memory is that of this device */
-    struct rules rules;            /* of --constraint */
+    int graphs, overlap; /* GRAPHS_*, OVERLAP_* of config.h */
+    int overlap_blocks;  /* device.h: lanes */
+    bool by_mpi;         /* what lies on a device goes through the host */
+    int64_t host_bytes;  /* that moments of a rank may take of the host's memory (sched/offload.h) */
+    int64_t way_bytes;   /* of plan_limits, where the memory is that of this device */
+    struct rules rules;  /* of --constraint */
     int master, moments, gradient; /* as the options say: those of config.h */
 };
 /* A model, lowered and with memory, on this rank. */

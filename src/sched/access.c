@@ -65,20 +65,15 @@ static void add_refs(struct accesses *x, const struct instr *in, unsigned writte
 
 int access_list(const struct program *p, const struct instr *in, struct access out[ACCESSES])
 {
-    static const unsigned written[] = { [RUN_ROUTE] = 1 << 1 | 1 << 4,
-                                        [RUN_ROUND] = 1 << 1,
-                                        [RUN_SEND] = 1 << 1 | 1 << 4,
-                                        [RUN_RETURN] = 1 << 0 | 1 << 4,
-                                        [RUN_TENSOR_GATHER] = 1 << 1,
-                                        [RUN_TENSOR_SCATTER] = 1 << 1 | 1 << 2,
-                                        [RUN_PARTS] = 1 << 0 | 1 << 1,
-                                        [RUN_MIRROR] = 1 << 0,
-                                        [RUN_SUM_ENDS] = 1 << 0 | 1 << 1,
-                                        [RUN_PASS_OUT] = 1 << 1,
-                                        [RUN_PASS_IN] = 1 << 0 | 1 << 1,
-                                        [RUN_NORM_SUM] = 1 << 0 | 1 << 1,
-                                        [RUN_FROM_HOST] = 1 << 0,
-                                        [RUN_GATHER] = 1 << 1 };
+    static const unsigned written[] = {
+        [RUN_ROUTE] = 1 << 1 | 1 << 4,    [RUN_ROUND] = 1 << 1,
+        [RUN_SEND] = 1 << 1 | 1 << 4,     [RUN_RETURN] = 1 << 0 | 1 << 4,
+        [RUN_TENSOR_GATHER] = 1 << 1,     [RUN_TENSOR_SCATTER] = 1 << 1 | 1 << 2,
+        [RUN_PARTS] = 1 << 0 | 1 << 1,    [RUN_MIRROR] = 1 << 0,
+        [RUN_SUM_ENDS] = 1 << 0 | 1 << 1, [RUN_PASS_OUT] = 1 << 1,
+        [RUN_PASS_IN] = 1 << 0 | 1 << 1,  [RUN_NORM_SUM] = 1 << 0 | 1 << 1,
+        [RUN_FROM_HOST] = 1 << 0,         [RUN_GATHER] = 1 << 1
+    };
     struct accesses x = { p, out, 0 };
     if (in->kind == RUN_OP)
         add_call(&x, in);

@@ -41,8 +41,8 @@ struct lower {
     bool *ahead;                      /* by bucket: gathered, and no node has come to it yet */
     int n_parts;
     int64_t most_experts;
-    int *lodger;        /* by node: the output that lodges (offload.h), -1: none does */
-    int64_t *lodges_at; /* where, in the room of moments */
+    int *lodger;             /* by node: the output that lodges (offload.h), -1: none does */
+    int64_t *lodges_at;      /* where, in the room of moments */
     struct pass_box *box[2]; /* by tag: of what goes out, of what comes in */
 };
 extern const struct ref NOWHERE;

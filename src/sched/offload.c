@@ -29,7 +29,8 @@ static int64_t room_of(const struct lower *l, int node)
 
 static bool same_kind(const struct lower *l, int i, int k)
 {
-    return l->lodger[i] >= 0 && l->p->graph->nodes[i].op == l->p->graph->nodes[k].op && room_of(l, i) == room_of(l, k);
+    return l->lodger[i] >= 0 && l->p->graph->nodes[i].op == l->p->graph->nodes[k].op &&
+           room_of(l, i) == room_of(l, k);
 }
 
 /* A node of those whose values take most memory together: they are the lodgers. -1: none may lodge. */
@@ -85,19 +86,22 @@ void offload_choose(struct lower *l)
     l->lodger = ARENA_NEW(l->arena, int, n_nodes);
     l->lodges_at = ARENA_NEW(l->arena, int64_t, n_nodes);
     for (int i = 0; i < n_nodes; i++)
-        l->lodger[i] = p->plan.lodgers > 0 ? lodger_of(l, i) : -1;
+        l->lodger[i] = p->plan.stages == 1 ? lodger_of(l, i) : -1;
     const int kind = largest_kind(l), moments = most_moments(p);
     const int64_t each = kind < 0 ? 0 : room_of(l, kind),
                   most = moments < 0 || each == 0 ? 0 : p->buffers[moments].bytes / each;
     bool *lodges = ARENA_NEW(l->arena, bool, n_nodes);
     int64_t left = most < p->plan.lodgers ? most : p->plan.lodgers;
+    struct offload *o = &p->offload;
+    o->each_bytes = each;
+    for (int i = 0; i < n_nodes && each > 0; i++)
+        o->n_most += same_kind(l, i, kind) && o->n_most < most;
     for (int i = n_nodes - 1; i >= 0 && left > 0; i--) {
         lodges[i] = same_kind(l, i, kind);
         left -= lodges[i];
     }
     for (int i = 0; i < n_nodes; i++)
         l->lodger[i] = lodges[i] ? l->lodger[i] : -1;
-    struct offload *o = &p->offload;
     for (int i = 0; i < n_nodes; i++)
         if (l->lodger[i] >= 0)
             l->lodges_at[i] = each * o->n_lodgers++;

@@ -8,9 +8,23 @@
 #include <math.h>
 #include <string.h>
 
-void sched_cost(const struct instr *in, double *flops, double *bytes)
+static double output_bytes(const struct graph *g, const struct instr *in)
+{
+    const struct anno *a = g->nodes[in->node].anno;
+    int64_t n = 0;
+    for (int j = a->n_inputs; j < a->n_args; j++)
+        n += anno_elements(a, j, in->dim);
+    return (double)n * sizeof(float); /* as records count */
+}
+
+void sched_cost(const struct graph *g, const struct instr *in, double *flops, double *bytes)
 {
     double f[2], b[2];
+    if (in->again && in->op->again[CPU]) {
+        *flops = 0;
+        *bytes = output_bytes(g, in);
+        return;
+    }
     op_cost(in->op, in->dim, in->attr, f, b);
     const double part = in->again && in->op->saved_again[CPU] ? in->op->saved_again_part : 1;
     *flops = part * f[in->backward] + (in->both ? f[0] : 0);
@@ -114,7 +128,7 @@ static double op_us(const struct program *p, const struct instr *in, const struc
                  calls = (p->plan.expert_parallel > 1 && part > 1 ? ceil(part) : 1) * c->call_us;
     if (letter >= 0)
         real.dim[letter] = rows;
-    sched_cost(&real, &flops, &bytes);
+    sched_cost(p->graph, &real, &flops, &bytes);
     const double us = table_us(p, in, part, flops, bytes, calls, c);
     return us >= 0 ? fmax(us, calls)
                    : 1e6 * fmax(flops / c->flops_per_s, bytes / c->memory_bytes_per_s) + calls;
@@ -253,7 +267,7 @@ double sched_instr_us(const struct program *p, const struct instr *in, const str
     case RUN_PASS_OUT:
     case RUN_ROUND:
     case RUN_ROUND_END:
-    case RUN_TO_HOST: /* beside: hidden_us() */
+    case RUN_TO_HOST: /* beside: predict_offload() */
     case RUN_FROM_HOST:
     case RUN_AWAIT_HOST:
         break;
@@ -334,6 +348,18 @@ static double idle_part(const struct plan *p, const struct cluster *c)
     return c->ranks_per_core > 1 ? 0 : (p->stages - 1) / (double)(p->accumulation * p->chunks);
 }
 
+/* Copies of moments go beside the update of others and the first forward; on their way back, beside twice as much. */
+static void predict_offload(const struct program *p, const struct cluster *c, double micro_us,
+                            struct stage_times *t)
+{
+    const struct offload *o = &p->offload;
+    const double beside_us = t->cost.optimizer_us + micro_us / 3, /* a third of the products are forward's */
+        copies_us = 1e6 * (double)o->bytes / c->host_bytes_per_s;
+    const double hidden = o->each_bytes ? 1e-6 * beside_us * c->host_bytes_per_s / (double)o->each_bytes : 0;
+    t->lodgers_hidden = p->plan.numbers.backend == CPU ? 0 : hidden < o->n_most ? (int)hidden : o->n_most;
+    t->cost.compute_us += fmax(0, copies_us - (p->plan.numbers.backend == CPU ? 0 : beside_us));
+}
+
 void sched_predict_stage(const struct program *p, const struct cluster *c, struct stage_times *t)
 {
     const int parts = p->plan.chunks;
@@ -353,6 +379,7 @@ void sched_predict_stage(const struct program *p, const struct cluster *c, struc
                                 .reduce_us = us[COST_REDUCE],
                                 .optimizer_us = us[COST_OPTIMIZER],
                                 .beside_us = beside_us };
+    predict_offload(p, c, once[0], t);
     cost->bubble_us = (cost->compute_us + cost->exchange_us) * idle_part(&p->plan, c);
     cost->step_us =
         cost->compute_us + cost->exchange_us + cost->reduce_us + cost->optimizer_us + cost->bubble_us;

@@ -40,7 +40,7 @@ enum instr_kind {
     RUN_PASS_OUT, /* n bytes of ref[0] to rank `peer`, from one of the PASS_COPIES in ref[1] on a device; goes on at once */
     RUN_PASS_IN, /* n bytes from rank `peer` to ref[0], through ref[1] on a device */
     RUN_NORM_SUM, /* all-reduce of n doubles ref[0] of which one rank holds each, then the clip factor into ref[1] */
-    RUN_TO_HOST,    /* n bytes of moments ref[0] to host memory, beside what follows; number `box` of the copies */
+    RUN_TO_HOST, /* n bytes of moments ref[0] to host memory, beside what follows; number `box` of the copies */
     RUN_FROM_HOST,  /* back again */
     RUN_AWAIT_HOST, /* what follows waits for copy `box`, or, with `backward`, for all that came back */
     RUN_GATHER, /* weights ref[0] of flat `flat`, elements [first, first + n_elements): owners send their coarse ranges to ref[1] of the members of their shard group */
@@ -181,6 +181,8 @@ struct program {
         int buffer;    /* of moments; where no value lodges, bytes is 0 */
         int64_t bytes; /* of it, from its beginning: they lie in host memory while micro-batches run */
         int n_lodgers, n_copies;
+        int64_t each_bytes; /* of a value that may lodge; 0: there is none */
+        int n_most;         /* that may, and have room */
     } offload;
     struct ref apart;    /* layout.apart: gradients of SHARED by the nodes that read it first */
     struct state *state; /* by parameter */
