@@ -38,6 +38,13 @@ static bool check_shards(const struct plan_limits *l, struct err *e)
     return true;
 }
 
+static bool check_offload(const struct plan_limits *l, struct err *e)
+{
+    return l->lodgers <= 0 || (l->stages <= 1 && l->expert_parallel <= 1) ||
+           err_code(e, EXIT_USAGE, "--offload %d: expected neither --pipeline_stages nor --expert_parallel above 1",
+                    l->lodgers);
+}
+
 bool limits_forbid_all(const struct plan_limits *l, struct err *e)
 {
     char chunks[192] = "";
@@ -64,7 +71,7 @@ bool limits_check(const struct plan_limits *l, int64_t experts, struct err *e)
     if (l->unit_ranks && l->n_ranks % l->unit_ranks)
         return err_code(e, EXIT_USAGE, "--runtime_ngpus %d is not a multiple of --plan_ngpus %d", l->n_ranks,
                         l->unit_ranks);
-    if (!check_pipeline(l, e) || !check_shards(l, e))
+    if (!check_pipeline(l, e) || !check_shards(l, e) || !check_offload(l, e))
         return false;
     if (l->global_batch % workers)
         return err_code(e, EXIT_USAGE,

@@ -147,7 +147,7 @@ static bool try(struct space *s, struct plan *p, struct err *e)
     int64_t least = 0;
     const struct plan_judge *j = s->judge;
     p->row_capacity = default_rows(p, s->l, s->token_copies, s->experts);
-    p->lodgers = p->stages > 1 || p->expert_parallel > 1 || s->l->lodgers < 0 ? 0 : s->l->lodgers;
+    p->lodgers = s->l->lodgers > 0 ? s->l->lodgers : 0;
     if (!plan_check(p, NULL, e) || (j->least_bytes && !j->least_bytes(j->context, p, &least, e)))
         return false;
     if (s->for_smallest)
@@ -495,9 +495,12 @@ bool search_plan(const struct plan *base, const struct plan_limits *l, int64_t e
                  const struct plan_judge *judge, struct search_result *out, struct err *e)
 {
     const struct search_result nothing = { 0 };
+    struct plan_limits limits = *l;
+    if (l->lodgers > 0)
+        limits.stages = limits.expert_parallel = 1;
     struct arena *a = arena_new("floors");
     struct floors *f = ARENA_NEW(a, struct floors, 1);
-    struct space s = { .l = l,
+    struct space s = { .l = &limits,
                        .experts = experts,
                        .token_copies = token_copies,
                        .judge = judge,

@@ -31,6 +31,11 @@ if [ -n "$planned" ] && [ "${planned% *}" = "${planned#* }" ]; then passed "rank
 parts=$(awk '/^predicted and measured time/ {on = 1} on && $1 == "step" {step = $4} on && /^  (compute|exchange|reduce|optimizer) / {sum += $4}
     END {if (step > 0) printf "%.2f", sum / step}' ranks-4.out)
 if [ -n "$parts" ] && awk "BEGIN {exit !($parts > 0.8 && $parts < 1.2)}"; then passed "ranks-4: the parts of a step, by the device's clock, make $parts of it"; else failed "ranks-4: parts of a step make $parts of it" ranks-4.out; fi
+# Moments in host memory while micro-batches run.
+for options in "1 --micro_batch_size 4 --moments fp32" "1 --micro_batch_size 4 --moments int8 --gradient_dtype bf16" "2 --micro_batch_size 8 --zero 1"; do
+    name=offload-${options//[ -]/}
+    layout $name $options --offload 0 && layout $name-2 $options --offload 2 && same $name-2 $name-2 $name
+done
 layout zero-2 4 --zero 2 --expert_parallel 2 && close_to zero-2 zero-2 one-rank $reordered
 layout zero-3 4 --zero 3 --recompute 1000 && close_to zero-3 zero-3 one-rank $reordered
 layout tensor-2 4 --tensor_parallel 2 --expert_parallel 2 && close_to tensor-2 tensor-2 one-rank $reordered

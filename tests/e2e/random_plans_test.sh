@@ -66,6 +66,7 @@ draw_layout() {
     one_in 4 || { divisor_of "$((batch * unit / ranks / workers))" && layout="$layout --micro_batch_size $((drawn * workers))"; }
     one_in 4 || { one_of 0 1 2 3 && layout="$layout --zero $drawn"; }
     one_in 2 || { one_of 0 1 5 17 1000 && layout="$layout --recompute $drawn"; }
+    one_in 2 || { one_of 1 2 100 && layout="$layout --offload $drawn"; }
     one_in 2 || { one_of 8 40 100 1000 && layout="$layout --row_capacity $drawn"; }
     groups=$((ranks / stages / tensor))
     one_of "" --reproducible --reproducible_shards && exact=$drawn
@@ -161,6 +162,8 @@ note_kinds() { # RUN
     for name in runtime_ngpus plan_ngpus pipeline_stages pipeline_chunks expert_parallel tensor_parallel vocabulary_parallel width_parallel zero accumulation reproducible reproducible_shards; do
         echo "$name $(decision $name "$1")" >>kinds
     done
+    value=$(decision offload "$1")
+    echo "offload $([ "$value" = 0 ] && echo none || echo some)" >>kinds
     value=$(decision recompute "$1")
     echo "recompute $([ "$value" = 0 ] && echo none || echo some)" >>kinds
     echo "mem_constraint $([[ $layout = *--mem_constraint* ]] && echo given || echo none)" >>kinds
