@@ -41,7 +41,8 @@ static bool check_shards(const struct plan_limits *l, struct err *e)
 static bool check_offload(const struct plan_limits *l, struct err *e)
 {
     return l->lodgers <= 0 || (l->stages <= 1 && l->expert_parallel <= 1) ||
-           err_code(e, EXIT_USAGE, "--offload %d: expected neither --pipeline_stages nor --expert_parallel above 1",
+           err_code(e, EXIT_USAGE,
+                    "--offload %d: expected neither --pipeline_stages nor --expert_parallel above 1",
                     l->lodgers);
 }
 

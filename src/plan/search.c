@@ -2,6 +2,7 @@
  * memory, or what its like takes without any collective and without repeating anything is slower than the best found. */
 #include "plan/search.h"
 #include "base/pool.h"
+#include "plan/fit.h"
 #include "plan/floor.h"
 #include "plan/found.h"
 #include "plan/limits.h"
@@ -25,123 +26,6 @@ static int64_t default_rows(const struct plan *p, const struct plan_limits *l, i
     return (rows + p->tile - 1) / p->tile * p->tile;
 }
 
-struct space {
-    const struct plan_limits *l;
-    int64_t experts, token_copies;
-    const struct plan_judge *judge;
-    const struct search_result *before; /* what was found elsewhere */
-    struct search_result *out;
-    const struct floors *floors; /* of what was tried before */
-    struct floors *noted;
-    double floor_us;   /* of candidates that differ in ZeRO only: floor_of() */
-    bool for_smallest; /* nothing fits: find what needs least */
-    bool careful;      /* nothing is taken to fit before its offsets say so */
-};
-
-static const struct plan_bar no_bar = { INT64_MAX, -1, INFINITY };
-
-/* From this time on nothing can be kept any more. */
-static double slow_us(const struct space *s)
-{
-    const double last = found_last_us(s->before, s->out);
-    return s->l->below_us > 0 && s->l->below_us < last ? s->l->below_us : last;
-}
-
-static bool too_slow(const struct space *s, double us)
-{
-    return us >= slow_us(s);
-}
-
-static bool measure_with(const struct space *s, int recompute, struct plan *p, struct err *e)
-{
-    const int64_t most = plan_slab_limit(s->l, p);
-    const struct plan_bar bar = { most, s->careful ? -1 : most - most / 16, slow_us(s) };
-    p->recompute = recompute;
-    s->out->n_measured++;
-    if (!s->judge->measure(s->judge->context, s->for_smallest ? &no_bar : &bar, p, e))
-        return false;
-    if (s->l->recompute < 0 && recompute < p->recompute_least)
-        return measure_with(s, p->recompute_least, p, e);
-    return true;
-}
-
-/* So does what is too slow: its memory is not known. */
-static bool fits(const struct space *s, const struct plan *p)
-{
-    return p->memory.peak_bytes <= plan_slab_limit(s->l, p);
-}
-
-/* The least recomputation that fits: each that the bound of those before does not exclude. More of it is taken never to
- * need less time; memory may go up and down. */
-static bool repeat_until_it_fits(const struct space *s, struct plan *p, struct err *e)
-{
-    while (!fits(s, p) && p->recompute_next > p->recompute && p->recompute_next <= p->recompute_most)
-        if (!measure_with(s, p->recompute_next, p, e))
-            return false;
-    return true;
-}
-
-static double stages_floor(const struct space *s, const struct floors *f, const struct plan *p)
-{
-    return floor_of_stages(f, p, !s->l->shared_cores);
-}
-
-/* With as many lodgers as cost no time, where that is faster. They take host memory: not for less than a hundredth. */
-static const double LEAST_GAIN = 0.01;
-
-static bool try_lodgers(const struct space *s, const struct plan *first, struct plan *p, struct err *e)
-{
-    const bool fixed = s->l->recompute >= 0;
-    struct plan other = *first;
-    other.lodgers = first->lodgers_most;
-    if (!measure_with(s, first->recompute, &other, e) || (!fixed && !repeat_until_it_fits(s, &other, e)))
-        return false;
-    if (fits(s, &other) && (!fits(s, p) || other.cost.step_us < p->cost.step_us))
-        *p = other;
-    return true;
-}
-
-static bool measure_until_it_fits(struct space *s, struct plan *p, struct err *e)
-{
-    const bool fixed = s->l->recompute >= 0;
-    if (!measure_with(s, fixed ? s->l->recompute : 0, p, e))
-        return false;
-    s->floor_us = fmax(floor_of(p), p->stages > 1 ? stages_floor(s, s->floors, p) : 0);
-    floor_note(s->noted, p);
-    if (fits(s, p))
-        return true;
-    found_keep(s->out->larger, &s->out->n_larger, p);
-    const struct plan first = *p;
-    if (!fixed && !repeat_until_it_fits(s, p, e))
-        return false;
-    const double gain_us = fits(s, p) ? p->cost.step_us - first.cost.step_us : INFINITY; /* at most */
-    return s->l->lodgers >= 0 || first.lodgers_most == 0 || p->stages > 1 || p->expert_parallel > 1 ||
-           too_slow(s, first.cost.step_us) || gain_us < LEAST_GAIN * first.cost.step_us ||
-           try_lodgers(s, &first, p, e);
-}
-
-/* Only where nothing fits: the least memory of all. */
-static bool try_for_smallest(const struct space *s, struct plan *p, int64_t least, struct err *e)
-{
-    struct plan *smallest = &s->out->smallest;
-    if (smallest->n_ranks == 0)
-        *smallest = s->before->smallest;
-    if (smallest->n_ranks && least >= smallest->memory.peak_bytes)
-        return true;
-    const bool fixed = s->l->recompute >= 0;
-    if (!measure_with(s, fixed ? s->l->recompute : 0, p, e))
-        return false;
-    for (int i = 0; i < 2; i++) {
-        if (smallest->n_ranks == 0 || p->memory.peak_bytes < smallest->memory.peak_bytes)
-            *smallest = *p;
-        if (fixed || i > 0 || p->recompute_most <= p->recompute)
-            break;
-        if (!measure_with(s, p->recompute_most, p, e))
-            return false;
-    }
-    return true;
-}
-
 static bool try(struct space *s, struct plan *p, struct err *e)
 {
     int64_t least = 0;
@@ -151,22 +35,22 @@ static bool try(struct space *s, struct plan *p, struct err *e)
     if (!plan_check(p, NULL, e) || (j->least_bytes && !j->least_bytes(j->context, p, &least, e)))
         return false;
     if (s->for_smallest)
-        return try_for_smallest(s, p, least, e);
+        return fit_smallest(s, p, least, e);
     s->out->n_candidates++;
     p->memory.peak_bytes = least;
-    if (!fits(s, p)) {
+    if (!fit_has_room(s, p)) {
         s->out->n_too_large++;
         return true;
     }
-    if (too_slow(s, s->floor_us)) {
+    if (fit_too_slow(s, s->floor_us)) {
         s->out->n_too_slow++;
         return true;
     }
-    if (!measure_until_it_fits(s, p, e))
+    if (!fit_measure(s, p, e))
         return false;
-    if (too_slow(s, p->cost.step_us))
+    if (fit_too_slow(s, p->cost.step_us))
         s->out->n_too_slow++;
-    else if (fits(s, p))
+    else if (fit_has_room(s, p))
         found_keep(s->out->best, &s->out->n, p);
     else
         s->out->n_too_large++;
@@ -183,8 +67,8 @@ static bool try_levels(struct space *s, struct plan p, struct err *e)
         if (!try(s, &tried, e))
             return false;
         const bool enough =
-            tried.cost.step_us > 0 && fits(s, &tried) && tried.recompute <= tried.recompute_least;
-        if (!s->for_smallest && (enough || too_slow(s, s->floor_us)))
+            tried.cost.step_us > 0 && fit_has_room(s, &tried) && tried.recompute <= tried.recompute_least;
+        if (!s->for_smallest && (enough || fit_too_slow(s, s->floor_us)))
             break;
     }
     return true;
@@ -213,13 +97,13 @@ static void look_at(const struct space *s, struct plan *one)
 static double stages_us(struct space *s, const struct plan *p)
 {
     struct plan one = *p;
-    const double us = stages_floor(s, s->floors, p);
+    const double us = fit_stages_floor(s, s->floors, p);
     if (us > 0)
         return us;
     look_at(s, &one);
     s->out->n_measured++;
     floor_note(s->noted, &one);
-    return stages_floor(s, s->noted, p);
+    return fit_stages_floor(s, s->noted, p);
 }
 
 static bool try_zero(struct space *s, struct plan p, struct err *e)
@@ -247,7 +131,7 @@ static bool try_vocabulary(struct space *s, struct plan p, struct err *e)
     p.vocabulary_parallel = 1;
     if (wanted != SPLIT_ON && !try_zero(s, p, e))
         return false;
-    if (wanted == SPLIT_AUTO && too_slow(s, s->floor_us) && !s->for_smallest)
+    if (wanted == SPLIT_AUTO && fit_too_slow(s, s->floor_us) && !s->for_smallest)
         return true;
     p.vocabulary_parallel = p.tensor_parallel;
     return wanted == SPLIT_OFF || try_zero(s, p, wanted == SPLIT_ON ? e : &why) || wanted == SPLIT_AUTO;
@@ -350,7 +234,7 @@ static void look_without(struct space *s, struct queue *q)
         l.one[n] = *p;
         l.one[n].stages = 1;
         l.one[n].cost.compute_us = 1;
-        if (stages_floor(s, s->floors, p) > 0 || stages_floor(s, wanted, p) > 0)
+        if (fit_stages_floor(s, s->floors, p) > 0 || fit_stages_floor(s, wanted, p) > 0)
             continue;
         floor_note(wanted, &l.one[n++]);
     }
@@ -359,7 +243,7 @@ static void look_without(struct space *s, struct queue *q)
     for (int i = 0; i < n; i++)
         floor_note(s->noted, &l.one[i]);
     for (int i = 0; i < q->n; i++)
-        q->item[i].us = stages_floor(s, s->floors, &q->item[i].p);
+        q->item[i].us = fit_stages_floor(s, s->floors, &q->item[i].p);
 }
 
 static bool try_queue(struct space *s, struct queue *q, struct err *e)
@@ -368,7 +252,7 @@ static bool try_queue(struct space *s, struct queue *q, struct err *e)
     w->s = s;
     for (int i = 0; i < q->n; i++) {
         const struct queued *x = &q->item[i];
-        if (too_slow(s, x->us) && widths_of(s, &x->p) == SPLIT_OFF) {
+        if (fit_too_slow(s, x->us) && widths_of(s, &x->p) == SPLIT_OFF) {
             s->out->n_candidates++;
             s->out->n_too_slow++;
             continue;
@@ -435,7 +319,7 @@ static void finish_one(void *context, int64_t i)
 {
     struct finish *f = context;
     struct search_result *out = f->s->out;
-    f->ok[i] = f->s->judge->measure(f->s->judge->context, &no_bar,
+    f->ok[i] = f->s->judge->measure(f->s->judge->context, &fit_no_bar,
                                     i < out->n ? &out->best[i] : &out->larger[i - out->n], &f->why[i]);
 }
 
@@ -455,7 +339,7 @@ static bool finish(const struct space *s, bool *fit, struct err *e)
             *e = f.why[i];
             return false;
         }
-        *fit = *fit && (i >= out->n || fits(s, &out->best[i]));
+        *fit = *fit && (i >= out->n || fit_has_room(s, &out->best[i]));
     }
     return true;
 }
