@@ -123,3 +123,49 @@ TEST(vocabulary_is_split_where_that_is_faster)
     EXPECTF(search_plan(&base, &l, 0, 0, &judge, &found, &e), "%s", e.text);
     EXPECT_INT(found.best[0].vocabulary_parallel, 2);
 }
+
+/* A lodger frees 100 bytes, what is repeated 10 for 2 us. */
+static bool judge_lodgers(void *context, const struct plan_bar *bar, struct plan *p, struct err *e)
+{
+    (void)context;
+    (void)e;
+    p->lodgers_most = 3;
+    p->recompute_most = 60;
+    p->cost.step_us = 1000 + 2 * p->recompute + (p->lodgers > 3 ? 500 : 0);
+    p->memory.peak_bytes = 1000 - 100 * p->lodgers - 10 * p->recompute;
+    p->recompute_next = p->recompute + (int)((p->memory.peak_bytes - bar->bytes + 9) / 10);
+    return true;
+}
+
+static struct plan best_with(int64_t memory_bytes, int lodgers, int recompute)
+{
+    struct search_result found;
+    struct err e = { 0 };
+    const struct plan_limits l = { .n_ranks = 2,
+                                   .zero = -1,
+                                   .recompute = recompute,
+                                   .lodgers = lodgers,
+                                   .global_batch = 2,
+                                   .memory_bytes = memory_bytes };
+    const struct plan_judge judge = { judge_lodgers, NULL, NULL };
+    EXPECTF(search_plan(&base, &l, 16, 32, &judge, &found, &e), "%s", e.text);
+    return found.best[0];
+}
+
+TEST(values_lodge_where_it_pays)
+{
+    struct plan p = best_with(800, -1, -1);
+    EXPECT(p.lodgers == 3 && p.recompute == 0 && p.expert_parallel == 1);
+    p = best_with(500, -1, -1); /* and some is repeated */
+    EXPECT(p.lodgers == 3 && p.recompute == 20);
+    p = best_with(990, -1, -1); /* two thousandths */
+    EXPECT(p.lodgers == 0 && p.recompute == 1);
+    p = best_with(1000, -1, -1); /* it fits */
+    EXPECT(p.lodgers == 0 && p.recompute == 0);
+    p = best_with(800, 0, -1);
+    EXPECT(p.lodgers == 0 && p.recompute == 20);
+    p = best_with(800, 1, -1);
+    EXPECT(p.lodgers == 1 && p.recompute == 10 && p.expert_parallel == 1);
+    p = best_with(700, -1, 0); /* nothing may be repeated */
+    EXPECT(p.lodgers == 3 && p.recompute == 0);
+}
