@@ -129,6 +129,7 @@ static bool judge_lodgers(void *context, const struct plan_bar *bar, struct plan
 {
     (void)context;
     (void)e;
+    EXPECT(p->lodgers == 0 || (p->expert_parallel == 1 && p->stages == 1));
     p->lodgers_most = 3;
     p->recompute_most = 60;
     p->cost.step_us = 1000 + 2 * p->recompute + (p->lodgers > 3 ? 500 : 0);
