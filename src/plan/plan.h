@@ -87,6 +87,7 @@ struct plan {
     int recompute_least, recompute_most, recompute_next;
     int lodgers; /* values that lie in the room of moments, which are in host memory meanwhile, at most (sched/offload.h) */
     int lodgers_most;   /* found by measuring: so many cost no time */
+    int64_t host_bytes; /* likewise: of moments in host memory, of the rank that has most */
     int64_t head_chunk; /* rows of logits alive at a time */
     bool reproducible;
     bool overlap; /* communication has a lane of its own (sched/lanes.h) */

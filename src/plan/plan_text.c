@@ -81,8 +81,8 @@ void plan_write(const struct plan *p, const struct graph *g, struct str *out, ch
     plan_hash(p, hash);
     str_add(out, "{\n");
     add_decisions(p, out);
-    str_addf(out, "  \"hash\": \"%s\",\n  \"peak_bytes\": %lld,\n  \"memory\": {", hash,
-             (long long)p->memory.peak_bytes);
+    str_addf(out, "  \"hash\": \"%s\",\n  \"peak_bytes\": %lld,\n  \"host_bytes\": %lld,\n  \"memory\": {",
+             hash, (long long)p->memory.peak_bytes, (long long)p->host_bytes);
     for (int i = 0; i < MEM_CLASSES; i++)
         str_addf(out, "%s\"%s\": %lld", i ? ", " : "", plan_class_name[i],
                  (long long)p->memory.class_bytes[i]);
@@ -151,6 +151,7 @@ static bool read_memory(const struct json *j, struct plan *p, struct err *e)
 {
     jval m;
     if (!json_want_int(j, json_root(j), "peak_bytes", 0, INT64_MAX, &p->memory.peak_bytes, e) ||
+        !json_want_int(j, json_root(j), "host_bytes", 0, INT64_MAX, &p->host_bytes, e) ||
         !json_want_object(j, json_root(j), "memory", &m, e))
         return false;
     for (int i = 0; i < MEM_CLASSES; i++)

@@ -187,6 +187,7 @@ static bool measure_stage(const struct setup *s, struct arena *a, const struct d
     lower_rank(s, a, d->graph, &bare, &d->layout[stage], &program, t);
     p->recompute_most = program.recompute_most;
     p->lodgers_most = t->lodgers_hidden;
+    p->host_bytes = program.offload.bytes > p->host_bytes ? program.offload.bytes : p->host_bytes;
     if (program.offload.each_bytes && p->lodgers_most > s->host_bytes / program.offload.each_bytes)
         p->lodgers_most = (int)(s->host_bytes / program.offload.each_bytes);
     if (sched_works_us(&t->cost) > sched_works_us(&p->cost))
@@ -205,6 +206,7 @@ static bool measure_all(struct measuring *m, const struct plan_bar *bar, struct 
     p->memory = (struct plan_memory){ 0 };
     p->cost = (struct plan_cost){ 0 };
     p->recompute_next = p->recompute_most = 0;
+    p->host_bytes = 0;
     for (int stage = 0; ok && stage < p->stages && sched_works_us(&p->cost) < bar->us; stage++) {
         arena_reset(m->work, 0);
         ok = measure_stage(m->s, m->work, d, stage, bar, p, &stage_times[stage], e);

@@ -23,8 +23,9 @@ void report_numbers(struct str *out, const struct plan *p)
         str_addf(out, "numbers: weights and activations bfloat16 with %s, moments %s, gradients %s",
                  masters[n->master], plan_moments_name[n->moments], n->gradient == F32 ? "fp32" : "bf16");
     if (p->lodgers)
-        str_addf(out, "; up to %d values lie where moments are, which are in host memory meanwhile",
-                 p->lodgers);
+        str_addf(out,
+                 "; up to %d values lie where moments are, of which %lld bytes are in host memory meanwhile",
+                 p->lodgers, (long long)p->host_bytes);
     str_addf(out, "; backward repeats %d of %d operators\n", p->recompute, p->recompute_most);
 }
 
