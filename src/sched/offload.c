@@ -22,27 +22,33 @@ static int lodger_of(const struct lower *l, int node)
     return best;
 }
 
-static int64_t room_of(const struct lower *l, int node)
+/* What a value that may lodge takes, by node; 0: none may. */
+static const int64_t *find_rooms(struct lower *l)
 {
-    return (lower_value_bytes(l, node, l->lodger[node]) + ALIGN - 1) / ALIGN * ALIGN;
+    const int n = l->p->graph->n_nodes;
+    int64_t *room = ARENA_NEW(l->arena, int64_t, n);
+    for (int i = 0; i < n && l->p->plan.stages == 1; i++) {
+        const int arg = lodger_of(l, i);
+        room[i] = arg < 0 ? 0 : (lower_value_bytes(l, i, arg) + ALIGN - 1) / ALIGN * ALIGN;
+    }
+    return room;
 }
 
-static bool same_kind(const struct lower *l, int i, int k)
+static bool same_kind(const struct lower *l, const int64_t *room, int i, int k)
 {
-    return l->lodger[i] >= 0 && l->p->graph->nodes[i].op == l->p->graph->nodes[k].op &&
-           room_of(l, i) == room_of(l, k);
+    return room[i] == room[k] && l->p->graph->nodes[i].op == l->p->graph->nodes[k].op;
 }
 
 /* A node of those whose values take most memory together: they are the lodgers. -1: none may lodge. */
-static int largest_kind(const struct lower *l)
+static int largest_kind(const struct lower *l, const int64_t *room)
 {
     const int n = l->p->graph->n_nodes;
     int best = -1;
     int64_t most = 0;
     for (int k = 0; k < n; k++) {
         int64_t bytes = 0;
-        for (int i = 0; i < n && l->lodger[k] >= 0; i++)
-            bytes += same_kind(l, i, k) ? room_of(l, i) : 0;
+        for (int i = 0; i < n && room[k] > 0; i++)
+            bytes += same_kind(l, room, i, k) ? room[k] : 0;
         if (bytes > most) {
             most = bytes;
             best = k;
@@ -79,34 +85,40 @@ static int copies_before(const struct program *p, int64_t end)
     return n;
 }
 
+/* Those of the last nodes of the kind that there is room for, in the order of the nodes. */
+static void place_lodgers(struct lower *l, const int64_t *room, int kind, int64_t most)
+{
+    struct offload *o = &l->p->offload;
+    int first = l->p->graph->n_nodes;
+    for (int64_t left = most; first > 0 && left > 0;)
+        left -= same_kind(l, room, --first, kind);
+    for (int i = first; i < l->p->graph->n_nodes; i++)
+        if (same_kind(l, room, i, kind)) {
+            l->lodger[i] = lodger_of(l, i);
+            l->lodges_at[i] = o->each_bytes * o->n_lodgers++;
+        }
+}
+
 void offload_choose(struct lower *l)
 {
     struct program *p = l->p;
-    const int n_nodes = p->graph->n_nodes;
+    const int n_nodes = p->graph->n_nodes, moments = most_moments(p);
+    const int64_t *room = find_rooms(l);
+    const int kind = moments < 0 ? -1 : largest_kind(l, room);
     l->lodger = ARENA_NEW(l->arena, int, n_nodes);
     l->lodges_at = ARENA_NEW(l->arena, int64_t, n_nodes);
     for (int i = 0; i < n_nodes; i++)
-        l->lodger[i] = p->plan.stages == 1 ? lodger_of(l, i) : -1;
-    const int kind = largest_kind(l), moments = most_moments(p);
-    const int64_t each = kind < 0 ? 0 : room_of(l, kind),
-                  most = moments < 0 || each == 0 ? 0 : p->buffers[moments].bytes / each;
-    bool *lodges = ARENA_NEW(l->arena, bool, n_nodes);
-    int64_t left = most < p->plan.lodgers ? most : p->plan.lodgers;
+        l->lodger[i] = -1;
+    p->offload = (struct offload){ .buffer = moments };
+    if (kind < 0)
+        return;
     struct offload *o = &p->offload;
-    o->each_bytes = each;
-    for (int i = 0; i < n_nodes && each > 0; i++)
-        o->n_most += same_kind(l, i, kind) && o->n_most < most;
-    for (int i = n_nodes - 1; i >= 0 && left > 0; i--) {
-        lodges[i] = same_kind(l, i, kind);
-        left -= lodges[i];
-    }
+    const int64_t most = p->buffers[moments].bytes / room[kind];
+    o->each_bytes = room[kind];
     for (int i = 0; i < n_nodes; i++)
-        l->lodger[i] = lodges[i] ? l->lodger[i] : -1;
-    for (int i = 0; i < n_nodes; i++)
-        if (l->lodger[i] >= 0)
-            l->lodges_at[i] = each * o->n_lodgers++;
-    o->buffer = moments;
-    o->bytes = each * o->n_lodgers;
+        o->n_most += same_kind(l, room, i, kind) && o->n_most < most;
+    place_lodgers(l, room, kind, most < p->plan.lodgers ? most : p->plan.lodgers);
+    o->bytes = o->each_bytes * o->n_lodgers;
     o->n_copies = copies_before(p, o->bytes);
 }
 
@@ -120,7 +132,7 @@ void offload_enter(struct lower *l, int node)
     b->host_at = l->lodges_at[node];
     struct instr *i = lower_emit(l, LIST_MICRO, RUN_AWAIT_HOST, p->graph->nodes[node].name);
     i->start = true;
-    i->box = copies_before(p, l->lodges_at[node] + room_of(l, node)) - 1;
+    i->box = copies_before(p, l->lodges_at[node] + p->offload.each_bytes) - 1;
 }
 
 void offload_leave(struct lower *l, int node)
@@ -131,7 +143,7 @@ void offload_leave(struct lower *l, int node)
     struct instr *i = lower_emit(l, LIST_MICRO, RUN_FROM_HOST, p->graph->nodes[node].name);
     i->last = true;
     i->ref[0] = (struct ref){ p->offload.buffer, l->lodges_at[node] };
-    i->n = room_of(l, node);
+    i->n = p->offload.each_bytes;
 }
 
 void offload_await(struct lower *l, int flat)
