@@ -22,7 +22,7 @@ struct room {
 static void lodger(struct room *r, const struct access *x, const char *name)
 {
     const struct buffer *b = &r->p->buffers[x->buffer];
-    for (int64_t i = (b->host_at + x->begin) / 4; i < (b->host_at + x->end) / 4; i++) {
+    for (int64_t i = (b->lodges_at + x->begin) / 4; i < (b->lodges_at + x->end) / 4; i++) {
         if (x->write && (r->who[i] == MOMENTS || r->who[i] == GONE)) {
             EXPECTF(r->copy[i] >= 0 && r->copy[i] < r->waited,
                     "%s writes over moments that may not have left", name);
@@ -56,7 +56,7 @@ static void run_micro(struct room *r, const struct instr *in)
         return;
     for (int n = access_list(r->p, in, x); n > 0; n--) {
         EXPECTF(x[n - 1].buffer != r->p->offload.buffer, "%s names moments", in->name);
-        if (r->p->buffers[x[n - 1].buffer].host)
+        if (r->p->buffers[x[n - 1].buffer].lodges)
             lodger(r, &x[n - 1], in->name);
     }
 }

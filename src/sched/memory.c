@@ -18,7 +18,7 @@ static int64_t aligned(int64_t bytes)
 
 int64_t sched_room(const struct buffer *b)
 {
-    return b->host ? 0 : aligned(b->bytes) * (b->slots ? b->slots : 1);
+    return b->lodges ? 0 : aligned(b->bytes) * (b->slots ? b->slots : 1);
 }
 
 static void list_ref(struct ref r, int *out, int *n)
@@ -199,7 +199,7 @@ void sched_assign(struct program *p, struct arena *a)
         if (b->last == INT_MAX) {
             b->at = base;
             base += sched_room(b);
-        } else if (b->first >= 0 && !b->host) {
+        } else if (b->first >= 0 && !b->lodges) {
             order[n++] = (struct item){ sched_room(b), i };
         }
     }
@@ -212,8 +212,8 @@ void sched_assign(struct program *p, struct arena *a)
         top = b->at + order[i].bytes > top ? b->at + order[i].bytes : top;
     }
     for (int i = 0; i < p->n_buffers; i++)
-        if (p->buffers[i].host)
-            p->buffers[i].at = p->buffers[p->buffers[i].host - 1].at + p->buffers[i].host_at;
+        if (p->buffers[i].lodges)
+            p->buffers[i].at = p->buffers[p->buffers[i].lodges - 1].at + p->buffers[i].lodges_at;
     p->memory.peak_bytes = top;
     classes_at_peak(p, a);
 }

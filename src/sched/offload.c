@@ -128,8 +128,8 @@ void offload_enter(struct lower *l, int node)
     if (l->lodger[node] < 0)
         return;
     struct buffer *b = &p->buffers[lower_value(l, node, l->lodger[node], false).buffer];
-    b->host = 1 + p->offload.buffer;
-    b->host_at = l->lodges_at[node];
+    b->lodges = 1 + p->offload.buffer;
+    b->lodges_at = l->lodges_at[node];
     struct instr *i = lower_emit(l, LIST_MICRO, RUN_AWAIT_HOST, p->graph->nodes[node].name);
     i->start = true;
     i->box = copies_before(p, l->lodges_at[node] + p->offload.each_bytes) - 1;

@@ -20,8 +20,8 @@ struct buffer {
     enum memory_class class;
     int first, last; /* positions in the common timeline of all lists; first -1 = never used */
     int again_at; /* a value's: with so much recomputation it is made again, elsewhere, for backward; 0: it never is */
-    int host; /* 1 + the buffer in whose room it lies (a lodger: offload.h); 0: it has room of its own */
-    int64_t host_at; /* where there */
+    int lodges; /* 1 + the buffer in whose room it lies (a lodger: offload.h); 0: it has room of its own */
+    int64_t lodges_at; /* where there */
 };
 enum instr_kind {
     RUN_OP,    /* fwd or bwd kernel of an operator */
