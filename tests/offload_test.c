@@ -136,6 +136,11 @@ TEST(values_lodge_where_moments_were)
         struct program x;
         if (is_legal(g, &p)) {
             sched_lower(a, g, &p, below(&d, p.n_ranks), true, &adam, &x);
+            for (int rank = 0; rank < p.n_ranks; rank++) {
+                struct program other;
+                sched_lower(a, g, &p, rank, true, &adam, &other);
+                EXPECT_INT(other.offload.n_lodgers, x.offload.n_lodgers);
+            }
             struct room r = room_new(a, &x);
             for (int step = 0; step < STEPS; step++)
                 walk(&r);

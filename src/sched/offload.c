@@ -57,16 +57,36 @@ static int largest_kind(const struct lower *l, const int64_t *room)
     return best;
 }
 
-/* The first moments that take most memory. */
+/* Of the first moments of a flat space, what the rank with the least has: all ranks have as many lodgers. */
+static int64_t least_bytes(const struct program *p, int flat)
+{
+    const struct flat *f = &p->layout.flat[flat];
+    int64_t least = INT64_MAX;
+    for (int rank = 0; rank < f->n_ranks; rank++) {
+        int64_t begin, end;
+        layout_coarse(f, rank, &begin, &end);
+        const int64_t bytes = plan_moment_bytes(&p->plan, end - begin);
+        least = bytes < least ? bytes : least;
+    }
+    return least;
+}
+
+/* The flat space with most of them; -1: none has any. */
 static int most_moments(const struct program *p)
 {
     int best = -1;
-    for (int i = 0; i < p->graph->params.n; i++) {
-        const int b = p->state[i].exp_avg.buffer;
-        if (b >= 0 && (best < 0 || p->buffers[b].bytes > p->buffers[best].bytes))
-            best = b;
-    }
+    for (int i = 0; i < FLATS; i++)
+        if (p->layout.flat[i].n_elements > 0 && (best < 0 || least_bytes(p, i) > least_bytes(p, best)))
+            best = i;
     return best;
+}
+
+static int buffer_of(const struct program *p, int flat)
+{
+    int i = 0;
+    while (i < p->graph->params.n && p->layout.place[i].flat != flat)
+        i++;
+    return i < p->graph->params.n ? p->state[i].exp_avg.buffer : -1;
 }
 
 static bool moments_of(const struct program *p, int param)
@@ -102,18 +122,18 @@ static void place_lodgers(struct lower *l, const int64_t *room, int kind, int64_
 void offload_choose(struct lower *l)
 {
     struct program *p = l->p;
-    const int n_nodes = p->graph->n_nodes, moments = most_moments(p);
+    const int n_nodes = p->graph->n_nodes, flat = most_moments(p);
     const int64_t *room = find_rooms(l);
-    const int kind = moments < 0 ? -1 : largest_kind(l, room);
+    const int kind = flat < 0 ? -1 : largest_kind(l, room);
     l->lodger = ARENA_NEW(l->arena, int, n_nodes);
     l->lodges_at = ARENA_NEW(l->arena, int64_t, n_nodes);
     for (int i = 0; i < n_nodes; i++)
         l->lodger[i] = -1;
-    p->offload = (struct offload){ .buffer = moments };
+    p->offload = (struct offload){ .buffer = flat < 0 ? -1 : buffer_of(p, flat) };
     if (kind < 0)
         return;
     struct offload *o = &p->offload;
-    const int64_t most = p->buffers[moments].bytes / room[kind];
+    const int64_t most = least_bytes(p, flat) / room[kind];
     o->each_bytes = room[kind];
     for (int i = 0; i < n_nodes; i++)
         o->n_most += same_kind(l, room, i, kind) && o->n_most < most;
