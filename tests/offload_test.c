@@ -11,11 +11,10 @@ static const struct adamw adam = { 0.9, 0.95, 1e-8, 0 };
 
 struct room {
     const struct program *p;
-    int *who;  /* by float: MOMENTS, GONE: moments that will come back, or the lodger's buffer */
-    int *copy; /* by float: number of the copy that took it to the host since it was updated; -1: none did */
-    bool *updated; /* by float: in this update */
-    int waited;    /* for copies below this number */
-    bool came;     /* what came back is waited for */
+    int *who;   /* by float: MOMENTS, GONE: moments that will come back, or the lodger's buffer */
+    int *copy;  /* by float: number of the copy that took it to the host since it was updated; -1: none did */
+    int waited; /* for copies below this number */
+    bool came;  /* what came back is waited for */
     int n_entered;
 };
 
@@ -64,7 +63,7 @@ static void run_micro(struct room *r, const struct instr *in)
 static void leave(struct room *r, const struct instr *in)
 {
     for (int64_t i = in->ref[0].at_bytes / 4; i < (in->ref[0].at_bytes + in->n) / 4; i++) {
-        EXPECTF(r->who[i] == MOMENTS && r->copy[i] < 0, "%s leaves twice, or is away", in->name);
+        EXPECTF(r->who[i] == MOMENTS, "%s is away", in->name);
         r->copy[i] = in->box;
     }
 }
@@ -81,7 +80,6 @@ static void run_update(struct room *r, const struct instr *in)
          i < in->arg[1].at_bytes / 4 + in->dim[0] && 4 * i < r->p->offload.bytes; i++) {
         EXPECTF(r->came && r->who[i] == MOMENTS, "%s is updated before its moments are there", in->name);
         r->copy[i] = -1;
-        r->updated[i] = true;
     }
 }
 
@@ -102,7 +100,7 @@ static void walk(struct room *r)
 static struct room room_new(struct arena *a, const struct program *p)
 {
     const int64_t n = p->offload.bytes / 4;
-    struct room r = { p, ARENA_NEW(a, int, n), ARENA_NEW(a, int, n), ARENA_NEW(a, bool, n), 0, true, 0 };
+    struct room r = { p, ARENA_NEW(a, int, n), ARENA_NEW(a, int, n), 0, true, 0 };
     for (int64_t i = 0; i < n; i++)
         r.who[i] = MOMENTS; /* and copy[i] is 0: all have left once */
     return r;
@@ -116,12 +114,12 @@ static struct plan offload_plan(struct draw *d)
     p.zero = p.zero_ranks > 1 ? 1 + below(d, 3) : 0;
     p.unit_ranks = p.n_ranks;
     p.row_capacity = 0;
-    p.micro_batch = 1 << below(d, 4);
+    p.micro_batch = 1 + below(d, 24);
     p.accumulation = 1 + below(d, 3);
     p.global_batch = p.micro_batch * p.accumulation * p.n_ranks;
     p.recompute = below(d, 3) * below(d, 20);
     p.overlap = below(d, 2);
-    p.lodgers = 1 + below(d, 4);
+    p.lodgers = below(d, 2) ? 1 + below(d, 4) : 100; /* as many as there is room for */
     return p;
 }
 
@@ -132,7 +130,11 @@ TEST(values_lodge_where_moments_were)
         struct arena *a = arena_new("offload");
         struct draw d = { seed, 0 };
         struct plan p = offload_plan(&d);
-        const struct graph *g = random_graph(a, &d, &p);
+        struct model_config m = small_model(96, 40);
+        m.tied = below(&d, 3) == 0;
+        m.experts = 2 + below(&d, 6); /* which ranks do not share evenly */
+        m.layers = 3 + below(&d, 3);
+        const struct graph *g = graph_for_plan(a, &p, &m);
         struct program x;
         if (is_legal(g, &p)) {
             sched_lower(a, g, &p, below(&d, p.n_ranks), true, &adam, &x);
