@@ -394,15 +394,6 @@ static void name_of(const struct variant *v, char *name, size_t bytes)
                  v->gathers == OUTSIDE ? "_out" : "", v->late ? "_late" : "", v->split ? "_split" : "",
                  v->kept ? "_kept" : "");
 }
-/* Without words all are. */
-static bool is_asked(const char *name, int n_arguments, char **arguments)
-{
-    for (int i = 1; i < n_arguments; i++)
-        if (strstr(name, arguments[i]))
-            return true;
-    return n_arguments == 1;
-}
-
 int main(int n_arguments, char **arguments)
 {
     struct err e = { 0, "" };

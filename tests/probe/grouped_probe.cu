@@ -464,15 +464,6 @@ static int probe(const struct variant *v)
     return error <= 1 ? 0 : 1;
 }
 
-/* Without words all are. */
-static bool is_asked(const char *name, int n_arguments, char **arguments)
-{
-    for (int i = 1; i < n_arguments; i++)
-        if (strstr(name, arguments[i]))
-            return true;
-    return n_arguments == 1;
-}
-
 int main(int n_arguments, char **arguments)
 {
     int failed = check_plan() + check_addresses() + check_barriers();

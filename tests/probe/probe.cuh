@@ -1,6 +1,7 @@
-/* probe.cuh - what the probes share: random numbers and times. */
+/* probe.cuh - what the probes share: random numbers, times, and which variants are asked for. */
 #pragma once
 #include "cuda/cuda.cuh"
+#include <string.h>
 
 __device__ static inline uint64_t scrambled(uint64_t x)
 {
@@ -41,4 +42,13 @@ static inline float stopwatch_stop(const struct stopwatch *w)
     CUDA_DO(cudaEventSynchronize(w->end));
     CUDA_DO(cudaEventElapsedTime(&ms, w->begin, w->end));
     return ms;
+}
+
+/* Is `name` among the words of the command line? Without words all are. */
+static inline bool is_asked(const char *name, int n_arguments, char **arguments)
+{
+    for (int i = 1; i < n_arguments; i++)
+        if (strstr(name, arguments[i]))
+            return true;
+    return n_arguments == 1;
 }
