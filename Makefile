@@ -80,10 +80,14 @@ $(OUT)/tests/probe/dense_probe: PROBED := gemm gemm_tune
 $(OUT)/tests/probe/attention_probe: PROBED := dnn attention_dnn
 $(OUT)/tests/probe/%: $(OUT)/tests/probe/%.cu.o $(LIBOBJ)
 	$(CC) $(CFLAGS) $(filter-out $(PROBED:%=\%/%.cu.o),$^) $(LDLIBS) -o $@
+# ops_cuda_test with a plain matrix product instead of cuBLASLt, for tools/sanitize-cuda.sh.
+plain: $(OUT)/tests/plain/ops_cuda_test
+$(OUT)/tests/plain/ops_cuda_test: $(addprefix $(OUT)/tests/,ops_cuda_test.c.o test_main.c.o plain/gemm.cu.o) $(REFOBJ) $(LIBOBJ)
+	$(CC) $(CFLAGS) $(filter-out %/src/cuda/gemm.cu.o %/src/cuda/gemm_tune.cu.o,$^) $(LDLIBS) -o $@
 clean:
 	rm -rf build moec
 FORCE:
-.PHONY: tests check fuzz probe clean FORCE
+.PHONY: tests check fuzz probe plain clean FORCE
 # Objects stay. (.SECONDARY would also leave build/ empty while an old ./moec is there.)
 .PRECIOUS: $(OUT)/%.c.o $(OUT)/%.cu.o
 -include $(shell test -d $(OUT) && find $(OUT) -name '*.d')
