@@ -1,19 +1,31 @@
 #!/bin/bash
-# ranks.sh - predicted against measured steps on the CPU, for several numbers of ranks and layouts of each. A profile is taken with
-# as many ranks as train. Prints a table, and which pairs of layouts were predicted in the wrong order.
+# ranks.sh - predicted against measured steps, for several numbers of ranks and layouts of each. A profile is taken with as many
+# ranks as train. Prints a table, and which pairs of layouts were predicted in the wrong order.
 #   ranks.sh [RANKS...]   default 1 2 4 8; more than there are cores is allowed, and said
+#   DEVICE=cuda           all ranks on one GPU, messages through the host (--comm mpi), a wider model; default cpu
 #   ROUNDS=2              runs of each layout, in turn; their mean counts, and how far they are apart
 #   STEPS=8               of each run; the first is not counted, the median of the others is
 . "$(dirname "$0")/../tests/e2e/lib.sh" # small inputs
 unset MOEC_TEST_POISON
+gpu=${devices%%,*}
 [ $# -gt 0 ] || set -- 1 2 4 8
-steps=${STEPS:-8} rounds=${ROUNDS:-2}
+steps=${STEPS:-8} rounds=${ROUNDS:-2} device=${DEVICE:-cpu} sequence=64
 make_inputs
+widen() { # KEY NUMBER... of the model
+    for (( ; $# > 1; )); do sed -i "s/\"$1\": [0-9]*/\"$1\": $2/" model/config.json; shift 2; done
+}
 # Wide enough that calls take longer than starting them.
-sed -i 's/"hidden_size": 64/"hidden_size": 512/; s/"moe_intermediate_size": 40/"moe_intermediate_size": 256/; s/"n_routed_experts": 8/"n_routed_experts": 16/;
-        s/"intermediate_size": 160/"intermediate_size": 1024/; s/"kv_lora_rank": 24/"kv_lora_rank": 64/; s/"num_hidden_layers": 3/"num_hidden_layers": 8/;
-        s/"num_attention_heads": 4/"num_attention_heads": 8/; s/"num_key_value_heads": 4/"num_key_value_heads": 8/;
-        s/"qk_nope_head_dim": 16/"qk_nope_head_dim": 32/; s/"qk_rope_head_dim": 8/"qk_rope_head_dim": 16/; s/"v_head_dim": 16/"v_head_dim": 32/' model/config.json
+if [ "$device" = cuda ]; then
+    export CUDA_VISIBLE_DEVICES=${gpu:-0}
+    sequence=1024
+    widen hidden_size 1024 intermediate_size 4096 moe_intermediate_size 704 n_routed_experts 16 num_experts_per_tok 4 kv_lora_rank 512 \
+        num_hidden_layers 8 num_attention_heads 8 num_key_value_heads 8 qk_nope_head_dim 128 qk_rope_head_dim 64 v_head_dim 128 max_position_embeddings 1024
+    sed -i 's/float32/bfloat16/' model/config.json
+    make_dataset "$work/data" "$work/tokenizer" $sequence 1200000
+else
+    widen hidden_size 512 intermediate_size 1024 moe_intermediate_size 256 n_routed_experts 16 kv_lora_rank 64 \
+        num_hidden_layers 8 num_attention_heads 8 num_key_value_heads 8 qk_nope_head_dim 32 qk_rope_head_dim 16 v_head_dim 32
+fi
 layouts() { # RANKS: "NAME UNIT EXPERTS TENSORS STAGES MORE-OPTIONS..." a line; UNIT: ranks of a scale unit
     local r=$1
     echo "data 1 1 1 1 --zero 0"
@@ -35,12 +47,14 @@ figures() { # RUN: predicted and median measured milliseconds
         END { m = n - skip; for (i = 1; i < m; i++) for (k = i + 1; k <= m; k++) if (t[k] < t[i]) { s = t[i]; t[i] = t[k]; t[k] = s }
               printf "%.1f %.1f\n", 1000 * p, 1000 * t[int((m + 1) / 2)] }' "runs/$1/metrics.jsonl"
 }
-common="--threads 1 --global_batch_size 32 --max_steps $steps --save_every -1 --epochs 99"
-echo "cores: $(nproc); a step is 32 sequences of 64 tokens, threads: 1 a rank"
+shared="--device $device --threads 1"
+[ "$device" = cpu ] || shared="$shared --comm mpi"
+common="$shared --global_batch_size 32 --max_steps $steps --save_every -1 --epochs 99"
+echo "$device; cores: $(nproc); a step is 32 sequences of $sequence tokens, threads: 1 a rank"
 printf '%5s  %-20s %12s %12s %7s %9s\n' ranks layout "predicted ms" "measured ms" off "of runs"
 for ranks in "$@"; do
-    $mpirun -np "$ranks" "$moec" profile --model_id model --sequence_length 64 --micro_batch_size 4 --layers 2 --threads 1 --output here.json >profile.log 2>&1 ||
-        { tail -n 3 profile.log; exit 1; }
+    $mpirun -np "$ranks" "$moec" profile --model_id model --sequence_length $sequence --micro_batch_size 4 --layers 2 $shared --output here.json >profile.log 2>&1 ||
+        { grep -a moec: profile.log; exit 1; }
     for round in $(seq "$rounds"); do
         while read -r name unit experts tensors stages options; do
             train "$ranks" run $common --micro_batch_size $((4 * unit / stages)) --cluster here.json --plan_ngpus "$unit" --expert_parallel "$experts" \

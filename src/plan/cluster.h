@@ -25,8 +25,8 @@ struct cluster {
     struct link inside, between; /* between ranks of one node; of different nodes */
     double call_us;              /* of one operator call */
     double peak_flops_per_s;     /* for MFU */
-    /* Above 1: threads of ranks share cores, and one that waits leaves its part to them. The rates are what each reaches while
-     * all compute. */
+    /* Above 1: threads of ranks share cores, or ranks a GPU, and one that waits leaves its part to them. The rates are what each
+     * reaches while all compute. */
     double ranks_per_core;
     double host_bytes_per_s;   /* of copies to and from the memory of the host, one rank, while it computes */
     const struct rates *rates; /* of operators; NULL = the rates above for all */

@@ -44,12 +44,12 @@ static void print_links(const struct cluster *c)
                c->between.bytes_per_s[TRANSFER_EXCHANGE] / 1e9, c->between.latency_us);
 }
 
-/* Of the core with most threads of ranks; machines are taken to be alike. Devices are not shared by cores that wait. */
+/* Of the core with most threads of ranks, or of the GPU with most ranks; machines are taken to be alike. */
 static double ranks_per_core(enum backend backend)
 {
     double load[POOL_CORES], most = 0;
     if (backend != CPU)
-        return 1;
+        return comm_sharers();
     pool_load(load);
     comm_sum_doubles(load, POOL_CORES);
     for (int i = 0; i < POOL_CORES; i++)
