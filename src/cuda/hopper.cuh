@@ -127,6 +127,14 @@ __device__ static inline void box_load_both(uint32_t to, const CUtensorMap *from
         "l"(from), "r"(c0), "r"(c1), "r"(c2), "r"(barrier), "h"((uint16_t)3)
         : "memory");
 }
+/* Dense bytes, a multiple of 16 at addresses that are. */
+__device__ static inline void bytes_load(uint32_t to, const void *from, uint32_t bytes, uint32_t barrier)
+{
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+        "l"(from), "r"(bytes), "r"(barrier)
+        : "memory");
+}
 /* Shared to global, or added to what is there, in the tensor's number type; elements outside the tensor are left out.
  * By one thread: store, commit, and wait before the shared memory is written again or the block ends. */
 __device__ static inline void box_store(const CUtensorMap *to, int c0, int c1, int c2, uint32_t from)
@@ -143,6 +151,13 @@ __device__ static inline void box_add(const CUtensorMap *to, int c0, int c1, int
             "l"(to),
         "r"(c0), "r"(c1), "r"(c2), "r"(from)
         : "memory");
+}
+/* Dense bytes, as bytes_load() but the other way. */
+__device__ static inline void bytes_store(void *to, uint32_t from, uint32_t bytes)
+{
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from),
+                 "r"(bytes)
+                 : "memory");
 }
 __device__ static inline void box_store_commit(void)
 {
@@ -303,6 +318,78 @@ __device__ static inline void product_128(float (&d)[128], uint64_t a, uint64_t 
                  "}\n"
                  : D64(0)
                  : "l"(a), "l"(b), "r"((int)keep), "n"(A_OTHER), "n"(B_OTHER));
+}
+/* 64 x 64 x 16, both contraction-major */
+__device__ static inline void product_64(float (&d)[32], uint64_t a, uint64_t b, bool keep)
+{
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "setp.ne.b32 p, %34, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+                 "}, %32, %33, p, 1, 1, 0, 0;\n"
+                 "}\n"
+                 : D16(0), D16(16)
+                 : "l"(a), "l"(b), "r"((int)keep));
+}
+/* d += a b, 64 x 128 x 16 and 64 x 192 x 16: a[0], a[1] are steps 2 (t % 4) and the next one of the thread's rows, a[2], a[3]
+ * the same 8 steps on; b is not contraction-major. */
+__device__ static inline void product_rows_128(float (&d)[64], const uint32_t (&a)[4], uint64_t b)
+{
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "setp.ne.b32 p, 1, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+                 "}, {%64, %65, %66, %67}, %68, p, 1, 1, 1;\n"
+                 "}\n"
+                 : D64(0)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+__device__ static inline void product_rows_192(float (&d)[96], const uint32_t (&a)[4], uint64_t b)
+{
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "setp.ne.b32 p, 1, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+                 "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+                 "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+                 "}, {%96, %97, %98, %99}, %100, p, 1, 1, 1;\n"
+                 "}\n"
+                 : D64(0), D16(64), D16(80)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+/* d += a b, 64 x 192 x 16, neither contraction-major */
+__device__ static inline void product_192(float (&d)[96], uint64_t a, uint64_t b)
+{
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "setp.ne.b32 p, 1, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+                 "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+                 "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+                 "}, %96, %97, p, 1, 1, 1, 1;\n"
+                 "}\n"
+                 : D64(0), D16(64), D16(80)
+                 : "l"(a), "l"(b));
+}
+template <int N> __device__ static inline void product_zero(float (&d)[N])
+{
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        d[i] = 0;
 }
 #undef D64
 #undef D16

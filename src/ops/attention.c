@@ -148,7 +148,7 @@ const struct op op_attention = {
                                        { { 1, 300, 3, 12, 18, 2, 8 }, { 12, 18, 8, 0.3 } },
                                        { .dim = { 0 } } },
     /* b s a q c r v: for attention_mma.cu, of whole and partial tiles, and the last three of these for attention_plain.cu;
-     * then what cuDNN serves where it is used */
+     * then what cuDNN and attention_hopper.cu serve where they are used */
     .cuda_cases = (const struct op_case[]){ { { 1, 1, 1, 24, 24, 8, 8 }, { 24, 24, 8, 0.3 } },
                                             { { 2, 9, 3, 24, 24, 16, 16 }, { 24, 24, 16, 0.3 } },
                                             { { 2, 129, 2, 16, 24, 8, 16 }, { 16, 24, 16, 0.3 } },
@@ -167,6 +167,7 @@ const struct op op_attention = {
                                             { { 3, 128, 3, 128, 192, 64, 128 }, { 128, 192, 128, 0.1 } },
                                             { { 2, 256, 4, 192, 256, 64, 128 }, { 192, 256, 128, 0.11472 } },
                                             { { 1, 128, 7, 192, 256, 64, 128 }, { 192, 256, 128, 0.1 } },
+                                            { { 2, 384, 3, 192, 256, 64, 128 }, { 192, 256, 128, 0.11472 } },
                                             { { 1, 2048, 2, 64, 96, 32, 64 }, { 64, 96, 64, 0.125 } },
                                             { .dim = { 0 } } },
 };

@@ -1,4 +1,4 @@
-/* attention.cu - causal attention of MLA on CUDA: which of the three ways serves a call (attention.cuh). */
+/* attention.cu - causal attention of MLA on CUDA: which of the ways serves a call (attention.cuh). */
 #include "ops/attention.cuh"
 enum { B, S, A, Q, C, R, V, SCALE = 3 };
 
@@ -33,7 +33,7 @@ extern "C" void attention_bwd_cuda(const struct call *c)
 {
     const struct attention z = attention_sizes(c);
     if (on_dnn(&z))
-        attention_dnn_bwd(c, &z);
+        (attention_hopper_serves(&z) ? attention_hopper_bwd : attention_dnn_bwd)(c, &z);
     else
         (attention_mma_serves(&z) ? attention_mma_bwd : attention_plain_bwd)(c, &z);
 }
@@ -42,10 +42,12 @@ extern "C" void attention_bwd_cuda(const struct call *c)
 extern "C" void attention_work_cuda(const struct call *c, size_t bytes[2])
 {
     const struct attention z = attention_sizes(c);
-    size_t dnn[2] = { 0, 0 };
+    size_t dnn[2] = { 0, 0 }, own[2] = { 0, 0 };
     attention_parts_work(&z, bytes);
     if (attention_dnn_serves(&z))
         attention_dnn_work(&z, dnn);
-    for (int i = 0; i < 2; i++)
-        bytes[i] = bytes[i] > dnn[i] ? bytes[i] : dnn[i];
+    if (attention_hopper_serves(&z))
+        attention_hopper_work(&z, own);
+    bytes[0] = bytes[0] > dnn[0] ? bytes[0] : dnn[0];
+    bytes[1] = attention_hopper_serves(&z) ? own[1] : bytes[1] > dnn[1] ? bytes[1] : dnn[1];
 }

@@ -41,6 +41,11 @@ void attention_delta(const struct call *c, const struct attention_tensors *x);
 /* From x->rope, if it is wanted. */
 void attention_rope_sum(const struct call *c, const struct attention_tensors *x);
 
+/* backward alone, beside cuDNN's forward; s in multiples of 128, the widths of DeepSeek-V2 */
+bool attention_hopper_serves(const struct attention *z);
+void attention_hopper_work(const struct attention *z, size_t bytes[2]);
+void attention_hopper_bwd(const struct call *c, const struct attention *z);
+
 /* any s, b and a; widths in multiples of 8 */
 bool attention_mma_serves(const struct attention *z);
 void attention_mma_fwd(const struct call *c, const struct attention *z);
@@ -49,3 +54,20 @@ void attention_mma_bwd(const struct call *c, const struct attention *z);
 /* any s, b and a; widths up to 256 */
 void attention_plain_fwd(const struct call *c, const struct attention *z);
 void attention_plain_bwd(const struct call *c, const struct attention *z);
+
+static const float LOG2_E = 1.44269504f;
+/* 2^x, 0 for what is not normal. */
+__device__ static inline float exp2_of(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* grad (+)= two neighbours */
+__device__ static inline void put_pair(bf16 *at, bool add, float x, float y)
+{
+    __nv_bfloat162 *to = (__nv_bfloat162 *)at;
+    const float2 old = add ? __bfloat1622float2(*to) : make_float2(0, 0);
+    *to = __floats2bfloat162_rn(old.x + x, old.y + y);
+}

@@ -7,7 +7,6 @@
 #include "ops/attention.cuh"
 #include "ops/attention_tile.h"
 enum { WARPS = 4, THREADS = WARPS * WARP };
-static const float LOG2_E = 1.44269504f;
 
 /* The head and the first row of this block's tile. */
 struct place {
@@ -95,14 +94,6 @@ __device__ static inline void load_keys(const struct attention_tensors *x, const
             const bf16 *from = column < nope ? kv + row * stride + column : k_rope + row * r + column - nope;
             copy_later(tile + rows_at(WIDTH, row, v), there ? from : kv, there);
         }
-}
-
-/* 2^x, 0 for what is not normal. */
-__device__ static inline float exp2_of(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
 }
 
 /* sum += 16 steps of a product: a times two operands b side by side, of N columns of sums. */

@@ -11,14 +11,6 @@ __device__ static inline float probability(float x, float scale, float lse2, boo
     return seen ? exp2_of(x * scale - lse2) : 0;
 }
 
-/* grad (+)= two neighbours */
-__device__ static inline void put_pair(bf16 *at, bool add, float x, float y)
-{
-    __nv_bfloat162 *to = (__nv_bfloat162 *)at;
-    const float2 old = add ? __bfloat1622float2(*to) : make_float2(0, 0);
-    *to = __floats2bfloat162_rn(old.x + x, old.y + y);
-}
-
 /* ---- dQ ---- */
 
 /* What a lane knows of its two rows of queries: lse for powers of two, delta. */

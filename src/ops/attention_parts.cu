@@ -1,7 +1,7 @@
 /* attention_parts.cu - what the two ways of attention without cuDNN share: addresses, and of backward what its kernels
  * need beforehand, rowsum(dO O), and the sum of k_rope's gradient over the heads, in their order. */
 #include "ops/attention.cuh"
-enum { THREADS = 256 };
+enum { THREADS = 256, TEAM = 16 };
 
 struct attention_tensors attention_tensors_of(const struct call *c, const struct attention *z)
 {
@@ -24,25 +24,34 @@ void attention_parts_work(const struct attention *z, size_t bytes[2])
     bytes[1] = (size_t)(z->b * z->a * z->s * (z->r + 1)) * sizeof(float);
 }
 
-/* delta: a warp per row and head */
+/* delta: TEAM lanes per row and head, in vectors where rows begin at multiples of them. */
 __global__ static void delta_kernel(const __grid_constant__ struct attention_tensors x)
 {
-    const int64_t index = (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32, row = index / x.z.a;
-    const bf16 *o = x.o + index * x.z.v, *d_o = x.d_o + index * x.z.v;
-    float sum = 0;
-    if (index >= x.z.b * x.z.s * x.z.a)
-        return;
-    for (int64_t i = threadIdx.x % 32; i < x.z.v; i += 32)
+    const int64_t index = (int64_t)blockIdx.x * (THREADS / TEAM) + threadIdx.x / TEAM, row = index / x.z.a;
+    const int64_t lane = threadIdx.x % TEAM, whole = x.z.v % VEC ? 0 : x.z.v;
+    const bool there = index < x.z.b * x.z.s * x.z.a;
+    const bf16 *o = x.o + (there ? index : 0) * x.z.v, *d_o = x.d_o + (there ? index : 0) * x.z.v;
+    float sum = 0, y[VEC], dy[VEC];
+    for (int64_t i = lane * VEC; i < whole; i += TEAM * VEC) {
+        load8(y, o + i);
+        load8(dy, d_o + i);
+#pragma unroll
+        for (int k = 0; k < VEC; k++)
+            sum += y[k] * dy[k];
+    }
+    for (int64_t i = whole + lane; i < x.z.v; i += TEAM)
         sum += __bfloat162float(o[i]) * __bfloat162float(d_o[i]);
-    sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0)
+#pragma unroll
+    for (int k = TEAM / 2; k > 0; k /= 2)
+        sum += __shfl_xor_sync(0xffffffffu, sum, k);
+    if (there && lane == 0)
         x.delta[(row / x.z.s * x.z.a + index % x.z.a) * x.z.s + row % x.z.s] = sum;
 }
 
 void attention_delta(const struct call *c, const struct attention_tensors *x)
 {
     const int64_t rows = x->z.b * x->z.s * x->z.a;
-    delta_kernel<<<blocks_for(rows, THREADS / 32), THREADS, 0, stream_of(c)>>>(*x);
+    delta_kernel<<<blocks_for(rows, THREADS / TEAM), THREADS, 0, stream_of(c)>>>(*x);
     LAUNCHED();
 }
 

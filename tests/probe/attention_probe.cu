@@ -192,6 +192,7 @@ static void time_ways(void)
     c.arg[QUERY] = t.q, c.arg[KV] = t.kv, c.arg[K_ROPE] = t.k, c.arg[O] = t.o, c.arg[LSE] = t.lse;
     c.grad[QUERY] = t.dq, c.grad[KV] = t.dkv, c.grad[K_ROPE] = t.dk, c.grad[O] = t.d_o, c.work = t.work;
     time_way("cuDNN", attention_dnn_fwd, attention_dnn_bwd, &c, 100);
+    time_way("wgmma", attention_dnn_fwd, attention_hopper_bwd, &c, 100);
     time_way("mma", attention_mma_fwd, attention_mma_bwd, &c, 100);
     time_way("plain", attention_plain_fwd, attention_plain_bwd, &c, 1);
 }
