@@ -224,6 +224,38 @@ TEST(pool_waits_for_all_tasks)
     pool_start(1);
 }
 
+static int n_moves;
+static _Thread_local int own_tasks;
+
+static bool move(void)
+{
+    n_moves++; /* by one thread alone, which the sanitizer for threads would tell */
+    return own_tasks > 0;
+}
+
+static void slow_task(void *context, int64_t task)
+{
+    (void)context, (void)task;
+    own_tasks++;
+    usleep(100);
+}
+
+TEST(pool_works_for_its_caller_behind_each_of_its_tasks)
+{
+    for (int threads = 1; threads <= 3; threads += 2) {
+        n_moves = own_tasks = 0;
+        pool_start(threads);
+        pool_meanwhile(move);
+        pool_run(200, slow_task, NULL);
+        pool_meanwhile(NULL);
+        EXPECT_INT(n_moves, own_tasks);
+        EXPECT(threads > 1 || n_moves == 200);
+        pool_run(3, slow_task, NULL);
+    }
+    EXPECT(n_moves < own_tasks);
+    pool_start(1);
+}
+
 static pthread_t main_thread;
 static atomic_bool worker_came;
 

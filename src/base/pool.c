@@ -26,6 +26,7 @@ static struct {
            .done = PTHREAD_COND_INITIALIZER,
            .n_threads = 1 };
 static _Thread_local bool in_task;
+static bool (*meanwhile)(void);
 
 int pool_threads(void)
 {
@@ -52,11 +53,23 @@ void pool_load(double load[POOL_CORES])
             load[i] = (double)pool.n_threads / CPU_COUNT(&cores);
 }
 
-static void run_tasks(pool_task *task, void *context, int64_t n_tasks)
+void pool_meanwhile(bool (*work)(void))
+{
+    meanwhile = work;
+}
+
+static void one_task(pool_task *task, void *context, int64_t i, bool of_caller)
+{
+    task(context, i);
+    if (of_caller && meanwhile)
+        meanwhile();
+}
+
+static void run_tasks(pool_task *task, void *context, int64_t n_tasks, bool of_caller)
 {
     in_task = true;
     for (int64_t i; (i = atomic_fetch_add(&pool.next, 1)) < n_tasks;)
-        task(context, i);
+        one_task(task, context, i, of_caller);
     in_task = false;
 }
 
@@ -80,7 +93,7 @@ static void *worker(void *unused)
         seen = atomic_load(&pool.generation);
         pool.n_inside++;
         pthread_mutex_unlock(&pool.lock);
-        run_tasks(pool.task, pool.context, pool.n_tasks);
+        run_tasks(pool.task, pool.context, pool.n_tasks, false);
         pthread_mutex_lock(&pool.lock);
         if (--pool.n_inside == 0)
             pthread_cond_signal(&pool.done);
@@ -163,12 +176,12 @@ void pool_run(int64_t n_tasks, pool_task *f, void *context)
     if (pool.n_threads == 1 || n_tasks <= 1) {
         in_task = true;
         for (int64_t i = 0; i < n_tasks; i++)
-            f(context, i);
+            one_task(f, context, i, true);
         in_task = false;
         return;
     }
     open_job(n_tasks, f, context);
-    run_tasks(f, context, n_tasks);
+    run_tasks(f, context, n_tasks, true);
     pthread_mutex_lock(&pool.lock);
     pool.open = false;
     while (pool.n_inside > 0)

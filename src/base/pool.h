@@ -11,6 +11,8 @@ enum { POOL_CORES = 1024 };
 void pool_load(double load[POOL_CORES]);
 typedef void pool_task(void *context, int64_t task);
 void pool_run(int64_t n_tasks, pool_task *f, void *context); /* no allocation */
+/* What the thread that calls pool_run also does, behind each task of its own; must not call pool_run. NULL: nothing. */
+void pool_meanwhile(bool (*work)(void));
 /* A thread beside the pool, for work that lasts longer than a job: it must not call pool_run. Dies when the machine
  * gives no thread. One struct may be used again after worker_join. */
 struct worker {

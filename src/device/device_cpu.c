@@ -1,6 +1,7 @@
 /* device_cpu.c - the host as a device: kernels run in the caller's pool, calls return when they are done. */
 #include "base/arena.h"
 #include "base/err.h"
+#include "base/pool.h"
 #include "device/device_impl.h"
 #include <errno.h>
 #include <sched.h>
@@ -96,6 +97,7 @@ static bool (*work)(void);
 static void meanwhile(bool (*f)(void))
 {
     work = f;
+    pool_meanwhile(f);
 }
 
 static void meet(uint32_t *const *word, int n, int mine, uint32_t call)
