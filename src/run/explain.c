@@ -212,31 +212,47 @@ static void buy_stages(const struct buyer *b)
         b->out->purchase[b->out->n_purchases++] = found;
 }
 
-/* The plan has the most exact numbers that fit. Where they leave so little memory that backward repeats operators, less exact
- * ones may be faster: it says so, and they are taken where they are asked for. */
+static bool repeats(const struct plan *p)
+{
+    return p->recompute > p->recompute_least;
+}
+
+/* A plan with these numbers that is faster than *least, which it then is. */
+static void try_numbers(const struct buyer *b, const struct numbers *n, const char *what, struct plan *least)
+{
+    struct plan than = *least;
+    struct purchase found = { .step_us = than.cost.step_us };
+    than.numbers = *n;
+    snprintf(found.what, sizeof found.what, "%s", what);
+    if (!buy(b, b->s, b->l, &than, &found))
+        return;
+    b->out->purchase[b->out->n_purchases++] = found;
+    *least = found.plan;
+}
+
+/* The plan has the most exact numbers that fit. Less exact ones may be faster: gradients in bfloat16 are half as many bytes to
+ * add and to sum over ranks, and both kinds leave memory where backward repeats operators for want of it. It says so, and they are
+ * taken where they are asked for. */
 static void buy_numbers(const struct buyer *b)
 {
-    struct plan than = *b->p;
-    struct numbers *n = &than.numbers;
-    struct purchase found = { .step_us = than.cost.step_us };
-    if (n->backend == CPU || than.recompute <= than.recompute_least)
+    struct plan with_moments = *b->p, with_gradient = *b->p;
+    struct numbers moments = b->p->numbers, gradient = b->p->numbers;
+    if (moments.backend == CPU)
         return;
-    if (b->s->moments == 0 && n->moments != MOMENTS_BYTE) {
-        n->moments = MOMENTS_BYTE;
-        snprintf(found.what, sizeof found.what, "--moments int8");
-        if (buy(b, b->s, b->l, &than, &found)) {
-            b->out->purchase[b->out->n_purchases++] = found;
-            than.cost = found.plan.cost;
-            than.recompute = found.plan.recompute;
-        }
-    }
-    if (b->s->gradient == GRADIENT_AUTO && n->gradient == F32 && than.recompute > than.recompute_least) {
-        n->gradient = BF16;
-        snprintf(found.what, sizeof found.what, "%s--gradient_dtype bf16",
-                 n->moments == b->p->numbers.moments ? "" : "--moments int8 ");
-        if (buy(b, b->s, b->l, &than, &found))
-            b->out->purchase[b->out->n_purchases++] = found;
-    }
+    const bool less_moments = b->s->moments == 0 && moments.moments != MOMENTS_BYTE && repeats(b->p),
+               less_gradient =
+                   b->s->gradient == GRADIENT_AUTO && gradient.gradient == F32 && !b->p->reproducible;
+    moments.moments = MOMENTS_BYTE;
+    gradient.gradient = BF16;
+    if (less_moments)
+        try_numbers(b, &moments, "--moments int8", &with_moments);
+    if (less_gradient)
+        try_numbers(b, &gradient, "--gradient_dtype bf16", &with_gradient);
+    if (!less_moments || !less_gradient || !repeats(&with_gradient))
+        return;
+    moments.gradient = BF16;
+    try_numbers(b, &moments, "--moments int8 --gradient_dtype bf16",
+                with_moments.cost.step_us < with_gradient.cost.step_us ? &with_moments : &with_gradient);
 }
 
 /* Those that do not fit first: they are faster. At most half of all, so that both kinds are seen. */

@@ -4,7 +4,7 @@
 #include "base/str.h"
 #include "plan/search.h"
 #include "run/setup.h"
-enum { ALTERNATIVES = 5, PURCHASES = 5, EXPLAIN_TEXT = 320 };
+enum { ALTERNATIVES = 5, PURCHASES = 6, EXPLAIN_TEXT = 320 };
 struct alternative {
     struct plan plan;
     char why[EXPLAIN_TEXT];  /* how it differs in time and memory */
