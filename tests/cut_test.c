@@ -1,6 +1,7 @@
 /* Where a pipeline is cut, against a solver of mixed integer programs (cbc, where it is installed). */
 #include "model/deepseek_v2.h"
 #include "plan/cut.h"
+#include "sched/pipeline.h"
 #include "tests/cbc.h"
 #include "tests/small_model.h"
 #include "tests/test.h"
@@ -37,8 +38,8 @@ static void begin(struct problem *x, int seed)
     cluster_cpu(&x->cluster, 1, 1, 8);
     x->cluster.call_us = draw(20);
     x->cluster.flops_per_s = 1e9 * (1 + draw(50));
-    cut_places(x->arena, x->graph, &x->cluster, &x->at);
     x->plan = one_rank_plan(8, 16, 1000);
+    cut_places(x->arena, x->graph, &x->cluster, &x->plan.numbers, &x->at);
     x->plan.stages = 2 + draw(4);
     x->plan.n_ranks = x->plan.unit_ranks = x->plan.stages;
     x->plan.chunks = 1 + draw(2);
@@ -116,7 +117,7 @@ TEST(cuts_are_those_of_a_solver)
         begin(&x, seed);
         write_program(&x, arena_printf(x.arena, "%s/cut.lp", test_dir()));
         const double best = solve(x.arena);
-        const bool ok = cut_choose(x.graph, &x.cluster, &x.plan, &e);
+        const bool ok = cut_choose(x.graph, &x.cluster, NULL, &x.plan, &e);
         EXPECTF(ok == (best >= 0), "case %d: %s", seed, e.text);
         if (ok)
             EXPECTF(fabs(slowest_part(&x) - best) <= 1e-6 * best, "case %d: %.9g us, the solver has %.9g",
@@ -125,4 +126,78 @@ TEST(cuts_are_those_of_a_solver)
         arena_free(x.arena);
     }
     EXPECTF(impossible < 50, "%d of 100 cannot be cut", impossible);
+}
+
+/* Of the schedule itself; a third of a part is forward. */
+static double schedule_us(const struct plan *p, const double *part_us)
+{
+    double us[2][PLAN_PARTS];
+    for (int i = 0; i < plan_parts(p); i++)
+        for (int k = 0; k < 2; k++)
+            us[k][i % p->stages * p->chunks + i / p->stages] = part_us[i] * (k + 1) / 3;
+    return pipeline_us(p->stages, p->chunks, p->accumulation, us[0], us[1]);
+}
+
+static double judged(const struct problem *x, const struct plan *p)
+{
+    double part_us[PLAN_PARTS];
+    for (int i = 0; i < plan_parts(p); i++)
+        part_us[i] = x->at.before[p->cut[i + 1]] - x->at.before[p->cut[i]];
+    return schedule_us(p, part_us);
+}
+
+enum { MOST_TRIED = 20000 };
+
+/* The least of all cuts from the k-th on; more than MOST_TRIED in all: gives up. */
+static void try_all(const struct problem *x, struct plan *p, int k, int *tried, double *least)
+{
+    const int parts = plan_parts(p), n = x->graph->n_nodes;
+    if (*tried > MOST_TRIED)
+        return;
+    if (k == parts) {
+        if (x->at.oldest[n] >= p->cut[k - 1]) {
+            p->cut[k] = n;
+            *least = fmin(*least, judged(x, p));
+            ++*tried;
+        }
+        return;
+    }
+    for (int i = p->cut[k - 1] + 1; i < n; i++)
+        if (x->at.oldest[i] >= p->cut[k - 1]) {
+            p->cut[k] = i;
+            try_all(x, p, k + 1, tried, least);
+        }
+}
+
+/* Search from even parts: never worse than those, and near to the best of all cuts. */
+TEST(cuts_follow_the_schedule)
+{
+    double off = 0, most = 0, gained = 0;
+    int n = 0;
+    for (int seed = 0; seed < 400 && n < 60; seed++) {
+        struct problem x;
+        struct err e = { 0 };
+        begin(&x, seed);
+        x.plan.accumulation = x.plan.stages * (1 + seed % 3);
+        struct plan even = x.plan, all = x.plan;
+        double least = INFINITY;
+        int tried = 0;
+        if (cut_choose(x.graph, &x.cluster, schedule_us, &x.plan, &e)) {
+            try_all(&x, &all, 1, &tried, &least);
+            EXPECT(cut_choose(x.graph, &x.cluster, NULL, &even, &e) && cut_check(&x.plan, x.graph, &e));
+            EXPECT(judged(&x, &x.plan) <= judged(&x, &even) * (1 + 1e-9));
+        }
+        if (tried > 0 && tried <= MOST_TRIED) {
+            const double above = judged(&x, &x.plan) / least - 1;
+            EXPECTF(above > -1e-9, "case %d: %g below the best of all", seed, -above);
+            off += above;
+            most = fmax(most, above);
+            gained += judged(&x, &even) / judged(&x, &x.plan) - 1;
+            n++;
+        }
+        arena_free(x.arena);
+    }
+    printf("  %d cases: %.2f %% above the best of all, %.1f at most; even parts %.2f %% above these\n", n,
+           100 * off / n, 100 * most, 100 * gained / n);
+    EXPECT(n >= 40 && off / n < 0.01 && most < 0.1 && gained > 0);
 }

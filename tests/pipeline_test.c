@@ -214,7 +214,7 @@ static void lower_stages(struct arena *a, struct plan *p, struct stage *all)
     m.layers = 8;
     const struct graph *g = deepseek_v2_graph(a, &m, &o, &v);
     cluster_cpu(&c, 1, 1, 1);
-    EXPECTF(cut_choose(g, &c, p, &e) && plan_check(p, g, &e), "%s", e.text);
+    EXPECTF(cut_choose(g, &c, NULL, p, &e) && plan_check(p, g, &e), "%s", e.text);
     for (int r = 0; r < p->n_ranks; r++) {
         sched_lower(a, g, p, r, true, &adam, &all[r].p);
         all[r].under_way = ARENA_NEW(a, int, all[r].p.n_outboxes);

@@ -72,7 +72,7 @@ static void choose_cuts(const struct graph *g, struct plan *p)
     struct cluster c;
     struct err e = { 0 };
     cluster_cpu(&c, 1, 1, 1);
-    EXPECTF(plan_parts(p) == 1 || cut_choose(g, &c, p, &e), "%s", e.text);
+    EXPECTF(plan_parts(p) == 1 || cut_choose(g, &c, NULL, p, &e), "%s", e.text);
 }
 
 /* The same ranks as a pipeline. */
@@ -350,7 +350,7 @@ static bool measure(void *context, const struct plan_bar *bar, struct plan *p, s
     struct arena *a = arena_new("candidate");
     struct program x;
     const struct graph *g = small_model_graph(a, p);
-    const bool ok = plan_parts(p) == 1 || cut_choose(g, context, p, e);
+    const bool ok = plan_parts(p) == 1 || cut_choose(g, context, NULL, p, e);
     (void)bar;
     if (ok) {
         sched_lower(a, g, p, 0, true, &adam, &x);

@@ -66,5 +66,5 @@ static inline bool is_legal(const struct graph *g, struct plan *p)
     struct cluster c;
     struct err e = { 0 };
     cluster_cpu(&c, 1, 1, 1);
-    return (plan_parts(p) == 1 || cut_choose(g, &c, p, &e)) && plan_check(p, g, &e);
+    return (plan_parts(p) == 1 || cut_choose(g, &c, NULL, p, &e)) && plan_check(p, g, &e);
 }

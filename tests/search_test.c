@@ -83,7 +83,7 @@ static bool ready(struct world *w, struct plan *p, struct err *e)
     if (p->vocabulary_parallel > 1 && w->model.vocab % p->vocabulary_parallel)
         return err_set(e, "a vocabulary of %lld", (long long)w->model.vocab);
     const struct graph *g = graph_of(w, p);
-    return (plan_parts(p) == 1 || cut_choose(g, &w->cluster, p, e)) && plan_check(p, g, e);
+    return (plan_parts(p) == 1 || cut_choose(g, &w->cluster, NULL, p, e)) && plan_check(p, g, e);
 }
 
 static struct layout fullest(struct arena *a, const struct graph *g, const struct plan *p, int stage)

@@ -250,7 +250,7 @@ static struct plan piped(void)
     p.stages = p.chunks = 2;
     p.n_ranks = p.unit_ranks = 2;
     cluster_cpu(&c, 1, 1, 1);
-    EXPECTF(cut_choose(small_model_graph(a, &p), &c, &p, &e), "%s", e.text);
+    EXPECTF(cut_choose(small_model_graph(a, &p), &c, NULL, &p, &e), "%s", e.text);
     arena_free(a);
     return p;
 }

@@ -62,7 +62,7 @@ static struct plan piped(struct plan p, int stages)
     struct err e = { 0 };
     cluster_cpu(&c, 1, 1, 1);
     p.stages = stages;
-    EXPECTF(cut_choose(small_model_graph(a, &p), &c, &p, &e), "%s", e.text);
+    EXPECTF(cut_choose(small_model_graph(a, &p), &c, NULL, &p, &e), "%s", e.text);
     arena_free(a);
     return p;
 }

@@ -86,22 +86,34 @@ static void find_places(struct arena *a, const struct graph *g, struct cut_place
     out->oldest[0] = out->oldest[g->n_nodes] = g->n_nodes; /* nothing crosses */
 }
 
-static void add_times(struct arena *a, const struct graph *g, const struct cluster *c, struct cut_places *out)
+/* Of a node, forward and backward: by the table of the device, or by what it reaches of FLOPs and bytes. */
+static double node_us(const struct graph *g, const struct node *n, const struct cluster *c,
+                      const struct numbers *numbers)
 {
-    out->before = ARENA_NEW(a, double, g->n_nodes + 1);
-    for (int i = 0; i < g->n_nodes; i++) {
-        double flops[2], bytes[2];
-        op_cost(g->nodes[i].op, g->nodes[i].dim, g->nodes[i].attr, flops, bytes);
-        const double compute = (flops[0] + flops[1]) / c->flops_per_s,
-                     memory = (bytes[0] + bytes[1]) / c->memory_bytes_per_s;
-        out->before[i + 1] = out->before[i] + 1e6 * (compute > memory ? compute : memory) + 2 * c->call_us;
+    const struct rates *table = c->rates && c->rates->backend == numbers->backend ? c->rates : NULL;
+    double flops[2], bytes[2], gradient[2] = { 0, 0 }, us = 0;
+    op_cost(n->op, n->dim, n->attr, flops, bytes);
+    for (int j = 0; j < n->anno->n_inputs; j++)
+        if (g->values[n->arg[j]].param >= 0)
+            gradient[1] += 2 * (double)graph_elements(&g->values[n->arg[j]]) *
+                           (double)num_dtype_bytes(numbers->gradient);
+    for (int way = WAY_FWD; way <= WAY_BWD; way++) {
+        const struct rates_call call = { .op = n->op->name, .way = (enum way)way };
+        const double seconds =
+            table ? rates_seconds(table, &call, flops[way], bytes[way], gradient[way]) : -1;
+        us += 1e6 * (seconds >= 0 ? seconds
+                                  : fmax(flops[way] / c->flops_per_s, bytes[way] / c->memory_bytes_per_s));
     }
+    return us + 2 * c->call_us;
 }
 
-void cut_places(struct arena *a, const struct graph *g, const struct cluster *c, struct cut_places *out)
+void cut_places(struct arena *a, const struct graph *g, const struct cluster *c,
+                const struct numbers *numbers, struct cut_places *out)
 {
     find_places(a, g, out);
-    add_times(a, g, c, out);
+    out->before = ARENA_NEW(a, double, g->n_nodes + 1);
+    for (int i = 0; i < g->n_nodes; i++)
+        out->before[i + 1] = out->before[i] + node_us(g, &g->nodes[i], c, numbers);
 }
 
 /* May nodes [from, to) be a part? */
@@ -110,37 +122,107 @@ static bool may_be_part(const struct cut_places *p, int from, int to)
     return p->oldest[from] >= 0 && p->oldest[to] >= from;
 }
 
-bool cut_choose(const struct graph *g, const struct cluster *c, struct plan *p, struct err *e)
+/* Of the slowest part as little as can be; false: there are too few places. */
+static bool even_parts(struct arena *a, const struct cut_places *at, int n_nodes, struct plan *p)
 {
-    struct arena *a = arena_new("cuts");
-    const int parts = plan_parts(p), n = g->n_nodes;
-    struct cut_places at;
-    cut_places(a, g, c, &at);
-    /* worst[k][i]: of the slowest of k parts of nodes [0, i), at best; from: where the last of them begins */
-    double *worst = ARENA_NEW(a, double, (int64_t)(parts + 1) * (n + 1));
-    int *from = ARENA_NEW(a, int, (int64_t)(parts + 1) * (n + 1));
+    const int parts = plan_parts(p);
+    int *place = ARENA_NEW(a, int, n_nodes + 1), n = 0;
+    for (int i = 0; i <= n_nodes; i++)
+        if (at->oldest[i] >= 0)
+            place[n++] = i;
+    /* worst[k][i]: of the slowest of k parts in front of place i, at best; from: where the last of them begins */
+    double *worst = ARENA_NEW(a, double, (int64_t)(parts + 1) * n);
+    int *from = ARENA_NEW(a, int, (int64_t)(parts + 1) * n);
     for (int k = 0; k <= parts; k++)
-        for (int i = 0; i <= n; i++) {
-            double *best = &worst[k * (n + 1) + i];
+        for (int i = 0; i < n; i++) {
+            double *best = &worst[k * n + i];
             *best = k == 0 && i == 0 ? 0 : INFINITY;
             for (int j = 0; k > 0 && j < i; j++) {
-                const double before = worst[(k - 1) * (n + 1) + j], last = at.before[i] - at.before[j],
-                             slowest = before > last ? before : last;
-                if (slowest < *best && may_be_part(&at, j, i)) {
+                const double slowest =
+                    fmax(worst[(k - 1) * n + j], at->before[place[i]] - at->before[place[j]]);
+                if (slowest < *best && may_be_part(at, place[j], place[i])) {
                     *best = slowest;
-                    from[k * (n + 1) + i] = j;
+                    from[k * n + i] = j;
                 }
             }
         }
-    const bool ok = worst[parts * (n + 1) + n] < INFINITY;
-    p->cut[parts] = n;
-    for (int k = parts; ok && k > 0; k--)
-        p->cut[k - 1] = from[k * (n + 1) + p->cut[k]];
+    if (worst[parts * n + n - 1] == INFINITY)
+        return false;
+    for (int k = parts, i = n - 1; k >= 0; i = from[k-- * n + i])
+        p->cut[k] = place[i];
+    return true;
+}
+
+static double judge(const struct cut_places *at, cut_judge *step_us, const struct plan *p)
+{
+    double part_us[PLAN_PARTS];
+    for (int i = 0; i < plan_parts(p); i++)
+        part_us[i] = at->before[p->cut[i + 1]] - at->before[p->cut[i]];
+    return step_us(p, part_us);
+}
+
+/* Below which no step is: its micro-batches through the slowest stage. */
+static double floor_us(const struct cut_places *at, const struct plan *p)
+{
+    double stage[PLAN_PARTS] = { 0 }, most = 0;
+    for (int i = 0; i < plan_parts(p); i++)
+        stage[i % p->stages] += at->before[p->cut[i + 1]] - at->before[p->cut[i]];
+    for (int i = 0; i < p->stages; i++)
+        most = fmax(most, stage[i]);
+    return (double)p->accumulation * most;
+}
+
+/* Moves cuts [first, last] to the next places that way; false: they would not be between parts. */
+static bool shift(const struct cut_places *at, struct plan *p, int first, int last, int way)
+{
+    const int end = p->cut[plan_parts(p)];
+    for (int k = first; k <= last; k++)
+        do
+            p->cut[k] += way;
+        while (p->cut[k] > 0 && p->cut[k] < end && at->oldest[p->cut[k]] < 0);
+    for (int k = first - 1; k <= last; k++)
+        if (p->cut[k] >= p->cut[k + 1] || !may_be_part(at, p->cut[k], p->cut[k + 1]))
+            return false;
+    return true;
+}
+
+/* Shifts rows of neighbouring cuts, so that work moves from a stage to any other one, as long as it gains. */
+static void shift_cuts(const struct cut_places *at, cut_judge *step_us, struct plan *p)
+{
+    double least = judge(at, step_us, p);
+    for (bool gains = true; gains;) {
+        gains = false;
+        for (int first = 1; first < plan_parts(p); first++)
+            for (int last = first; last < plan_parts(p) && last < first + p->stages; last++)
+                for (int way = -1; way <= 1; way += 2) {
+                    struct plan trial = *p;
+                    const double enough = least * (1 - 1e-6);
+                    if (!shift(at, &trial, first, last, way) || floor_us(at, &trial) >= enough)
+                        continue;
+                    const double us = judge(at, step_us, &trial);
+                    if (us < enough) {
+                        least = us;
+                        memcpy(p->cut, trial.cut, sizeof p->cut);
+                        gains = true;
+                    }
+                }
+    }
+}
+
+bool cut_choose(const struct graph *g, const struct cluster *c, cut_judge *step_us, struct plan *p,
+                struct err *e)
+{
+    struct arena *a = arena_new("cuts");
+    struct cut_places at;
+    cut_places(a, g, c, &p->numbers, &at);
+    const bool ok = even_parts(a, &at, g->n_nodes, p);
+    if (ok && step_us)
+        shift_cuts(&at, step_us, p);
     arena_free(a);
     return ok ||
            err_code(e, EXIT_USAGE,
                     "--pipeline_stages %d, --pipeline_chunks %d: this model cannot be cut into %d parts",
-                    p->stages, p->chunks, parts);
+                    p->stages, p->chunks, plan_parts(p));
 }
 
 /* A parameter that several nodes read is one matrix for both ends of the model, and of the pipeline (layout.h: SHARED). */

@@ -11,8 +11,13 @@ struct cut_places {
         oldest; /* by node, and behind the last: the first maker of what crosses in front of it; -1: no place to cut at */
     double *before; /* by node, and behind the last: microseconds of all nodes in front of it */
 };
-void cut_places(struct arena *a, const struct graph *g, const struct cluster *c, struct cut_places *out);
-/* Fills p->cut so that the slowest part takes the least time. Too few places to cut at: false. */
-bool cut_choose(const struct graph *g, const struct cluster *c, struct plan *p, struct err *e);
+void cut_places(struct arena *a, const struct graph *g, const struct cluster *c,
+                const struct numbers *numbers, struct cut_places *out);
+/* Microseconds of a step of parts that take so long, forward and backward, for each micro-batch. */
+typedef double cut_judge(const struct plan *p, const double *part_us);
+/* Fills p->cut so that the slowest part takes the least time; and from there on as the judge finds it better (NULL: as that is), for
+ * even parts are not always the fastest schedule. Too few places to cut at: false. */
+bool cut_choose(const struct graph *g, const struct cluster *c, cut_judge *step_us, struct plan *p,
+                struct err *e);
 /* Cuts in ascending order at such places; a parameter in one part, or in the first and the last one. */
 bool cut_check(const struct plan *p, const struct graph *g, struct err *e);

@@ -3,6 +3,7 @@
 #include "base/pool.h"
 #include "plan/cut.h"
 #include "sched/levels.h"
+#include "sched/pipeline.h"
 #include "sched/predict.h"
 #include <math.h>
 #include <string.h>
@@ -90,11 +91,28 @@ static void end(struct measuring *m)
     __atomic_store_n(&m->busy, false, __ATOMIC_RELEASE);
 }
 
+/* A third of a part is forward. Behind two rounds of micro-batches each takes what the slowest stage does. */
+static double step_of_parts(const struct plan *p, const double *part_us)
+{
+    double forward_us[PLAN_PARTS], backward_us[PLAN_PARTS], stage_us[PLAN_PARTS] = { 0 }, slowest = 0;
+    const int64_t rounds = 2 * p->stages, n = p->accumulation < rounds ? p->accumulation : rounds;
+    for (int i = 0; i < plan_parts(p); i++) {
+        const int stage = i % p->stages, at = stage * p->chunks + i / p->stages;
+        forward_us[at] = part_us[i] / 3;
+        backward_us[at] = part_us[i] - forward_us[at];
+        stage_us[stage] += part_us[i];
+        slowest = fmax(slowest, stage_us[stage]);
+    }
+    return pipeline_us(p->stages, p->chunks, n, forward_us, backward_us) +
+           slowest * (double)(p->accumulation - n);
+}
+
 static bool choose_cuts(const struct setup *s, struct drawn *d, struct plan *p, struct err *e)
 {
-    if (d->cut.stages == p->stages && d->cut.chunks == p->chunks)
+    if (d->cut.stages == p->stages && d->cut.chunks == p->chunks && d->cut.accumulation == p->accumulation &&
+        d->cut.numbers.gradient == p->numbers.gradient)
         memcpy(p->cut, d->cut.cut, sizeof p->cut);
-    else if (!cut_choose(d->graph, &s->cluster, p, e))
+    else if (!cut_choose(d->graph, &s->cluster, step_of_parts, p, e))
         return false;
     d->cut = *p;
     return true;

@@ -3,15 +3,26 @@
 #include "base/arena.h"
 #include "base/err.h"
 
-/* The k-th forward of a rank; backward goes through the parts the other way round. */
-static struct pipeline_step nth(int stages, int parts, int64_t k, bool backward)
+/* Forwards, or backwards, of a rank: micro-batches [first, first + stages) through one part, through the next one, and then
+ * those behind them. Backward goes through the parts the other way round. */
+struct turn {
+    bool backward;
+    int part, micro;
+    int64_t first;
+};
+
+static struct pipeline_step next(struct turn *t, int stages, int parts)
 {
-    const int64_t group = (int64_t)stages * parts;
-    const int part = (int)(k % group / stages);
-    if (parts == 1)
-        return (struct pipeline_step){ 0, k, backward };
-    return (struct pipeline_step){ backward ? parts - 1 - part : part, k / group * stages + k % stages,
-                                   backward };
+    const struct pipeline_step s = { t->backward ? parts - 1 - t->part : t->part, t->first + t->micro,
+                                     t->backward };
+    if (++t->micro < stages)
+        return s;
+    t->micro = 0;
+    if (++t->part < parts)
+        return s;
+    t->part = 0;
+    t->first += stages;
+    return s;
 }
 
 /* Forward steps before the first backward one. */
@@ -25,14 +36,15 @@ static int64_t warm_up(int stages, int parts, int64_t micro, int stage)
 void pipeline_order(int stages, int parts, int64_t micro, int stage, struct pipeline_step *out)
 {
     const int64_t all = micro * parts, first = warm_up(stages, parts, micro, stage);
+    struct turn forward = { .backward = false }, backward = { .backward = true };
     for (int64_t k = 0; k < first; k++)
-        *out++ = nth(stages, parts, k, false);
+        *out++ = next(&forward, stages, parts);
     for (int64_t k = first; k < all; k++) {
-        *out++ = nth(stages, parts, k, false);
-        *out++ = nth(stages, parts, k - first, true);
+        *out++ = next(&forward, stages, parts);
+        *out++ = next(&backward, stages, parts);
     }
     for (int64_t k = all - first; k < all; k++)
-        *out++ = nth(stages, parts, k, true);
+        *out++ = next(&backward, stages, parts);
 }
 
 struct walk { /* of all stages */
