@@ -97,3 +97,31 @@ TEST(every_tile_of_every_head_has_a_block)
     check_order(2 * HEADS_TOGETHER, 1);
     check_order(3 * HEADS_TOGETHER - 1, 4);
 }
+
+/* So many heads at a time. */
+static void check_parts(int64_t b, int64_t a, int64_t turns, int64_t each)
+{
+    int seen[64][8] = { { 0 } };
+    for (int64_t first = 0; first < b * a; first += each) {
+        const int64_t heads = b * a - first < each ? b * a - first : each;
+        for (int64_t block = 0; block < heads * turns; block++) {
+            const struct attention_part p = attention_part(block, first, heads, turns, a);
+            EXPECT(p.b >= 0 && p.b < b && p.a >= 0 && p.a < a && p.turn >= 0 && p.turn < turns);
+            EXPECT_INT(p.b * a + p.a, first + p.head);
+            EXPECT(p.head < heads);
+            seen[p.b * a + p.a][p.turn]++;
+        }
+    }
+    for (int64_t h = 0; h < b * a; h++)
+        for (int64_t t = 0; t < turns; t++)
+            EXPECT_INT(seen[h][t], 1);
+}
+
+TEST(parts_have_every_head_once)
+{
+    for (int64_t each = 1; each <= 17; each++) {
+        check_parts(3, 5, 4, each);
+        check_parts(1, 16, 3, each);
+    }
+    check_parts(2, 32, 8, 40);
+}

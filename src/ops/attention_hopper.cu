@@ -8,7 +8,7 @@
  * operand of the sums. While one warpgroup does its exponentials, the other multiplies. */
 #include "ops/attention_hopper.cuh"
 enum { STAGES = 3 };
-/* Sequences at a time: so that their dS stays below. */
+/* So many heads at a time that their dS stays below. */
 static const int64_t DS_BYTES = 320 << 20;
 
 struct slice {
@@ -270,17 +270,18 @@ bool attention_hopper_serves(const struct attention *z)
            z->b * z->s <= INT32_MAX;
 }
 
+/* Of a head. */
 static int64_t ds_bytes(const struct attention *z)
 {
     const int64_t n = z->s / SLICE;
-    return z->a * (n * (n + 1) / 2) * BOX;
+    return n * (n + 1) / 2 * BOX;
 }
 
-/* Sequences at a time: parts that differ least in length. */
+/* Heads at a time: parts that differ least in length. */
 static int64_t part_of(const struct attention *z)
 {
-    const int64_t most = DS_BYTES / ds_bytes(z);
-    return cut_parts(z->b, cut_parts(z->b, most > 1 ? most : 1));
+    const int64_t most = DS_BYTES / ds_bytes(z), all = z->b * z->a;
+    return cut_parts(all, cut_parts(all, most > 1 ? most : 1));
 }
 
 /* Behind what attention_tensors_of() takes. */
@@ -308,12 +309,11 @@ void attention_hopper_bwd(const struct call *c, const struct attention *z)
     const struct attention_tensors x = attention_tensors_of(c, z);
     const struct maps m = { heads_map(z, x.q, z->a, Q), heads_map(z, x.kv, z->a, NOPE + V),
                             heads_map(z, x.k_rope, 1, ROPE), heads_map(z, x.d_o, z->a, V) };
-    const int64_t part = part_of(z);
+    const int64_t all = z->b * z->a, part = part_of(z);
     struct job j = { x, 0, x.dq ? (unsigned char *)c->work + parts_bytes(z) : NULL };
     attention_delta(c, &x);
-    for (int64_t first = 0; first < z->b; first += part) {
-        const int64_t heads = (z->b - first < part ? z->b - first : part) * z->a;
-        j.first = (int)first;
+    for (; j.first < all; j.first += part) {
+        const int64_t heads = all - j.first < part ? all - j.first : part;
         launch(keys_kernel, sizeof(struct shared), stream_of(c), heads * turns_of(z, OWNERS), &m, &j);
         if (x.dq)
             attention_hopper_dq(stream_of(c), heads, &m, &j);

@@ -12,8 +12,8 @@ struct maps {
 };
 struct job {
     struct attention_tensors x;
-    int first; /* sequence of the part */
-    /* [sequences of the part, a] triangles of boxes, of query slice i and key slice k <= i at i (i + 1) / 2 + k: lines are
+    int64_t first; /* head of the part, b a + its number */
+    /* [heads of the part] triangles of boxes, of query slice i and key slice k <= i at i (i + 1) / 2 + k: lines are
      * keys, swizzled. NULL: not wanted. */
     unsigned char *ds;
 };
@@ -31,10 +31,10 @@ __host__ __device__ static inline int64_t turns_of(const struct attention *z, in
 
 __device__ static inline struct spot spot_of(const struct job *j, int slices, bool last_first)
 {
-    const int64_t turns = turns_of(&j->x.z, slices), heads = gridDim.x / turns;
-    const struct attention_spot at = attention_spot(blockIdx.x, heads, turns);
-    const struct spot p = { j->first + (int)(at.head / j->x.z.a), (int)(at.head % j->x.z.a),
-                            (int)(last_first ? turns - 1 - at.turn : at.turn), at.head };
+    const int64_t turns = turns_of(&j->x.z, slices);
+    const struct attention_part at = attention_part(blockIdx.x, j->first, gridDim.x / turns, turns, j->x.z.a);
+    const struct spot p = { (int)at.b, (int)at.a, (int)(last_first ? turns - 1 - at.turn : at.turn),
+                            at.head };
     return p;
 }
 
@@ -100,5 +100,5 @@ static inline void launch(back_kernel *f, int bytes, cudaStream_t stream, int64_
     LAUNCHED();
 }
 
-/* dQ = dS K, of so many heads from those of sequence j->first on. */
+/* dQ = dS K, of so many heads from j->first on. */
 void attention_hopper_dq(cudaStream_t stream, int64_t heads, const struct maps *m, const struct job *j);

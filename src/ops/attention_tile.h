@@ -43,3 +43,15 @@ ANYWHERE struct attention_spot attention_spot(int64_t block, int64_t heads, int6
     const struct attention_spot s = { first + left % together, left / together };
     return s;
 }
+
+/* The same of some heads alone: those from number b a + head = first on, of sequences with a heads each. */
+struct attention_part {
+    int64_t b, a, turn, head; /* head: counted from the first one */
+};
+ANYWHERE struct attention_part attention_part(int64_t block, int64_t first, int64_t heads, int64_t turns,
+                                              int64_t a)
+{
+    const struct attention_spot at = attention_spot(block, heads, turns);
+    const struct attention_part p = { (first + at.head) / a, (first + at.head) % a, at.turn, at.head };
+    return p;
+}
