@@ -23,7 +23,8 @@ for op in "$@"; do
     printf '%-16s %-60s %s, %d s\n' "$op" "${summary:-no summary, status $status}" "${counts:-test without an end}" $((SECONDS - start))
     if ! grep -qE '^[1-9][0-9]* passed, 0 failed' <<<"$counts" || ! grep -qE 'SUMMARY: 0 ' <<<"$summary"; then
         bad=1
-        grep -oE '(at|in|kernel) [A-Za-z_0-9:<>]+\(.*' "$log" | sed 's/+0x.*//' | cut -c1-100 | sort | uniq -c | sort -rn | head -n 4 | sed 's/^/    /'
+        grep -E '(Error|Warning|access).* at ' "$log" | sed -E 's/.* at ([^+]*).*/\1/' | cut -c1-110 | sort | uniq -c | sort -rn | head -n 6 | sed 's/^/    /'
+        grep -E 'expected|reference' "$log" | head -n 3 | sed 's/^/    /'
     fi
 done
 exit $bad

@@ -1,4 +1,4 @@
-/* attention_probe.cu - the attention of DeepSeek-V2-Lite, 4 sequences of 2048: times of the three ways, all that they launch
+/* attention_probe.cu - the attention of DeepSeek-V2-Lite, 4 sequences of 2048: times of the ways, all that they launch
  * included (`attention_probe times`: that alone); then cuDNN's plans: of every one that it offers, whether it is deterministic, its workspace, its time without a pause, and whether dQ, dK and dV have the bits of the
  * first; then the parts in which backward may be cut. `make probe` builds it. Links none of dnn.cu and attention_dnn.cu: it
  * has them. */
