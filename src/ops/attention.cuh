@@ -1,6 +1,7 @@
-/* attention.cuh - the three ways of attention on CUDA: cuDNN on Hopper for the widths of real models; mma.m16n8k16 on every
- * device for these and most others; and plain kernels, without tensor cores, for what is left. Which one serves a call is
- * decided by its sizes (and the kind of device) alone. Forward by one and backward by another go together. */
+/* attention.cuh - the ways of attention on CUDA: cuDNN on Hopper for the widths of real models, with a backward of our own on wgmma
+ * for DeepSeek-V2's; mma.m16n8k16 on every device for these and most others; and plain kernels, without tensor cores, for
+ * what is left. Which one serves a call is decided by its sizes (and the kind of device) alone. Forward by one and backward by
+ * another go together. */
 #pragma once
 #include "cuda/cuda.cuh"
 enum { QUERY, KV, K_ROPE, O, LSE }; /* arguments */
@@ -24,7 +25,7 @@ void attention_keys(const struct call *c, const struct attention *z, int64_t fir
 void attention_split_keys(const struct call *c, const struct attention *z, int64_t first, int64_t n,
                           const bf16 *dk, const bf16 *dv);
 
-/* Sizes and addresses for the two others, passed to kernels by value. */
+/* Sizes and addresses for the others, passed to kernels by value. */
 struct attention_tensors {
     struct attention z;
     const bf16 *q, *kv, *k_rope, *o, *d_o;
