@@ -140,7 +140,7 @@ static double schedule_us(const struct plan *p, const double *part_us)
 
 static double judged(const struct problem *x, const struct plan *p)
 {
-    double part_us[PLAN_PARTS];
+    double part_us[PLAN_PARTS] = { 0 };
     for (int i = 0; i < plan_parts(p); i++)
         part_us[i] = x->at.before[p->cut[i + 1]] - x->at.before[p->cut[i]];
     return schedule_us(p, part_us);
