@@ -55,24 +55,37 @@ static inline unsigned blocks_for(int64_t n, int64_t each)
     return (unsigned)(blocks > 0 ? blocks : 1);
 }
 
+/* Two bfloat16 numbers, the first in the lower half. */
+__device__ static inline uint32_t pack_pair(float low, float high)
+{
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *(const uint32_t *)&pair;
+}
+__device__ static inline float low_of(uint32_t pair)
+{
+    return __uint_as_float(pair << 16);
+}
+__device__ static inline float high_of(uint32_t pair)
+{
+    return __uint_as_float(pair & 0xffff0000u);
+}
+
 enum { VEC = 8 }; /* bfloat16 numbers in 16 bytes */
 __device__ static inline void unpack8(float x[VEC], uint4 raw)
 {
     const uint32_t w[4] = { raw.x, raw.y, raw.z, raw.w };
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        x[2 * i] = __uint_as_float(w[i] << 16);
-        x[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
+        x[2 * i] = low_of(w[i]);
+        x[2 * i + 1] = high_of(w[i]);
     }
 }
 __device__ static inline uint4 pack8(const float x[VEC])
 {
     uint32_t w[4];
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const __nv_bfloat162 pair = __floats2bfloat162_rn(x[2 * i], x[2 * i + 1]);
-        w[i] = *(const uint32_t *)&pair;
-    }
+    for (int i = 0; i < 4; i++)
+        w[i] = pack_pair(x[2 * i], x[2 * i + 1]);
     return make_uint4(w[0], w[1], w[2], w[3]);
 }
 /* Of these, p must be 16-byte aligned. */

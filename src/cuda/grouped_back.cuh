@@ -11,11 +11,11 @@ __device__ static __forceinline__ uint32_t back_pair(uint32_t *gate, uint32_t *u
                                               weight, dy[0]),
                              high = swiglu_bwd(__uint_as_float(*gate & 0xffff0000u),
                                                __uint_as_float(*up & 0xffff0000u), weight, dy[1]);
-    *gate = packed(low.gate, high.gate);
-    *up = packed(low.up, high.up);
+    *gate = pack_pair(low.gate, high.gate);
+    *up = pack_pair(low.up, high.up);
     *sum += low.weight;
     *sum += high.weight;
-    return packed(low.y, high.y);
+    return pack_pair(low.y, high.y);
 }
 
 /* With dy in d[FIRST] and the 31 behind it. box: of the gate half of h, that of the up half follows; y: another one;

@@ -46,12 +46,6 @@ __device__ static inline void slice_end(struct writer *w, const CUtensorMap *to,
     w->other = filled;
 }
 
-__device__ static inline uint32_t packed(float low, float high)
-{
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return *(const uint32_t *)&pair;
-}
-
 /* Zeros, and not again: slice_again() sends the same buffer to further places. */
 template <int BYTES> __device__ static inline void fill_zeros(const struct writer *w)
 {
@@ -77,8 +71,8 @@ __device__ static inline void fill_slice(const struct writer *w, const float (&d
 #pragma unroll
     for (int i = 0; i < 8; i += 2) {
         const float *x = &d[FIRST + 4 * i];
-        shared_put_matrices(w->buffer + line * 128 + ((i + lane / 16) ^ line % 8) * 16, packed(x[0], x[1]),
-                            packed(x[2], x[3]), packed(x[4], x[5]), packed(x[6], x[7]));
+        shared_put_matrices(w->buffer + line * 128 + ((i + lane / 16) ^ line % 8) * 16, pack_pair(x[0], x[1]),
+                            pack_pair(x[2], x[3]), pack_pair(x[4], x[5]), pack_pair(x[6], x[7]));
     }
 }
 

@@ -55,13 +55,6 @@ __device__ static inline void multiply_add(float (&d)[4], const uint32_t (&a)[4]
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/* Two neighbours of a row of an operand, the first in the lower half. */
-__device__ static inline uint32_t pack_pair(float x, float y)
-{
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(x, y);
-    return *(const uint32_t *)&pair;
-}
-
 /* Sums d of 16 x 8 and of the 8 columns behind, as the operand a of 16 x 16: the same lanes have the same elements. */
 __device__ static inline void operand_of_sums(uint32_t (&a)[4], const float (&left)[4],
                                               const float (&right)[4])

@@ -72,3 +72,16 @@ __device__ static inline void put_pair(bf16 *at, bool add, float x, float y)
     const float2 old = add ? __bfloat1622float2(*to) : make_float2(0, 0);
     *to = __floats2bfloat162_rn(old.x + x, old.y + y);
 }
+
+/* Row t of a tensor [b, s, a, width]; rows of a head are a * width elements apart. */
+__device__ static inline int64_t at_row(const struct attention *z, int64_t b, int64_t a, int64_t t,
+                                        int64_t width)
+{
+    return ((b * z->s + t) * z->a + a) * width;
+}
+
+/* Row t of a tensor [b, a, s]. */
+__device__ static inline int64_t at_number(const struct attention *z, int64_t b, int64_t a, int64_t t)
+{
+    return (b * z->a + a) * z->s + t;
+}

@@ -31,7 +31,7 @@ __device__ static void load_queries(const struct maps *m, const struct job *j, c
     const struct attention *z = &j->x.z;
     const int row = (int)(p->b * z->s) + slice * SLICE;
     const uint32_t full = shared_address(&s->full[at]);
-    const int64_t number = at_number(z, p, slice * SLICE);
+    const int64_t number = at_number(z, p->b, p->a, slice * SLICE);
     barrier_arrive_bytes(full, sizeof(struct slice) + sizeof(struct numbers));
     for (int i = 0; i < WIDE; i++)
         box_load(shared_address(s->stage[at].box[i]), &m->q, i * 64, row, p->a, full);
@@ -79,20 +79,6 @@ template <int BOXES> __device__ static inline void score(float (&x)[32], uint32_
 /* Scores as bfloat16: of 16 steps each, the first operand of a sum. */
 typedef uint32_t weights[4][4];
 
-__device__ static inline uint32_t pair_of(float low, float high)
-{
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return *(const uint32_t *)&pair;
-}
-__device__ static inline float low_of(uint32_t pair)
-{
-    return __uint_as_float(pair << 16);
-}
-__device__ static inline float high_of(uint32_t pair)
-{
-    return __uint_as_float(pair & 0xffff0000u);
-}
-
 /* Of slices with the same number: queries, columns, see keys up to their own. */
 __device__ static inline void hide(float (&x)[32], const struct lane *l)
 {
@@ -110,8 +96,8 @@ __device__ static inline void weigh(weights &w, const float (&x)[32], const floa
         const float left = shift.x * LOG2_E, right = shift.y * LOG2_E;
 #pragma unroll
         for (int h = 0; h < 2; h++)
-            w[j / 2][j % 2 * 2 + h] = pair_of(exp2_of(x[4 * j + 2 * h] * scale - left),
-                                              exp2_of(x[4 * j + 2 * h + 1] * scale - right));
+            w[j / 2][j % 2 * 2 + h] = pack_pair(exp2_of(x[4 * j + 2 * h] * scale - left),
+                                                exp2_of(x[4 * j + 2 * h + 1] * scale - right));
     }
 }
 
@@ -125,8 +111,8 @@ __device__ static inline void weigh_back(weights &ds, const weights &w, const fl
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             const uint32_t pair = w[j / 2][j % 2 * 2 + h];
-            ds[j / 2][j % 2 * 2 + h] = pair_of(low_of(pair) * (dp[4 * j + 2 * h] - off.x),
-                                               high_of(pair) * (dp[4 * j + 2 * h + 1] - off.y));
+            ds[j / 2][j % 2 * 2 + h] = pack_pair(low_of(pair) * (dp[4 * j + 2 * h] - off.x),
+                                                 high_of(pair) * (dp[4 * j + 2 * h + 1] - off.y));
         }
     }
 }
@@ -168,8 +154,8 @@ __device__ static inline void store_keys(const struct attention_tensors *x, cons
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         const int row = first + 8 * h;
-        bf16 *kv = x->dkv + at_row(&x->z, p, row, NOPE + V) + column;
-        float *rope = x->rope + at_number(&x->z, p, row) * ROPE + column;
+        bf16 *kv = x->dkv + at_row(&x->z, p->b, p->a, row, NOPE + V) + column;
+        float *rope = x->rope + at_number(&x->z, p->b, p->a, row) * ROPE + column;
 #pragma unroll
         for (int j = 0; j < NOPE / 8 && x->dkv; j++)
             put_pair(kv + 8 * j, x->add_kv, scale * dk[4 * j + 2 * h], scale * dk[4 * j + 2 * h + 1]);

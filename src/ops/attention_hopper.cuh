@@ -38,19 +38,6 @@ __device__ static inline struct spot spot_of(const struct job *j, int slices, bo
     return p;
 }
 
-/* Row t of a tensor [b, s, a, width] for this head. */
-__device__ static inline int64_t at_row(const struct attention *z, const struct spot *p, int64_t t,
-                                        int64_t width)
-{
-    return ((p->b * z->s + t) * z->a + p->a) * width;
-}
-
-/* Row t of a tensor [b, a, s]. */
-__device__ static inline int64_t at_number(const struct attention *z, const struct spot *p, int64_t t)
-{
-    return (p->b * z->a + p->a) * z->s + t;
-}
-
 __device__ static inline unsigned char *ds_box(const struct job *j, const struct spot *p, int query, int key)
 {
     const int64_t n = j->x.z.s / SLICE;

@@ -47,7 +47,7 @@ __device__ static inline void store_dq(const struct attention_tensors *x, const 
 {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        bf16 *to = x->dq + at_row(&x->z, p, first + 8 * h, Q) + column;
+        bf16 *to = x->dq + at_row(&x->z, p->b, p->a, first + 8 * h, Q) + column;
 #pragma unroll
         for (int j = 0; j < Q / 8; j++)
             put_pair(to + 8 * j, x->add_q, x->z.scale * dq[4 * j + 2 * h],

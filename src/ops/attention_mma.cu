@@ -173,11 +173,11 @@ __device__ static inline void store(const struct attention_tensors *x, const str
         for (int h = 0; h < 2; h++) {
             const int at = row + 16 * m + 8 * h;
             const float sum = four_sum(t->sum[m][h]), factor = 1 / sum;
-            bf16 *out = x->out + at_row(&x->z, p, at, x->z.v);
+            bf16 *out = x->out + at_row(&x->z, p->b, p->a, at, x->z.v);
             if (at >= x->z.s)
                 continue;
             if (lane % 4 == 0)
-                x->lse[at_number(&x->z, p, at)] = t->top[m][h] * x->z.scale + logf(sum);
+                x->lse[at_number(&x->z, p->b, p->a, at)] = t->top[m][h] * x->z.scale + logf(sum);
 #pragma unroll
             for (int j = 0; j < V / 8; j++)
                 if (8 * j < x->z.v)

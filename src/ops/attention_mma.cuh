@@ -23,19 +23,6 @@ __device__ static inline struct place place_of(const struct attention *z, bool l
     return p;
 }
 
-/* Row t of a tensor [b, s, a, width] for this head; rows are a * width elements apart. */
-__device__ static inline int64_t at_row(const struct attention *z, const struct place *p, int64_t t,
-                                        int64_t width)
-{
-    return ((p->b * z->s + t) * z->a + p->a) * width;
-}
-
-/* Row t of a tensor [b, a, s] for this head. */
-__device__ static inline int64_t at_number(const struct attention *z, const struct place *p, int64_t t)
-{
-    return (p->b * z->a + p->a) * z->s + t;
-}
-
 /* Copies ROWS rows of a tile, WIDTH wide, later: of `from`, zeros behind the first n rows, n > 0, and `width` columns.
  * Eight threads copy 128 bytes of a row. */
 template <int WIDTH, int ROWS>
@@ -55,7 +42,7 @@ template <int WIDTH, int ROWS>
 __device__ static inline void load_q(const struct attention_tensors *x, const struct place *p, int first,
                                      bf16 *tile)
 {
-    load_rows<WIDTH, ROWS>(tile, x->q + at_row(&x->z, p, first, x->z.q), (int)(x->z.a * x->z.q),
+    load_rows<WIDTH, ROWS>(tile, x->q + at_row(&x->z, p->b, p->a, first, x->z.q), (int)(x->z.a * x->z.q),
                            (int)x->z.s - first, (int)x->z.q);
 }
 
@@ -63,7 +50,7 @@ template <int WIDTH, int ROWS>
 __device__ static inline void load_do(const struct attention_tensors *x, const struct place *p, int first,
                                       bf16 *tile)
 {
-    load_rows<WIDTH, ROWS>(tile, x->d_o + at_row(&x->z, p, first, x->z.v), (int)(x->z.a * x->z.v),
+    load_rows<WIDTH, ROWS>(tile, x->d_o + at_row(&x->z, p->b, p->a, first, x->z.v), (int)(x->z.a * x->z.v),
                            (int)x->z.s - first, (int)x->z.v);
 }
 
@@ -71,8 +58,8 @@ template <int WIDTH, int ROWS>
 __device__ static inline void load_values(const struct attention_tensors *x, const struct place *p, int first,
                                           bf16 *tile)
 {
-    load_rows<WIDTH, ROWS>(tile, x->kv + at_row(&x->z, p, first, x->z.c) + x->z.nope, (int)(x->z.a * x->z.c),
-                           (int)x->z.s - first, (int)x->z.v);
+    load_rows<WIDTH, ROWS>(tile, x->kv + at_row(&x->z, p->b, p->a, first, x->z.c) + x->z.nope,
+                           (int)(x->z.a * x->z.c), (int)x->z.s - first, (int)x->z.v);
 }
 
 /* [k_nope | k_rope] */
@@ -82,7 +69,7 @@ __device__ static inline void load_keys(const struct attention_tensors *x, const
 {
     const int line = threadIdx.x / 8, at = threadIdx.x % 8, n = (int)x->z.s - first, r = (int)x->z.r;
     const int nope = (int)x->z.nope, width = (int)x->z.q;
-    const bf16 *kv = x->kv + at_row(&x->z, p, first, x->z.c);
+    const bf16 *kv = x->kv + at_row(&x->z, p->b, p->a, first, x->z.c);
     const bf16 *k_rope = x->k_rope + (p->b * x->z.s + first) * r;
     const int stride = (int)(x->z.a * x->z.c);
 #pragma unroll

@@ -26,7 +26,7 @@ __device__ static inline struct two_rows rows_of(const struct attention_tensors 
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         const bool there = row + 8 * h < x->z.s;
-        const int64_t at = at_number(&x->z, p, there ? row + 8 * h : 0);
+        const int64_t at = at_number(&x->z, p->b, p->a, there ? row + 8 * h : 0);
         r.lse2[h] = there ? x->lse[at] * LOG2_E : INFINITY;
         r.delta[h] = there ? x->delta[at] : 0;
     }
@@ -54,7 +54,7 @@ __device__ static inline void store_dq(const struct attention_tensors *x, const 
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         const int at = row + 8 * h;
-        bf16 *to = x->dq + at_row(&x->z, p, at, x->z.q) + lane % 4 * 2;
+        bf16 *to = x->dq + at_row(&x->z, p->b, p->a, at, x->z.q) + lane % 4 * 2;
 #pragma unroll
         for (int j = 0; j < Q / 8; j++)
             if (at < x->z.s && 8 * j < x->z.q)
@@ -132,7 +132,8 @@ __device__ static inline void load_numbers(const struct attention_tensors *x, co
     const float *from = threadIdx.x < OTHER ? x->lse : x->delta;
     const bool there = first + i < x->z.s;
     if (threadIdx.x < 2 * OTHER)
-        copy_float_later(numbers + threadIdx.x, from + at_number(&x->z, p, there ? first + i : 0), there);
+        copy_float_later(numbers + threadIdx.x, from + at_number(&x->z, p->b, p->a, there ? first + i : 0),
+                         there);
 }
 
 /* Products s and dP become P and dS / scale, of columns that are queries; numbers: of the lane's first query. behind: the
@@ -163,8 +164,8 @@ __device__ static inline void store_dkv(const struct attention_tensors *x, const
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         const int at = row + 8 * h;
-        bf16 *kv = x->dkv + at_row(&x->z, p, at, x->z.c) + lane % 4 * 2;
-        float *rope = x->rope + at_number(&x->z, p, at) * x->z.r - x->z.nope + lane % 4 * 2;
+        bf16 *kv = x->dkv + at_row(&x->z, p->b, p->a, at, x->z.c) + lane % 4 * 2;
+        float *rope = x->rope + at_number(&x->z, p->b, p->a, at) * x->z.r - x->z.nope + lane % 4 * 2;
         if (at >= x->z.s)
             continue;
 #pragma unroll

@@ -39,13 +39,6 @@ __device__ static inline struct place place_of(const struct attention *z, bool l
     return p;
 }
 
-/* Row t of a tensor [b, s, a, width] for this head; rows are a * width elements apart. */
-__device__ static inline int64_t at_row(const struct attention *z, const struct place *p, int64_t t,
-                                        int64_t width)
-{
-    return ((p->b * z->s + t) * z->a + p->a) * width;
-}
-
 /* Columns [column, column + width) of a tile: rows of `from`, zeros behind the first n. */
 __device__ static void load_tile(bf16 *tile, int stride, int column, const bf16 *from, int64_t from_stride,
                                  int64_t n, int width)
@@ -58,15 +51,15 @@ __device__ static void load_tile(bf16 *tile, int stride, int column, const bf16 
 __device__ static void load_q(const struct attention_tensors *x, const struct place *p, int64_t first,
                               bf16 *tile)
 {
-    load_tile(tile, q_stride(x), 0, x->q + at_row(&x->z, p, first, x->z.q), x->z.a * x->z.q, x->z.s - first,
-              (int)x->z.q);
+    load_tile(tile, q_stride(x), 0, x->q + at_row(&x->z, p->b, p->a, first, x->z.q), x->z.a * x->z.q,
+              x->z.s - first, (int)x->z.q);
 }
 
 __device__ static void load_do(const struct attention_tensors *x, const struct place *p, int64_t first,
                                bf16 *tile)
 {
-    load_tile(tile, v_stride(x), 0, x->d_o + at_row(&x->z, p, first, x->z.v), x->z.a * x->z.v, x->z.s - first,
-              (int)x->z.v);
+    load_tile(tile, v_stride(x), 0, x->d_o + at_row(&x->z, p->b, p->a, first, x->z.v), x->z.a * x->z.v,
+              x->z.s - first, (int)x->z.v);
 }
 
 /* Keys [k_nope | k_rope] and values. */
@@ -74,7 +67,7 @@ __device__ static void load_kv(const struct attention_tensors *x, const struct p
                                bf16 *key, bf16 *value)
 {
     const int64_t n = x->z.s - first, stride = x->z.a * x->z.c;
-    const bf16 *kv = x->kv + at_row(&x->z, p, first, x->z.c);
+    const bf16 *kv = x->kv + at_row(&x->z, p->b, p->a, first, x->z.c);
     load_tile(key, q_stride(x), 0, kv, stride, n, (int)x->z.nope);
     load_tile(key, q_stride(x), (int)x->z.nope, x->k_rope + (p->b * x->z.s + first) * x->z.r, x->z.r, n,
               (int)x->z.r);
@@ -206,8 +199,8 @@ __global__ static void __launch_bounds__(THREADS)
     if (row >= x.z.s)
         return;
     if (threadIdx.x % GROUP == 0)
-        x.lse[(p.b * x.z.a + p.a) * x.z.s + row] = top + logf(sum);
-    bf16 *out = x.out + at_row(&x.z, &p, row, x.z.v);
+        x.lse[at_number(&x.z, p.b, p.a, row)] = top + logf(sum);
+    bf16 *out = x.out + at_row(&x.z, p.b, p.a, row, x.z.v);
 #pragma unroll
     for (int i = 0; i < VECTORS; i++)
         for (int k = 0; k < VEC; k++) {
@@ -222,7 +215,7 @@ __global__ static void __launch_bounds__(THREADS)
 {
     extern __shared__ __align__(16) unsigned char shared[];
     const struct place p = place_of(&x.z, true);
-    const int64_t row = p.first + threadIdx.x / GROUP, at_lse = (p.b * x.z.a + p.a) * x.z.s + row;
+    const int64_t row = p.first + threadIdx.x / GROUP, at_lse = at_number(&x.z, p.b, p.a, row);
     const float lse = row < x.z.s ? x.lse[at_lse] : INFINITY, delta = row < x.z.s ? x.delta[at_lse] : 0;
     bf16 *q = (bf16 *)shared, *key = q + TILE * q_stride(&x), *value = key + TILE * q_stride(&x),
          *d_o = value + TILE * v_stride(&x);
@@ -251,7 +244,7 @@ __global__ static void __launch_bounds__(THREADS)
         for (int k = 0; k < VEC; k++) {
             const int at = (threadIdx.x % GROUP + GROUP * i) * VEC + k;
             if (at < x.z.q && row < x.z.s)
-                grad_put(x.dq, false, x.add_q, at_row(&x.z, &p, row, x.z.q) + at, acc[i][k]);
+                grad_put(x.dq, false, x.add_q, at_row(&x.z, p.b, p.a, row, x.z.q) + at, acc[i][k]);
         }
 }
 
@@ -259,8 +252,8 @@ __global__ static void __launch_bounds__(THREADS)
 __device__ static void store_dkv(const struct attention_tensors *x, const struct place *p, int64_t row,
                                  const float dk[VECTORS][VEC], const float dv[VECTORS][VEC])
 {
-    const int64_t at_kv = at_row(&x->z, p, row, x->z.c),
-                  at_rope = ((p->b * x->z.a + p->a) * x->z.s + row) * x->z.r;
+    const int64_t at_kv = at_row(&x->z, p->b, p->a, row, x->z.c),
+                  at_rope = at_number(&x->z, p->b, p->a, row) * x->z.r;
 #pragma unroll
     for (int i = 0; i < VECTORS; i++)
         for (int k = 0; k < VEC; k++) {
@@ -278,7 +271,7 @@ __device__ static void store_dkv(const struct attention_tensors *x, const struct
 __device__ static inline void load_rows(const struct attention_tensors *x, const struct place *p,
                                         int64_t first, float *lse, float *delta)
 {
-    const int64_t t = first + threadIdx.x, at = (p->b * x->z.a + p->a) * x->z.s + t;
+    const int64_t t = first + threadIdx.x, at = at_number(&x->z, p->b, p->a, t);
     if (threadIdx.x >= TILE)
         return;
     lse[threadIdx.x] = t < x->z.s ? x->lse[at] : INFINITY;

@@ -153,20 +153,19 @@ static bool even_parts(struct arena *a, const struct cut_places *at, int n_nodes
     return true;
 }
 
-static double judge(const struct cut_places *at, cut_judge *step_us, const struct plan *p)
+/* What each part takes. */
+static void time_parts(const struct cut_places *at, const struct plan *p, double part_us[PLAN_PARTS])
 {
-    double part_us[PLAN_PARTS];
     for (int i = 0; i < plan_parts(p); i++)
         part_us[i] = at->before[p->cut[i + 1]] - at->before[p->cut[i]];
-    return step_us(p, part_us);
 }
 
 /* Below which no step is: its micro-batches through the slowest stage. */
-static double floor_us(const struct cut_places *at, const struct plan *p)
+static double floor_us(const struct plan *p, const double *part_us)
 {
     double stage[PLAN_PARTS] = { 0 }, most = 0;
     for (int i = 0; i < plan_parts(p); i++)
-        stage[i % p->stages] += at->before[p->cut[i + 1]] - at->before[p->cut[i]];
+        stage[i % p->stages] += part_us[i];
     for (int i = 0; i < p->stages; i++)
         most = fmax(most, stage[i]);
     return (double)p->accumulation * most;
@@ -186,25 +185,35 @@ static bool shift(const struct cut_places *at, struct plan *p, int first, int la
     return true;
 }
 
+/* Is it below *least? Notes it. */
+static bool gains(const struct cut_places *at, cut_judge *step_us, const struct plan *p, double *least)
+{
+    double part_us[PLAN_PARTS] = { 0 };
+    const double enough = *least * (1 - 1e-6);
+    time_parts(at, p, part_us);
+    if (floor_us(p, part_us) >= enough)
+        return false;
+    const double us = step_us(p, part_us);
+    if (us >= enough)
+        return false;
+    *least = us;
+    return true;
+}
+
 /* Shifts rows of neighbouring cuts, so that work moves from a stage to any other one, as long as it gains. */
 static void shift_cuts(const struct cut_places *at, cut_judge *step_us, struct plan *p)
 {
-    double least = judge(at, step_us, p);
-    for (bool gains = true; gains;) {
-        gains = false;
+    double least = INFINITY;
+    for (bool again = gains(at, step_us, p, &least); again;) {
+        again = false;
         for (int first = 1; first < plan_parts(p); first++)
             for (int last = first; last < plan_parts(p) && last < first + p->stages; last++)
                 for (int way = -1; way <= 1; way += 2) {
                     struct plan trial = *p;
-                    const double enough = least * (1 - 1e-6);
-                    if (!shift(at, &trial, first, last, way) || floor_us(at, &trial) >= enough)
+                    if (!shift(at, &trial, first, last, way) || !gains(at, step_us, &trial, &least))
                         continue;
-                    const double us = judge(at, step_us, &trial);
-                    if (us < enough) {
-                        least = us;
-                        memcpy(p->cut, trial.cut, sizeof p->cut);
-                        gains = true;
-                    }
+                    memcpy(p->cut, trial.cut, sizeof p->cut);
+                    again = true;
                 }
     }
 }

@@ -91,20 +91,16 @@ static void end(struct measuring *m)
     __atomic_store_n(&m->busy, false, __ATOMIC_RELEASE);
 }
 
-/* A third of a part is forward. Behind two rounds of micro-batches each takes what the slowest stage does. */
+/* A third of a part is forward. */
 static double step_of_parts(const struct plan *p, const double *part_us)
 {
-    double forward_us[PLAN_PARTS], backward_us[PLAN_PARTS], stage_us[PLAN_PARTS] = { 0 }, slowest = 0;
-    const int64_t rounds = 2 * p->stages, n = p->accumulation < rounds ? p->accumulation : rounds;
+    double forward_us[PLAN_PARTS], backward_us[PLAN_PARTS];
     for (int i = 0; i < plan_parts(p); i++) {
-        const int stage = i % p->stages, at = stage * p->chunks + i / p->stages;
+        const int at = i % p->stages * p->chunks + i / p->stages; /* stage by stage */
         forward_us[at] = part_us[i] / 3;
         backward_us[at] = part_us[i] - forward_us[at];
-        stage_us[stage] += part_us[i];
-        slowest = fmax(slowest, stage_us[stage]);
     }
-    return pipeline_us(p->stages, p->chunks, n, forward_us, backward_us) +
-           slowest * (double)(p->accumulation - n);
+    return pipeline_us(p->stages, p->chunks, p->accumulation, forward_us, backward_us);
 }
 
 static bool choose_cuts(const struct setup *s, struct drawn *d, struct plan *p, struct err *e)
