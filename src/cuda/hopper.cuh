@@ -395,6 +395,7 @@ __device__ static inline void product(float (&d)[128], uint64_t a, uint64_t b, b
 
 /* Host: a bfloat16 or float32 tensor of n[0] dense elements, n[1] lines `line` elements apart and n[2] planes `plane`
  * elements apart, cut into boxes of box[0] x box[1] x 1; box[0] is 128 or 64 bytes and lies
- * swizzled in shared memory: the vectors of 16 bytes of 8 lines, or of 4 pairs of lines, are exchanged. */
+ * swizzled in shared memory: the vectors of 16 bytes of 8 lines, or of 4 pairs of lines, are exchanged; or it is 256 bytes,
+ * which lie as they are. */
 CUtensorMap cuda_tensor_map(const void *at, bool wide, int64_t n0, int64_t n1, int64_t n2, int64_t line,
                             int64_t plane, int box0, int box1);

@@ -14,7 +14,7 @@ static const int64_t DS_BYTES = 320 << 20;
 struct slice {
     unsigned char box[WIDE + NARROW][BOX];
 };
-struct numbers { /* of a slice's queries */
+struct numbers { /* of a slice's queries, at multiples of 256 bytes */
     float lse[SLICE], delta[SLICE];
 };
 struct shared {
@@ -31,14 +31,14 @@ __device__ static void load_queries(const struct maps *m, const struct job *j, c
     const struct attention *z = &j->x.z;
     const int row = (int)(p->b * z->s) + slice * SLICE;
     const uint32_t full = shared_address(&s->full[at]);
-    const int64_t number = at_number(z, p->b, p->a, slice * SLICE);
+    const int numbers = (int)(at_number(z, p->b, p->a, 0) / SLICE) + slice;
     barrier_arrive_bytes(full, sizeof(struct slice) + sizeof(struct numbers));
     for (int i = 0; i < WIDE; i++)
         box_load(shared_address(s->stage[at].box[i]), &m->q, i * 64, row, p->a, full);
     for (int i = 0; i < NARROW; i++)
         box_load(shared_address(s->stage[at].box[WIDE + i]), &m->d_o, i * 64, row, p->a, full);
-    bytes_load(shared_address(s->numbers[at].lse), j->x.lse + number, SLICE * sizeof(float), full);
-    bytes_load(shared_address(s->numbers[at].delta), j->x.delta + number, SLICE * sizeof(float), full);
+    box_load(shared_address(s->numbers[at].lse), &m->lse, 0, numbers, 0, full);
+    box_load(shared_address(s->numbers[at].delta), &m->delta, 0, numbers, 0, full);
 }
 
 __device__ static void load_own(const struct maps *m, const struct attention *z, const struct spot *p,
@@ -290,11 +290,19 @@ static CUtensorMap heads_map(const struct attention *z, const bf16 *at, int64_t 
     return cuda_tensor_map(at, false, width, z->b * z->s, a, a * width, width, 64, SLICE);
 }
 
+/* A number of each query, in lines of a slice. */
+static CUtensorMap numbers_map(const struct attention *z, const float *at)
+{
+    const int64_t n = z->b * z->a * z->s;
+    return cuda_tensor_map(at, true, SLICE, n / SLICE, 1, SLICE, n, SLICE, 1);
+}
+
 void attention_hopper_bwd(const struct call *c, const struct attention *z)
 {
     const struct attention_tensors x = attention_tensors_of(c, z);
-    const struct maps m = { heads_map(z, x.q, z->a, Q), heads_map(z, x.kv, z->a, NOPE + V),
-                            heads_map(z, x.k_rope, 1, ROPE), heads_map(z, x.d_o, z->a, V) };
+    const struct maps m = { heads_map(z, x.q, z->a, Q),      heads_map(z, x.kv, z->a, NOPE + V),
+                            heads_map(z, x.k_rope, 1, ROPE), heads_map(z, x.d_o, z->a, V),
+                            numbers_map(z, x.lse),           numbers_map(z, x.delta) };
     const int64_t all = z->b * z->a, part = part_of(z);
     struct job j = { x, 0, x.dq ? (unsigned char *)c->work + parts_bytes(z) : NULL };
     attention_delta(c, &x);

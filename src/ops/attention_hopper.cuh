@@ -8,7 +8,7 @@ enum { WARP = 32, LOADERS = 128, OWNERS = 2, WARPGROUP = 128, THREADS = LOADERS 
 enum { SLICE = 64, BOX = 8192, WIDE = 3, NARROW = 2 }; /* boxes of q or k, of dO or v */
 enum { Q = WIDE * 64, V = NARROW * 64, NOPE = 128, ROPE = 64 };
 struct maps {
-    CUtensorMap q, kv, rope, d_o;
+    CUtensorMap q, kv, rope, d_o, lse, delta;
 };
 struct job {
     struct attention_tensors x;
