@@ -320,13 +320,12 @@ void comm_gather_ranges(const struct comm_group *g, void *all, const int64_t *cu
         nccl_gather_ranges(g, all, cut, device->stream());
         return;
     }
-    for (int m = 0; m < g->n; m++) {
-        char *const at = (char *)all + cut[m];
-        if (device)
-            staged_broadcast(g, m, at, cut[m + 1] - cut[m]);
-        else
-            mpi_broadcast(g, m, at, (size_t)(cut[m + 1] - cut[m]));
+    if (!device) {
+        mpi_gather_ranges(g, all, cut);
+        return;
     }
+    for (int m = 0; m < g->n; m++)
+        staged_broadcast(g, m, (char *)all + cut[m], cut[m + 1] - cut[m]);
 }
 
 /* Rows packed member by member; at[m] is where those of m begin. Returns all bytes. */

@@ -30,6 +30,7 @@ void mpi_receive(int from, int tag, void *to, size_t bytes);
 void mpi_gather_all(void *all, size_t bytes);  /* as mpi_gather, over all ranks */
 void mpi_node_gather(void *all, size_t bytes); /* over the ranks of this machine */
 void mpi_gather(const struct comm_group *g, void *all, size_t bytes);
+void mpi_gather_ranges(const struct comm_group *g, void *all, const int64_t *cut);
 void mpi_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *rows,
                   int64_t row_bytes);
 void mpi_broadcast(const struct comm_group *g, int from, void *data, size_t bytes);

@@ -290,6 +290,27 @@ void mpi_exchange(const struct comm_group *g, const void *send, void *recv, cons
         g, MPI_Alltoallv(send, counts[0], counts[1], t, recv, counts[2], counts[3], t, groups[g->mpi].comm));
 }
 
+/* The largest power of two, up to 1 MiB, that divides all of them. */
+static int64_t unit_of(const int64_t *cut, int n)
+{
+    int64_t unit = 1 << 20;
+    for (int m = 0; m <= n; m++)
+        while (cut[m] % unit)
+            unit /= 2;
+    return unit;
+}
+
+void mpi_gather_ranges(const struct comm_group *g, void *all, const int64_t *cut)
+{
+    const int64_t unit = unit_of(cut, g->n);
+    const MPI_Datatype t = row_type(unit);
+    for (int m = 0; m < g->n; m++) {
+        counts[0][m] = to_int((cut[m + 1] - cut[m]) / unit);
+        counts[1][m] = to_int(cut[m] / unit);
+    }
+    OK_GROUP(g, MPI_Allgatherv(MPI_IN_PLACE, 0, t, all, counts[0], counts[1], t, groups[g->mpi].comm));
+}
+
 void mpi_broadcast(const struct comm_group *g, int from, void *data, size_t bytes)
 {
     for (size_t at = 0; at < bytes; at += 1u << 30) {

@@ -176,7 +176,8 @@ static double route_us(const struct program *p, const struct instr *in, const st
                    TRANSFER_EXCHANGE);
 }
 
-/* Bytes that one member moves: everything it holds once out and once in, in the worst of the collectives. */
+/* Bytes that one member moves: everything it holds once out and once in, in the worst of the collectives. What it adds up, or
+ * copies of its own, passes through its memory. */
 static double collective_us(const struct program *p, const struct instr *in, const struct cluster *c)
 {
     const struct flat *f = &p->layout.flat[in->flat];
@@ -187,10 +188,13 @@ static double collective_us(const struct program *p, const struct instr *in, con
     const int members = in->kind == RUN_REDUCE ? f->n_ranks : gather ? f->n_shards : f->n_ranks / f->n_shards;
     const int stride = in->kind == RUN_MIRROR ? f->stride * f->n_shards : f->stride;
     const int ways = in->spread ? 2 : 1; /* to who adds, and on to who owns */
+    const double passed = in->kind == RUN_REDUCE                             ? 2 * bytes
+                          : gather && in->ref[0].buffer != in->ref[1].buffer ? 2 * bytes / members
+                                                                             : 0;
     return link_us(ways * bytes * (members - 1) / members, ways * (members - 1),
                    links_of(p, c, members, stride),
                    in->kind == RUN_REDUCE ? TRANSFER_REDUCE : TRANSFER_GATHER) +
-           (in->kind == RUN_REDUCE ? 1e6 * 2 * bytes / c->memory_bytes_per_s : 0);
+           1e6 * passed / c->memory_bytes_per_s;
 }
 
 /* A member's range, evenly cut, once out and once in; it reads two and writes one. */
