@@ -126,12 +126,22 @@ void progress_compare(struct run *r)
     const struct plan_cost *p = &r->plan.cost;
     const struct measured *m = &r->measured;
     const double n = (double)m->n_steps, *each = m->class_seconds;
+    double rest = m->seconds;
     if (comm_rank() != 0 || r->config->json || m->n_steps == 0)
         return;
+    for (int i = 0; i < COST_CLASSES; i++)
+        rest -= each[i];
     printf("predicted and measured time of a step (mean of %lld after the first):\n", (long long)m->n_steps);
     compare("step", p->step_us, m->seconds / n);
     compare("compute", p->compute_us, each[COST_COMPUTE] / n);
-    compare("exchange", p->exchange_us, each[COST_EXCHANGE] / n);
+    compare("exchange", p->exchange_us + p->bubble_us, each[COST_EXCHANGE] / n);
     compare("reduce", p->reduce_us, each[COST_REDUCE] / n);
     compare("optimizer", p->optimizer_us, each[COST_OPTIMIZER] / n);
+    if (rest > 0.01 * m->seconds)
+        compare("rest", 0, rest / n);
+    if (r->plan.stages > 1)
+        printf("  exchange with the bubble of the pipeline: waiting for the other stages\n");
+    if (rest > 0.01 * m->seconds)
+        printf("  rest: reading batches%s\n",
+               r->plan.n_ranks > 1 ? ", waiting for other ranks at the end of a step" : "");
 }

@@ -13,7 +13,7 @@ ok "one worker, accumulation 4" train 1 one-4 $common --micro_batch_size 4
 ok "one worker, accumulation 8" train 1 one-8 $common --micro_batch_size 2
 ok "two workers" train 2 two $common --micro_batch_size 4 --expert_parallel 2 --zero 1
 ok "tensor parallel" train 2 tensor $common --micro_batch_size 4 --tensor_parallel 2 --expert_parallel 2 --zero 2
-ok "ZeRO-3" train 2 zero $common --micro_batch_size 4 --expert_parallel 1 --zero 3
+ok "ZeRO-3" train 2 zero $common --micro_batch_size 4 --expert_parallel 1 --tensor_parallel 1 --zero 3
 [ "$(figures one-4 | wc -l)" = 32 ] || failed "metrics have other names" runs/one-4/metrics.jsonl
 like stages-2 one-4 2 --pipeline_stages 2 --micro_batch_size 4
 like stages-3 one-8 3 --pipeline_stages 3 --micro_batch_size 2
@@ -29,7 +29,7 @@ kill -KILL "$(my_ranks | tail -n 1)"
 if wait_for 20 no_ranks; then passed "a killed rank ends all"; else failed "a killed rank: the others go on" killed.err; fi
 wait
 like tensor-zero-2 tensor 4 --pipeline_stages 2 --tensor_parallel 2 --expert_parallel 2 --zero 2 --micro_batch_size 4
-like zero-3 zero 4 --pipeline_stages 2 --expert_parallel 1 --zero 3 --micro_batch_size 4
+like zero-3 zero 4 --pipeline_stages 2 --expert_parallel 1 --tensor_parallel 1 --zero 3 --micro_batch_size 4
 # Messages on a device are predicted by the links between devices, or by what the host reaches: 4 micro-batches of 2 values of 32 KB.
 exchange_us() { # OPTIONS...
     "$moec" train --model_id model --dataset_path data --device cuda --run_mode compile --runtime_ngpus 2 --pipeline_stages 2 --global_batch_size 16 \
