@@ -1,6 +1,7 @@
 #!/bin/bash
 # ranks.sh - predicted against measured steps, for several numbers of ranks and layouts of each. A profile is taken with as many
-# ranks as train. Prints a table, and which pairs of layouts were predicted in the wrong order.
+# ranks as train; how uneven experts are is what the first layout had, which has them whole. Prints a table, and which pairs of
+# layouts were predicted in the wrong order.
 #   ranks.sh [RANKS...]   default 1 2 4 8; more than there are cores is allowed, and said
 #   DEVICE=cuda           all ranks on one GPU, messages through the host (--comm mpi), a wider model; default cpu
 #   ROUNDS=2              runs of each layout, in turn; their mean counts, and how far they are apart
@@ -47,6 +48,10 @@ figures() { # RUN: predicted and median measured milliseconds
         END { m = n - skip; for (i = 1; i < m; i++) for (k = i + 1; k <= m; k++) if (t[k] < t[i]) { s = t[i]; t[i] = t[k]; t[k] = s }
               printf "%.1f %.1f\n", 1000 * p, 1000 * t[int((m + 1) / 2)] }' "runs/$1/metrics.jsonl"
 }
+load() { # RUN: rows of the fullest expert over the mean, mean of layers and steps
+    grep -o '"expert_load_max_over_mean": {[^}]*}' "runs/$1/metrics.jsonl" | grep -o ': [0-9][0-9.]*' |
+        awk '{ sum += $2 } END { printf "%.3f", (NR && sum > NR ? sum / NR : 1) }'
+}
 shared="--device $device --threads 1"
 [ "$device" = cpu ] || shared="$shared --comm mpi"
 common="$shared --global_batch_size 32 --max_steps $steps --save_every -1 --epochs 99"
@@ -55,13 +60,16 @@ printf '%5s  %-20s %12s %12s %7s %9s\n' ranks layout "predicted ms" "measured ms
 for ranks in "$@"; do
     $mpirun -np "$ranks" "$moec" profile --model_id model --sequence_length $sequence --micro_batch_size 4 --layers 2 $shared --output here.json >profile.log 2>&1 ||
         { grep -a moec: profile.log; exit 1; }
+    uneven=1
     for round in $(seq "$rounds"); do
         while read -r name unit experts tensors stages options; do
             train "$ranks" run $common --micro_batch_size $((4 * unit / stages)) --cluster here.json --plan_ngpus "$unit" --expert_parallel "$experts" \
-                --tensor_parallel "$tensors" --pipeline_stages "$stages" $options || { tail -n 3 run.err; continue; }
+                --tensor_parallel "$tensors" --pipeline_stages "$stages" --expert_load $uneven $options || { tail -n 3 run.err; continue; }
+            [ "$name" != data ] || uneven=$(load run)
             echo "$ranks $name $(figures run)" >>runs.txt
         done < <(layouts "$ranks")
     done
+    echo "$ranks ranks: the fullest expert of a layer has $uneven times the mean"
     awk -v ranks="$ranks" '$1 == ranks { if (!n[$2]++) name[++names] = $2; p[$2] = $3; sum[$2] += $4
             if (n[$2] == 1 || $4 < least[$2]) least[$2] = $4
             if (n[$2] == 1 || $4 > most[$2]) most[$2] = $4 }

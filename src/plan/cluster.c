@@ -48,7 +48,8 @@ static const struct cluster builtin[] = {
       989e12,
       1,
       45e9,
-      NULL },
+      NULL,
+      1 },
     { "h100",
       8,
       (int64_t)78 << 30,
@@ -60,7 +61,8 @@ static const struct cluster builtin[] = {
       989e12,
       1,
       45e9,
-      NULL },
+      NULL,
+      1 },
     { "a100",
       8,
       (int64_t)78 << 30,
@@ -72,7 +74,8 @@ static const struct cluster builtin[] = {
       312e12,
       1,
       20e9,
-      NULL },
+      NULL,
+      1 },
 };
 
 bool cluster_builtin(const char *name, struct cluster *c)
@@ -237,5 +240,7 @@ void cluster_signature(const struct cluster *c, char out[17])
                      c->memory_bytes_per_s, c->host_bytes_per_s);
     n += add_link(text + n, sizeof text - (size_t)n, &c->inside);
     n += add_link(text + n, sizeof text - (size_t)n, &c->between);
+    if (c->expert_load > 1)
+        n += snprintf(text + n, sizeof text - (size_t)n, " %.17g", c->expert_load);
     hash_hex(hash_bytes(text, (size_t)n), out);
 }

@@ -30,6 +30,9 @@ struct cluster {
     double ranks_per_core;
     double host_bytes_per_s;   /* of copies to and from the memory of the host, one rank, while it computes */
     const struct rates *rates; /* of operators; NULL = the rates above for all */
+    /* Not of machines, but of data and model, and predictions need it as they need rates: rows of the fullest expert over the
+     * mean of a layer's; at most 1 = even. No file has it. */
+    double expert_load;
 };
 /* This machine: memory divided by the ranks on it; rates are typical of a server core (about 100 GFLOP/s). */
 /* cores: of the machine; more threads than cores share them. No plan depends on the threads: all rates do alike, and

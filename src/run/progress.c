@@ -139,6 +139,10 @@ void progress_compare(struct run *r)
     compare("optimizer", p->optimizer_us, each[COST_OPTIMIZER] / n);
     if (rest > 0.01 * m->seconds)
         compare("rest", 0, rest / n);
+    if (r->plan.expert_parallel > 1)
+        printf("  experts: the fullest of a layer had %.2f times the mean of rows, %.2f in the prediction "
+               "(--expert_load)\n",
+               m->expert_load / n, fmax(1, r->config->expert_load));
     if (r->plan.stages > 1)
         printf("  exchange with the bubble of the pipeline: waiting for the other stages\n");
     if (rest > 0.01 * m->seconds)

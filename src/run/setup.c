@@ -41,6 +41,7 @@ static bool begin(struct arena *a, const struct config *c, bool open, struct set
                          .graphs = c->graphs,
                          .overlap = c->overlap,
                          .overlap_blocks = (int)c->overlap_blocks,
+                         .expert_load = c->expert_load,
                          .host_bytes = INT64_MAX,
                          .by_mpi = c->comm == COMM_MPI,
                          .master = c->master,
@@ -68,9 +69,12 @@ bool setup_describe(struct arena *a, const struct config *c, struct setup *s, st
 bool setup_cluster(struct setup *s, const char *path, int ranks, int threads, struct err *e)
 {
     enum { NODE = 8 }; /* devices of a machine that is only described */
-    if (path && !cluster_builtin(path, &s->cluster))
-        return cluster_read(s->arena, path, &s->cluster,
-                            e); /* its links were measured the way the ranks went */
+    if (path && !cluster_builtin(path, &s->cluster)) {
+        const bool ok =
+            cluster_read(s->arena, path, &s->cluster, e); /* its links were measured the way the ranks went */
+        s->cluster.expert_load = s->expert_load;
+        return ok;
+    }
     if (!path && s->backend == CUDA)
         cluster_cuda(&s->cluster, s->device || ranks < NODE ? ranks : NODE,
                      s->device ? s->device->memory() : 0);
@@ -78,6 +82,7 @@ bool setup_cluster(struct setup *s, const char *path, int ranks, int threads, st
         cluster_cpu(&s->cluster, ranks, threads, pool_cores());
     if (s->backend == CUDA && s->by_mpi)
         cluster_by_host(&s->cluster);
+    s->cluster.expert_load = s->expert_load;
     return true;
 }
 

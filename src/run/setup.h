@@ -16,6 +16,7 @@ struct setup {
     enum backend backend;
     int graphs, overlap; /* GRAPHS_*, OVERLAP_* of config.h */
     int overlap_blocks;  /* device.h: lanes */
+    double expert_load;  /* cluster.h */
     bool by_mpi;         /* what lies on a device goes through the host */
     int64_t host_bytes;  /* that moments of a rank may take of the host's memory (sched/offload.h) */
     int64_t way_bytes;   /* of plan_limits, where the memory is that of this device */

@@ -292,8 +292,12 @@ static bool after_step(struct run *r, struct step_report *report)
     return done;
 }
 
-static void measure(struct measured *m, const struct step_report *s)
+static void measure(struct run *r, const struct step_report *s)
 {
+    struct measured *m = &r->measured;
+    const int layers = r->engine.values.n_moe;
+    for (int k = 0; k < layers; k++)
+        m->expert_load += step_load_ratio(&r->stepper, k) / layers;
     m->n_steps++;
     m->seconds += s->seconds;
     for (int i = 0; i < COST_CLASSES; i++)
@@ -311,7 +315,7 @@ static bool loop(struct run *r, struct err *e)
         if (!one_step(r, &report, e))
             return false;
         if (!first)
-            measure(&r->measured, &report);
+            measure(r, &report);
         done = after_step(r, &report);
     }
     return true;

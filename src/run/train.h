@@ -8,6 +8,7 @@
 struct measured { /* steps after the first one of this start */
     int64_t n_steps;
     double seconds, class_seconds[COST_CLASSES]; /* sums */
+    double expert_load;                          /* a sum: of a step, the mean of the layers' */
 };
 struct run {
     struct arena *arena;

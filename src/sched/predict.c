@@ -2,6 +2,7 @@
 #include "sched/predict.h"
 #include "base/arena.h"
 #include "plan/tree.h"
+#include "plan/uneven.h"
 #include "sched/clock.h"
 #include "sched/lanes.h"
 #include "sched/pipeline.h"
@@ -58,9 +59,15 @@ static int64_t dim_named(const struct node *n, int letter)
     return letter >= 0 ? n->dim[letter] : 0;
 }
 
-/* Rows sorted by expert that a call really has, routing being even: those of the tokens, and half a tile for each
- * segment, or the part of those of a round that is under way with others. Its sizes are capacities. Letter of the rows, or -1. */
-static int real_rows(const struct program *p, const struct instr *in, int64_t *rows)
+/* Rows sorted by expert that a call really has. Its sizes are capacities. */
+struct sorted {
+    int letter; /* of the rows; -1: it has none */
+    int64_t rows, n_experts;
+};
+
+/* Routing being even: those of the tokens, and half a tile for each segment, or the part of those of a round that is under way
+ * with others. */
+static struct sorted even_rows(const struct program *p, const struct instr *in)
 {
     const struct node *n = in->node >= 0 ? &p->graph->nodes[in->node] : NULL;
     for (int j = 0; n && j < n->anno->n_args; j++)
@@ -68,25 +75,34 @@ static int real_rows(const struct program *p, const struct instr *in, int64_t *r
             const struct anno_dim *d = &n->anno->arg[j].dim[k];
             if (d->rows_of < 0 || strcmp(n->anno->letter[d->rows_of], "n") == 0)
                 continue;
-            const int64_t pads = p->plan.tile > 1 ? dim_named(n, d->rows_of) * p->plan.tile / 2 : 0;
+            const int64_t experts = dim_named(n, d->rows_of);
+            const int64_t pads = p->plan.tile > 1 ? experts * p->plan.tile / 2 : 0;
             const int64_t tokens_of = layout_is_tensor(&p->layout, in->node) ? p->plan.tensor_parallel : 1;
-            *rows = (n->dim[d->letter] / plan_workers(&p->plan) * tokens_of + pads) / plan_at_once(&p->plan);
-            return d->letter;
+            return (struct sorted){ .letter = d->letter,
+                                    .rows = (n->dim[d->letter] / plan_workers(&p->plan) * tokens_of + pads) /
+                                            plan_at_once(&p->plan),
+                                    .n_experts = experts };
         }
-    return -1;
+    return (struct sorted){ .letter = -1 };
+}
+
+/* Of the rank for which the others of its expert group wait. */
+static struct sorted real_rows(const struct program *p, const struct instr *in, const struct cluster *c)
+{
+    struct sorted s = even_rows(p, in);
+    s.rows = (int64_t)((double)s.rows * uneven_ranks(c->expert_load, s.n_experts, p->plan.expert_parallel));
+    return s;
 }
 
 /* Of the room that the letter has; without a letter, all. */
-static double part_of_rows(const struct instr *in, int letter, int64_t rows)
+static double part_of_rows(const struct instr *in, struct sorted s)
 {
-    return letter >= 0 && in->dim[letter] > 0 ? (double)rows / (double)in->dim[letter] : 1;
+    return s.letter >= 0 && in->dim[s.letter] > 0 ? (double)s.rows / (double)in->dim[s.letter] : 1;
 }
 
 double sched_rows_part(const struct program *p, const struct instr *in)
 {
-    int64_t rows = 0;
-    const int letter = real_rows(p, in, &rows);
-    return part_of_rows(in, letter, rows);
+    return part_of_rows(in, even_rows(p, in));
 }
 
 /* Gradients of parameters that a call writes, and reads where it adds to them. */
@@ -121,13 +137,12 @@ static double table_us(const struct program *p, const struct instr *in, double p
 static double op_us(const struct program *p, const struct instr *in, const struct cluster *c)
 {
     double flops, bytes;
-    int64_t rows = 0;
     struct instr real = *in;
-    const int letter = real_rows(p, in, &rows);
-    const double part = part_of_rows(in, letter, rows),
+    const struct sorted s = real_rows(p, in, c);
+    const double part = part_of_rows(in, s),
                  calls = (p->plan.expert_parallel > 1 && part > 1 ? ceil(part) : 1) * c->call_us;
-    if (letter >= 0)
-        real.dim[letter] = rows;
+    if (s.letter >= 0)
+        real.dim[s.letter] = s.rows;
     sched_cost(p->graph, &real, &flops, &bytes);
     const double us = table_us(p, in, part, flops, bytes, calls, c);
     return us >= 0 ? fmax(us, calls)
@@ -145,14 +160,13 @@ static const struct link *links_of(const struct program *p, const struct cluster
     return cluster_link(c, (int64_t)members * stride, p->plan.n_ranks);
 }
 
-/* Routing is assumed even: the rows that leave a rank are (ep-1)/ep of its copies, or what is different of them where it is
- * packed first, which takes the device's memory too. */
+/* Rows that leave a rank are (ep-1)/ep of its copies, or what is different of them where it is packed first, which takes the
+ * device's memory too; the fullest rank of experts receives as much more as it has rows. */
 static double exchange_us(const struct program *p, const struct instr *in, const struct cluster *c)
 {
     const int ep = p->plan.expert_parallel;
-    int64_t rows = 0;
-    if (real_rows(p, in, &rows) < 0)
-        rows = p->plan.row_capacity;
+    const struct sorted s = real_rows(p, in, c);
+    const int64_t rows = s.letter < 0 ? p->plan.row_capacity : s.rows;
     const double rounds = ceil((double)rows / (double)p->plan.row_capacity),
                  bytes = (double)rows * (double)in->row_bytes;
     const bool once = in->copies > 1 && rounds <= 1;

@@ -67,6 +67,14 @@ for layout in 1 2; do
     ok "train, experts over $layout" train 2 ep$layout --global_batch_size 32 --micro_batch_size 8 --threads 1 --max_steps 8 --expert_parallel $layout --zero 0 --save_every -1
     echo "     experts over $layout: simulated $(ms 'simulated step' ep$layout.sim) ms, measured $(measured ep$layout) ms"
 done
+# Uneven experts: whoever has the fullest is waited for.
+ok "how uneven experts were is told" grep -Eq '^  experts: the fullest of a layer had [1-9]\.[0-9]+ times the mean of rows, 1\.00 in the prediction' ep2.out
+with_load() { # EXPERT_PARALLEL LOAD
+    "$moec" compile $options --cluster bare.json --runtime_ngpus 2 --expert_parallel $1 --zero 0 --expert_load $2 >"$work/log" 2>&1 && ms 'predicted step' "$work/log"
+}
+even=$(with_load 2 1) uneven=$(with_load 2 3)
+if awk "BEGIN { exit !($even > 0 && $uneven > 1.05 * $even) }"; then passed "uneven experts take longer ($even, $uneven ms)"; else failed "uneven experts: $even, $uneven ms"; fi
+ok "but not those that are not split" test "$(with_load 1 1)" = "$(with_load 1 3)"
 ok "simulate a pipeline" "$moec" simulate $options --cluster two.json --runtime_ngpus 2 --pipeline_stages 2 --micro_batch_size 4 --trace stages.json --trace_ranks 1
 cp log stages.sim
 shows "no deadlock in a pipeline" 'no deadlock'
