@@ -140,9 +140,10 @@ void progress_compare(struct run *r)
     if (rest > 0.01 * m->seconds)
         compare("rest", 0, rest / n);
     if (r->plan.expert_parallel > 1)
-        printf("  experts: the fullest of a layer had %.2f times the mean of rows, %.2f in the prediction "
-               "(--expert_load)\n",
-               m->expert_load / n, fmax(1, r->config->expert_load));
+        printf(
+            "  experts: the fullest of a layer had %.2f times the mean of rows (--expert_load %.2f predicts "
+            "with it)\n",
+            m->expert_load / n, m->expert_load / n);
     if (r->plan.stages > 1)
         printf("  exchange with the bubble of the pipeline: waiting for the other stages\n");
     if (rest > 0.01 * m->seconds)

@@ -66,15 +66,12 @@ bool setup_describe(struct arena *a, const struct config *c, struct setup *s, st
     return begin(a, c, false, s, e);
 }
 
-bool setup_cluster(struct setup *s, const char *path, int ranks, int threads, struct err *e)
+static bool describe_machines(struct setup *s, const char *path, int ranks, int threads, struct err *e)
 {
     enum { NODE = 8 }; /* devices of a machine that is only described */
-    if (path && !cluster_builtin(path, &s->cluster)) {
-        const bool ok =
-            cluster_read(s->arena, path, &s->cluster, e); /* its links were measured the way the ranks went */
-        s->cluster.expert_load = s->expert_load;
-        return ok;
-    }
+    if (path && !cluster_builtin(path, &s->cluster))
+        return cluster_read(s->arena, path, &s->cluster,
+                            e); /* its links were measured the way the ranks went */
     if (!path && s->backend == CUDA)
         cluster_cuda(&s->cluster, s->device || ranks < NODE ? ranks : NODE,
                      s->device ? s->device->memory() : 0);
@@ -82,8 +79,14 @@ bool setup_cluster(struct setup *s, const char *path, int ranks, int threads, st
         cluster_cpu(&s->cluster, ranks, threads, pool_cores());
     if (s->backend == CUDA && s->by_mpi)
         cluster_by_host(&s->cluster);
-    s->cluster.expert_load = s->expert_load;
     return true;
+}
+
+bool setup_cluster(struct setup *s, const char *path, int ranks, int threads, struct err *e)
+{
+    const bool ok = describe_machines(s, path, ranks, threads, e);
+    s->cluster.expert_load = s->expert_load;
+    return ok;
 }
 
 void setup_memory(const struct setup *s, struct plan_limits *l)
