@@ -111,7 +111,8 @@ static void next_block(struct arena *a, size_t bytes)
     a->current = b;
 }
 
-void *arena_alloc(struct arena *a, size_t bytes)
+/* Zero but for the first `written` bytes, which the caller writes. */
+static void *take(struct arena *a, size_t bytes, size_t written)
 {
     if (bytes > SIZE_MAX / 4)
         die("out of memory: %s asks for %zu bytes", a->name, bytes);
@@ -121,12 +122,19 @@ void *arena_alloc(struct arena *a, size_t bytes)
     struct block *b = a->current;
     char *p = b->data + b->used;
     ASAN_UNPOISON_MEMORY_REGION(p, bytes);
-    if (b->used < b->touched)
-        memset(p, 0, bytes < b->touched - b->used ? bytes : b->touched - b->used);
+    const size_t touched = b->touched > b->used ? b->touched - b->used : 0,
+                 dirty = bytes < touched ? bytes : touched;
+    if (dirty > written)
+        memset(p + written, 0, dirty - written);
     b->used += whole;
     if (b->touched < b->used)
         b->touched = b->used;
     return p;
+}
+
+void *arena_alloc(struct arena *a, size_t bytes)
+{
+    return take(a, bytes, 0);
 }
 
 size_t arena_mark(const struct arena *a)
@@ -173,10 +181,13 @@ char *arena_strdup(struct arena *a, const char *text)
 char *arena_printf(struct arena *a, const char *fmt, ...)
 {
     va_list ap;
+    char few[192]; /* most texts are shorter */
     va_start(ap, fmt);
-    const int bytes = vsnprintf(NULL, 0, fmt, ap);
+    const int bytes = vsnprintf(few, sizeof few, fmt, ap);
     va_end(ap);
     CHECK(bytes >= 0, "cannot format '%s'", fmt);
+    if ((size_t)bytes < sizeof few)
+        return arena_strndup(a, few, (size_t)bytes);
     char *text = arena_alloc(a, (size_t)bytes + 1);
     va_start(ap, fmt);
     vsnprintf(text, (size_t)bytes + 1, fmt, ap);
@@ -184,13 +195,18 @@ char *arena_printf(struct arena *a, const char *fmt, ...)
     return text;
 }
 
-void *arena_array(struct arena *a, int64_t n, size_t item_bytes)
+static size_t bytes_of(const struct arena *a, int64_t n, size_t item_bytes)
 {
     size_t bytes;
     CHECK(n >= 0, "%s: %lld items", a->name, (long long)n);
     CHECK(!__builtin_mul_overflow((size_t)n, item_bytes, &bytes), "%s: %lld items of %zu bytes overflow",
           a->name, (long long)n, item_bytes);
-    return arena_alloc(a, bytes);
+    return bytes;
+}
+
+void *arena_array(struct arena *a, int64_t n, size_t item_bytes)
+{
+    return take(a, bytes_of(a, n, item_bytes), 0);
 }
 
 void *arena_grow(struct arena *a, void *items, int n, int *capacity, int first, size_t item_bytes)
@@ -198,7 +214,8 @@ void *arena_grow(struct arena *a, void *items, int n, int *capacity, int first, 
     if (n < *capacity)
         return items;
     *capacity = *capacity ? 2 * *capacity : first;
-    void *more = arena_array(a, *capacity, item_bytes);
+    const size_t bytes = bytes_of(a, *capacity, item_bytes);
+    void *more = take(a, bytes, bytes);
     return n ? memcpy(more, items, (size_t)n * item_bytes) : more;
 }
 

@@ -47,13 +47,13 @@ static value expert_weight(struct build *b, const char *name, const char *const 
     p->n_pieces = (int)E * n_projections;
     p->piece = ARENA_NEW(g->arena, struct piece, p->n_pieces);
     for (int i = 0; i < p->n_pieces; i++)
-        p->piece[i] = (struct piece){ .tensor = path(b, arena_printf(g->arena, "mlp.experts.%d.%s.weight",
-                                                                     i / n_projections,
-                                                                     projections[i % n_projections])),
-                                      .n_dims = 2,
-                                      .shape = { rows, columns },
-                                      .offset = i * n,
-                                      .n_elements = n };
+        p->piece[i] =
+            (struct piece){ .tensor = arena_printf(g->arena, "%smlp.experts.%d.%s.weight", b->at,
+                                                   i / n_projections, projections[i % n_projections]),
+                            .n_dims = 2,
+                            .shape = { rows, columns },
+                            .offset = i * n,
+                            .n_elements = n };
     return w;
 }
 

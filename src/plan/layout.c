@@ -307,10 +307,12 @@ static void cut_flat(struct arena *a, const struct layout *l, int which, struct 
 {
     f->cut = ARENA_NEW(a, int64_t, f->n_ranks + 1);
     int next = 1;
-    for (int i = 0; i < l->n_chunks; i++)
-        while (l->chunk[i].flat == which && next < f->n_ranks &&
-               l->chunk[i].at >= f->n_elements * next / f->n_ranks)
+    int64_t wanted = f->n_ranks > 1 ? f->n_elements / f->n_ranks : 0; /* no ranks: a flat that is not there */
+    for (int i = 0; i < l->n_chunks && next < f->n_ranks; i++)
+        while (l->chunk[i].flat == which && next < f->n_ranks && l->chunk[i].at >= wanted) {
             f->cut[next++] = l->chunk[i].at;
+            wanted = f->n_elements * next / f->n_ranks;
+        }
     while (next <= f->n_ranks)
         f->cut[next++] = f->n_elements;
 }
