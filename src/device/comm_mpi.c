@@ -290,6 +290,15 @@ void mpi_exchange(const struct comm_group *g, const void *send, void *recv, cons
         g, MPI_Alltoallv(send, counts[0], counts[1], t, recv, counts[2], counts[3], t, groups[g->mpi].comm));
 }
 
+void mpi_broadcast(const struct comm_group *g, int from, void *data, size_t bytes)
+{
+    for (size_t at = 0; at < bytes; at += 1u << 30) {
+        const size_t left = bytes - at;
+        OK_GROUP(g, MPI_Bcast((char *)data + at, (int)(left < 1u << 30 ? left : 1u << 30), MPI_BYTE, from,
+                              groups[g->mpi].comm));
+    }
+}
+
 /* The largest power of two, up to 1 MiB, that divides all of them. */
 static int64_t unit_of(const int64_t *cut, int n)
 {
@@ -304,20 +313,16 @@ void mpi_gather_ranges(const struct comm_group *g, void *all, const int64_t *cut
 {
     const int64_t unit = unit_of(cut, g->n);
     const MPI_Datatype t = row_type(unit);
+    if (cut[g->n] / unit > INT_MAX) { /* more than MPI counts: boundaries at odd places of many GB */
+        for (int m = 0; m < g->n; m++)
+            mpi_broadcast(g, m, (char *)all + cut[m], (size_t)(cut[m + 1] - cut[m]));
+        return;
+    }
     for (int m = 0; m < g->n; m++) {
         counts[0][m] = to_int((cut[m + 1] - cut[m]) / unit);
         counts[1][m] = to_int(cut[m] / unit);
     }
     OK_GROUP(g, MPI_Allgatherv(MPI_IN_PLACE, 0, t, all, counts[0], counts[1], t, groups[g->mpi].comm));
-}
-
-void mpi_broadcast(const struct comm_group *g, int from, void *data, size_t bytes)
-{
-    for (size_t at = 0; at < bytes; at += 1u << 30) {
-        const size_t left = bytes - at;
-        OK_GROUP(g, MPI_Bcast((char *)data + at, (int)(left < 1u << 30 ? left : 1u << 30), MPI_BYTE, from,
-                              groups[g->mpi].comm));
-    }
 }
 
 void *mpi_requests(struct arena *a, int n)
