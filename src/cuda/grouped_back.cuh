@@ -7,10 +7,8 @@
 __device__ static __forceinline__ uint32_t back_pair(uint32_t *gate, uint32_t *up, const float dy[2],
                                                      float weight, float *sum)
 {
-    const struct swiglu_back low = swiglu_bwd(__uint_as_float(*gate << 16), __uint_as_float(*up << 16),
-                                              weight, dy[0]),
-                             high = swiglu_bwd(__uint_as_float(*gate & 0xffff0000u),
-                                               __uint_as_float(*up & 0xffff0000u), weight, dy[1]);
+    const struct swiglu_back low = swiglu_bwd(low_of(*gate), low_of(*up), weight, dy[0]),
+                             high = swiglu_bwd(high_of(*gate), high_of(*up), weight, dy[1]);
     *gate = pack_pair(low.gate, high.gate);
     *up = pack_pair(low.up, high.up);
     *sum += low.weight;
@@ -64,7 +62,7 @@ __device__ static __forceinline__ void back_piece(const uint32_t (&dy)[64], uint
 #pragma unroll
         for (int k = 0; k < 2; k++) {
             const uint32_t both = dy[FIRST + 2 * i + k];
-            const float d[2] = { __uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u) };
+            const float d[2] = { low_of(both), high_of(both) };
             word[k] = back_pair(&gate[k], &up[k], d, weight[k], &sum[k]);
         }
         shared_put_pair(at, gate);

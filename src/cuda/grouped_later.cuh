@@ -47,9 +47,8 @@ __device__ static __forceinline__ void put_y_words(const struct writer *w, const
             uint32_t gate = l->word[FIRST + 4 * i + k], up = l->word[32 + FIRST + 4 * i + k];
             after_stores(&gate); /* few registers are left: not everything at once */
             after_stores(&up);
-            y[k] = pack_pair(swiglu(__uint_as_float(gate << 16), __uint_as_float(up << 16), l->weight[k % 2]),
-                             swiglu(__uint_as_float(gate & 0xffff0000u), __uint_as_float(up & 0xffff0000u),
-                                    l->weight[k % 2]));
+            y[k] = pack_pair(swiglu(low_of(gate), low_of(up), l->weight[k % 2]),
+                             swiglu(high_of(gate), high_of(up), l->weight[k % 2]));
         }
         shared_put_matrices(at ^ 32 * i, y[0], y[1], y[2], y[3]);
     }

@@ -13,8 +13,8 @@ struct halves {
 __device__ static inline void load4(float x[PAIRS], const bf16 *p)
 {
     const uint2 raw = *(const uint2 *)p;
-    x[0] = __uint_as_float(raw.x << 16), x[1] = __uint_as_float(raw.x & 0xffff0000u);
-    x[2] = __uint_as_float(raw.y << 16), x[3] = __uint_as_float(raw.y & 0xffff0000u);
+    x[0] = low_of(raw.x), x[1] = high_of(raw.x);
+    x[2] = low_of(raw.y), x[3] = high_of(raw.y);
 }
 
 /* p[j] = x[j], or += */

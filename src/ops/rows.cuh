@@ -19,8 +19,8 @@ __device__ static inline void add8(float sum[VEC], uint4 raw)
     const uint32_t w[4] = { raw.x, raw.y, raw.z, raw.w };
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        sum[2 * i] += __uint_as_float(w[i] << 16);
-        sum[2 * i + 1] += __uint_as_float(w[i] & 0xffff0000u);
+        sum[2 * i] += low_of(w[i]);
+        sum[2 * i + 1] += high_of(w[i]);
     }
 }
 
