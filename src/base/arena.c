@@ -111,8 +111,8 @@ static void next_block(struct arena *a, size_t bytes)
     a->current = b;
 }
 
-/* Zero but for the first `written` bytes, which the caller writes. */
-static void *take(struct arena *a, size_t bytes, size_t written)
+/* clear: zero; else what lay there before, which the caller writes over. */
+static void *take(struct arena *a, size_t bytes, bool clear)
 {
     if (bytes > SIZE_MAX / 4)
         die("out of memory: %s asks for %zu bytes", a->name, bytes);
@@ -122,10 +122,8 @@ static void *take(struct arena *a, size_t bytes, size_t written)
     struct block *b = a->current;
     char *p = b->data + b->used;
     ASAN_UNPOISON_MEMORY_REGION(p, bytes);
-    const size_t touched = b->touched > b->used ? b->touched - b->used : 0,
-                 dirty = bytes < touched ? bytes : touched;
-    if (dirty > written)
-        memset(p + written, 0, dirty - written);
+    if (clear && b->used < b->touched)
+        memset(p, 0, bytes < b->touched - b->used ? bytes : b->touched - b->used);
     b->used += whole;
     if (b->touched < b->used)
         b->touched = b->used;
@@ -134,7 +132,7 @@ static void *take(struct arena *a, size_t bytes, size_t written)
 
 void *arena_alloc(struct arena *a, size_t bytes)
 {
-    return take(a, bytes, 0);
+    return take(a, bytes, true);
 }
 
 size_t arena_mark(const struct arena *a)
@@ -206,7 +204,7 @@ static size_t bytes_of(const struct arena *a, int64_t n, size_t item_bytes)
 
 void *arena_array(struct arena *a, int64_t n, size_t item_bytes)
 {
-    return take(a, bytes_of(a, n, item_bytes), 0);
+    return arena_alloc(a, bytes_of(a, n, item_bytes));
 }
 
 void *arena_grow(struct arena *a, void *items, int n, int *capacity, int first, size_t item_bytes)
@@ -214,8 +212,7 @@ void *arena_grow(struct arena *a, void *items, int n, int *capacity, int first, 
     if (n < *capacity)
         return items;
     *capacity = *capacity ? 2 * *capacity : first;
-    const size_t bytes = bytes_of(a, *capacity, item_bytes);
-    void *more = take(a, bytes, bytes);
+    void *more = take(a, bytes_of(a, *capacity, item_bytes), false);
     return n ? memcpy(more, items, (size_t)n * item_bytes) : more;
 }
 

@@ -96,7 +96,7 @@ static void print_step(const struct run *r, const struct step_report *s, double 
         "tok/s %.0f | MFU %.2f%% | expert load max/mean %.2f | rounds %lld | dropped 0 | ETA %.0f s\n",
         (long long)step, (long long)r->total_steps, s->result.loss, s->result.loss / log(2.0), s->result.aux,
         s->result.grad_norm, s->lr, (long long)r->position->tokens, rate, 100 * mfu,
-        step_load_ratio(&r->stepper, -1), (long long)s->rounds, r->eta_seconds);
+        step_worst_load_ratio(&r->stepper), (long long)s->rounds, r->eta_seconds);
 }
 
 void progress_print(struct run *r, const struct step_report *s, double tokens_per_s, double mfu)

@@ -257,18 +257,19 @@ double step_evaluate(struct stepper *s, int64_t begin, int64_t end, int64_t *n_t
 
 double step_load_ratio(const struct stepper *s, int moe_layer)
 {
-    double worst = 0;
-    for (int k = 0; k < s->engine->values.n_moe; k++) {
-        const int64_t *load = s->load + k * s->n_experts;
-        int64_t most = 0, sum = 0;
-        for (int64_t e = 0; e < s->n_experts; e++) {
-            most = load[e] > most ? load[e] : most;
-            sum += load[e];
-        }
-        const double ratio = sum ? (double)most * (double)s->n_experts / (double)sum : 0;
-        if (k == moe_layer)
-            return ratio;
-        worst = ratio > worst ? ratio : worst;
+    const int64_t *load = s->load + moe_layer * s->n_experts;
+    int64_t most = 0, sum = 0;
+    for (int64_t e = 0; e < s->n_experts; e++) {
+        most = load[e] > most ? load[e] : most;
+        sum += load[e];
     }
+    return sum ? (double)most * (double)s->n_experts / (double)sum : 0;
+}
+
+double step_worst_load_ratio(const struct stepper *s)
+{
+    double worst = 0;
+    for (int k = 0; k < s->engine->values.n_moe; k++)
+        worst = fmax(worst, step_load_ratio(s, k));
     return worst;
 }

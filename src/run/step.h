@@ -33,5 +33,6 @@ struct step_result step_train(struct stepper *s, int64_t epoch, int64_t first, i
 /* Sequences [begin, end) of the dataset, forward only. */
 double step_evaluate(struct stepper *s, int64_t begin, int64_t end,
                      int64_t *n_targets); /* mean nats per target */
-/* Largest load / mean load over experts, of one layer or (-1) the worst layer. */
+/* Largest load / mean load over experts, of the moe_layer'th MoE layer; of the worst one (0: there is none). */
 double step_load_ratio(const struct stepper *s, int moe_layer);
+double step_worst_load_ratio(const struct stepper *s);
