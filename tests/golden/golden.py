@@ -83,6 +83,17 @@ CASES = {
             rope_theta=1000.0,
             rope_scaling=yarn(factor=8, beta_fast=4, beta_slow=1, mscale=0.707, mscale_all_dim=0.707,
                               original_max_position_embeddings=64))),
+    "heads": dict(
+        batch=(2, 256), embed_scale=0.8, scale=0.8, gate_scale=1.5, empty_expert=False,
+        config=dict(
+            vocab_size=72, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+            intermediate_size=40, moe_intermediate_size=16, q_lora_rank=None, kv_lora_rank=24,
+            qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128, n_routed_experts=8, num_experts_per_tok=2,
+            n_shared_experts=1, first_k_dense_replace=1, moe_layer_freq=1, topk_method="greedy", n_group=1,
+            topk_group=1, norm_topk_prob=False, routed_scaling_factor=1.0, aux_loss_alpha=0.01, seq_aux=True,
+            rms_norm_eps=1e-6, tie_word_embeddings=False, torch_dtype="bfloat16",
+            rope_scaling=yarn(factor=40, beta_fast=32, beta_slow=1, mscale=0.707, mscale_all_dim=0.707,
+                              original_max_position_embeddings=4096))),
     "v2norm": dict(
         batch=(2, 17), embed_scale=0.8, scale=0.8, gate_scale=3.0, empty_expert=True,
         config=dict(
