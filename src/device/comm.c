@@ -11,8 +11,6 @@ static const struct device *device; /* NULL: the host's memory is used as it is 
 static bool by_nccl, by_peers;
 static int sharers = 1;
 static const char *doing = "start";
-static char *staging[2];
-static size_t staging_bytes;
 static void *nccl_comms[MAX_GROUPS]; /* by number of the MPI communicator */
 
 const char *comm_what(void)
@@ -179,14 +177,6 @@ bool comm_use(const struct device *d, enum comm_way way, struct err *e)
     return true;
 }
 
-/* Memory that the device copies from and to at its best, instead of `old` (NULL: none). */
-static char *host_memory(char *old, size_t bytes)
-{
-    if (old)
-        device->host_release(old);
-    return device->host_allocate(bytes);
-}
-
 void comm_limit(int multiprocessors)
 {
     if (by_nccl)
@@ -195,11 +185,8 @@ void comm_limit(int multiprocessors)
 
 void comm_reserve(size_t bytes)
 {
-    if (!device || by_nccl || bytes <= staging_bytes || only_peers())
-        return;
-    for (int i = 0; i < 2; i++)
-        staging[i] = host_memory(staging[i], bytes);
-    staging_bytes = bytes;
+    if (device && !by_nccl && !only_peers())
+        staged_reserve(bytes);
 }
 
 /* Every kind of call once, on memory that is there for this alone. */
@@ -266,12 +253,6 @@ void comm_leave_groups(void)
     peer_close();
 }
 
-static void check_staging(const struct comm_group *g, size_t bytes)
-{
-    CHECK(bytes <= staging_bytes, "%s, group \"%s\": %zu bytes, %zu were reserved", doing, g->name, bytes,
-          staging_bytes);
-}
-
 void comm_gather_in_place(const struct comm_group *g, void *all, size_t bytes)
 {
     if (!g)
@@ -288,24 +269,10 @@ void comm_gather_in_place(const struct comm_group *g, void *all, size_t bytes)
         mpi_gather(g, all, bytes);
         return;
     }
-    check_staging(g, bytes * (size_t)g->n);
-    const size_t own = bytes * (size_t)g->index;
-    device->get(staging[0] + own, (char *)all + own, bytes);
-    mpi_gather(g, staging[0], bytes);
-    device->put(all, staging[0], bytes * (size_t)g->n);
-}
-
-/* Bytes from their owner to all. */
-static void staged_broadcast(const struct comm_group *g, int owner, char *at, int64_t bytes)
-{
-    for (int64_t done = 0, n; done < bytes; done += n) {
-        n = bytes - done < (int64_t)staging_bytes ? bytes - done : (int64_t)staging_bytes;
-        if (owner == g->index)
-            device->get(staging[0], at + done, (size_t)n);
-        mpi_broadcast(g, owner, staging[0], (size_t)n);
-        if (owner != g->index)
-            device->put(at + done, staging[0], (size_t)n);
-    }
+    static int64_t cut[MAX_RANKS + 1];
+    for (int m = 0; m < g->n; m++)
+        cut[m + 1] = cut[m] + (int64_t)bytes;
+    staged_gather(g, all, cut);
 }
 
 void comm_gather_ranges(const struct comm_group *g, void *all, const int64_t *cut)
@@ -324,37 +291,19 @@ void comm_gather_ranges(const struct comm_group *g, void *all, const int64_t *cu
         mpi_gather_ranges(g, all, cut);
         return;
     }
-    for (int m = 0; m < g->n; m++)
-        staged_broadcast(g, m, (char *)all + cut[m], cut[m + 1] - cut[m]);
+    staged_gather(g, all, cut);
 }
 
-/* Rows packed member by member; at[m] is where those of m begin. Returns all bytes. */
-static size_t pack(const int64_t *rows, int64_t *at, int n, int64_t row_bytes)
+/* A member's own rows, which are as many on both sides. */
+static void copy_own(const char *send, char *recv, const struct comm_rows *r, int own, int64_t row_bytes)
 {
-    int64_t sum = 0;
-    for (int m = 0; m < n; m++) {
-        at[m] = sum;
-        sum += rows[m];
-    }
-    return (size_t)(sum * row_bytes);
-}
-
-static void staged_exchange(const struct comm_group *g, const char *send, char *recv,
-                            const struct comm_rows *r, int64_t row_bytes)
-{
-    static int64_t send_at[MAX_RANKS], recv_at[MAX_RANKS];
-    check_staging(g, pack(r->send_rows, send_at, g->n, row_bytes));
-    check_staging(g, pack(r->recv_rows, recv_at, g->n, row_bytes));
-    for (int m = 0; m < g->n; m++)
-        if (r->send_rows[m])
-            device->get(staging[0] + send_at[m] * row_bytes, send + r->send_at[m] * row_bytes,
-                        (size_t)(r->send_rows[m] * row_bytes));
-    const struct comm_rows packed = { r->send_rows, send_at, r->recv_rows, recv_at };
-    mpi_exchange(g, staging[0], staging[1], &packed, row_bytes);
-    for (int m = 0; m < g->n; m++)
-        if (r->recv_rows[m])
-            device->put(recv + r->recv_at[m] * row_bytes, staging[1] + recv_at[m] * row_bytes,
-                        (size_t)(r->recv_rows[m] * row_bytes));
+    char *const to = recv + r->recv_at[own] * row_bytes;
+    const char *const from = send + r->send_at[own] * row_bytes;
+    const size_t bytes = (size_t)(r->send_rows[own] * row_bytes);
+    if (device)
+        device->copy(to, from, bytes);
+    else
+        memcpy(to, from, bytes);
 }
 
 void comm_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *r,
@@ -365,17 +314,12 @@ void comm_exchange(const struct comm_group *g, const void *send, void *recv, con
     } else if (g && by_nccl) {
         nccl_exchange(g, send, recv, r, row_bytes, device->stream());
     } else if (g && device) {
+        copy_own(send, recv, r, g->index, row_bytes);
         staged_exchange(g, send, recv, r, row_bytes);
     } else if (g) {
         mpi_exchange(g, send, recv, r, row_bytes);
     } else {
-        char *const to = (char *)recv + r->recv_at[0] * row_bytes;
-        const char *const from = (const char *)send + r->send_at[0] * row_bytes;
-        const size_t bytes = (size_t)(r->send_rows[0] * row_bytes);
-        if (device)
-            device->copy(to, from, bytes);
-        else
-            memcpy(to, from, bytes);
+        copy_own(send, recv, r, 0, row_bytes);
     }
 }
 
@@ -401,7 +345,7 @@ void comm_reserve_message(size_t bytes)
 {
     if (!device || bytes <= incoming_bytes)
         return;
-    incoming = host_memory(incoming, bytes);
+    incoming = comm_host_memory(incoming, bytes);
     incoming_bytes = bytes;
 }
 
@@ -416,7 +360,7 @@ struct comm_outbox *comm_outbox_new(struct arena *a, size_t bytes, int n)
 {
     struct comm_outbox *o = ARENA_NEW(a, struct comm_outbox, 1);
     char *const memory =
-        device ? host_memory(NULL, bytes * (size_t)n) : ARENA_NEW(a, char, (int64_t)bytes *n);
+        device ? comm_host_memory(NULL, bytes * (size_t)n) : ARENA_NEW(a, char, (int64_t)bytes *n);
     *o = (struct comm_outbox){ bytes, n, 0, memory, mpi_requests(a, n) };
     return o;
 }

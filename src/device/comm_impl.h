@@ -35,6 +35,14 @@ void mpi_exchange(const struct comm_group *g, const void *send, void *recv, cons
                   int64_t row_bytes);
 void mpi_broadcast(const struct comm_group *g, int from, void *data, size_t bytes);
 
+/* comm_staged.c: device memory, in the order of the lane in use; waits for its copies. What a member keeps is not moved. */
+void staged_reserve(size_t bytes); /* at least; twice */
+void staged_gather(const struct comm_group *g, void *all, const int64_t *cut);
+void staged_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *rows,
+                     int64_t row_bytes);
+/* Memory that the device copies from and to at its best, instead of `old` (NULL: none). */
+char *comm_host_memory(char *old, size_t bytes);
+
 /* comm_nccl.c: device memory, in the order of `stream`. Failures stop all ranks with what, group and call. */
 enum { NCCL_ID_BYTES = 128 };
 bool nccl_open(struct err *e);        /* finds the library */

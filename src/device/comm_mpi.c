@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_TYPES = 16 };
+enum { MAX_TYPES = 64 };
 static struct { /* of comm_group.mpi */
     MPI_Comm comm;
     uint64_t ranks; /* hash of the members */
