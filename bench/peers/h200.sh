@@ -23,7 +23,7 @@ into grouped.json "$MOEC" bench grouped-gemm --json
 into grouped-peer.json "$PYTHON" "$here/grouped_gemm.py" --runs "$RUNS"
 if [ -n "${MODEL_CONFIG:-}" ] && [ -n "${DATA:-}" ]; then
     into step.json "$MOEC" bench step --model_id "$MODEL_CONFIG" --dataset_path "$DATA" --tokens "$TOKENS" \
-        --micro_batch_size 4 ${LAYERS:+--layers "$LAYERS"} --json
+        ${LAYERS:+--layers "$LAYERS"} --json
     into step-peer.json "$PYTHON" "$here/step.py" --model_id "$MODEL_CONFIG" --tokens "$TOKENS" \
         ${LAYERS:+--layers "$LAYERS"}
 fi

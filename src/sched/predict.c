@@ -86,11 +86,19 @@ static struct sorted even_rows(const struct program *p, const struct instr *in)
     return (struct sorted){ .letter = -1 };
 }
 
+/* Of n ranks, so many share a core or a GPU: what is uneven among them evens out, for one that waits leaves its part to the
+ * others. */
+static double sharing(int n, const struct cluster *c)
+{
+    return fmin(n, fmax(1, c->ranks_per_core));
+}
+
 /* Of the rank for which the others of its expert group wait. */
 static struct sorted real_rows(const struct program *p, const struct instr *in, const struct cluster *c)
 {
     struct sorted s = even_rows(p, in);
-    s.rows = (int64_t)((double)s.rows * uneven_ranks(c->expert_load, s.n_experts, p->plan.expert_parallel));
+    const int ep = p->plan.expert_parallel, apart = (int)round(ep / sharing(ep, c));
+    s.rows = (int64_t)((double)s.rows * uneven_ranks(c->expert_load, s.n_experts, apart));
     return s;
 }
 
@@ -190,25 +198,45 @@ static double route_us(const struct program *p, const struct instr *in, const st
                    TRANSFER_EXCHANGE);
 }
 
-/* Bytes that one member moves: everything it holds once out and once in, in the worst of the collectives. What it adds up, or
- * copies of its own, passes through its memory. */
+/* Elements that the busiest of a group receives, `mean` on average: it has more where a range belongs to few of them. */
+static double busiest(double worst, double mean, int members, const struct cluster *c)
+{
+    return fmax(mean, worst / sharing(members, c));
+}
+
+/* Sums come to who owns the range, or to everybody in equal parts and from there to the owners. */
+static double reduced(const struct instr *in, const struct flat *f, const struct cluster *c)
+{
+    const int m = f->n_ranks;
+    const double n = (double)in->n_elements, mean = n * (m - 1) / m,
+                 owned = fmin(n, (double)f->n_elements / m); /* by one of them */
+    return in->spread ? mean + busiest(owned * (m - 1) / m, mean / m, m, c)
+                      : busiest((m - 1) * owned, mean, m, c);
+}
+
+/* Who owns least of the range receives most. */
+static double gathered(double n, const struct flat *f, int members, const struct cluster *c)
+{
+    const double all = (double)f->n_elements, owned = fmax(0, all / members - (all - n));
+    return busiest(n - owned, n * (members - 1) / members, members, c);
+}
+
+/* What a member adds up, or copies of its own, passes through its memory. */
 static double collective_us(const struct program *p, const struct instr *in, const struct cluster *c)
 {
     const struct flat *f = &p->layout.flat[in->flat];
-    const bool gather = in->kind == RUN_GATHER;
-    const enum dtype t = gather ? plan_float(&p->plan) : p->plan.numbers.gradient;
-    const int64_t n = in->kind == RUN_MIRROR ? f->n_elements : in->n_elements;
-    const double bytes = (double)n * (double)num_dtype_bytes(t);
-    const int members = in->kind == RUN_REDUCE ? f->n_ranks : gather ? f->n_shards : f->n_ranks / f->n_shards;
+    const bool gather = in->kind == RUN_GATHER, reduce = in->kind == RUN_REDUCE;
+    const double each = (double)num_dtype_bytes(gather ? plan_float(&p->plan) : p->plan.numbers.gradient),
+                 n = (double)(in->kind == RUN_MIRROR ? f->n_elements : in->n_elements);
+    const int members = reduce ? f->n_ranks : gather ? f->n_shards : f->n_ranks / f->n_shards;
     const int stride = in->kind == RUN_MIRROR ? f->stride * f->n_shards : f->stride;
-    const int ways = in->spread ? 2 : 1; /* to who adds, and on to who owns */
-    const double passed = in->kind == RUN_REDUCE                             ? 2 * bytes
-                          : gather && in->ref[0].buffer != in->ref[1].buffer ? 2 * bytes / members
+    const double moved = reduce ? reduced(in, f, c) : gathered(n, f, members, c);
+    const double passed = reduce                                             ? 2 * n
+                          : gather && in->ref[0].buffer != in->ref[1].buffer ? 2 * n / members
                                                                              : 0;
-    return link_us(ways * bytes * (members - 1) / members, ways * (members - 1),
-                   links_of(p, c, members, stride),
-                   in->kind == RUN_REDUCE ? TRANSFER_REDUCE : TRANSFER_GATHER) +
-           1e6 * passed / c->memory_bytes_per_s;
+    return link_us(moved * each, (in->spread ? 2 : 1) * (members - 1), links_of(p, c, members, stride),
+                   reduce ? TRANSFER_REDUCE : TRANSFER_GATHER) +
+           1e6 * passed * each / c->memory_bytes_per_s;
 }
 
 /* A member's range, evenly cut, once out and once in; it reads two and writes one. */

@@ -1,6 +1,7 @@
 #!/bin/bash
 # As layouts_test.sh, on a CUDA device: all ranks share one GPU (--comm mpi, --comm peer), so everything but NCCL's own calls is
 # tried. With two GPUs also NCCL, and copies between GPUs. Skips without a device.
+#   OPTIONS=--portable   of every run: with the kernels of compute capability 8.0
 . "$(dirname "$0")/lib.sh"
 gpu=${devices%%,*}
 export CUDA_VISIBLE_DEVICES=${gpu:-0}
@@ -10,7 +11,7 @@ sed -i 's/"hidden_size": 64/"hidden_size": 128/; s/"moe_intermediate_size": 40/"
         s/"kv_lora_rank": 24/"kv_lora_rank": 64/' model/config.json
 cp tokenizer/* model/
 make_dataset "$work/data" "$work/tokenizer" 128 300000
-common="--device cuda --global_batch_size 32 --max_steps 6 --epochs 9 --lr 1e-3 --warmup_steps 2 --save_every 0 --threads 1 --pipeline_stages 1"
+common="--device cuda --global_batch_size 32 --max_steps 6 --epochs 9 --lr 1e-3 --warmup_steps 2 --save_every 0 --threads 1 --pipeline_stages 1 ${OPTIONS:-}"
 if ! train 1 one-rank $common --micro_batch_size 8; then
     if grep -Eq 'no CUDA device|built without|needs lib' one-rank.err; then
         skip "layouts on CUDA" "$(sed 's/^moec: //' one-rank.err | head -n 1)"

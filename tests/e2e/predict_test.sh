@@ -69,12 +69,19 @@ for layout in 1 2; do
 done
 # Uneven experts: whoever has the fullest is waited for.
 ok "how uneven experts were is told" grep -Eq '^  experts: the fullest of a layer had [1-9]\.[0-9]+ times the mean of rows \(--expert_load [1-9]\.[0-9]+ predicts with it\)' ep2.out
-with_load() { # EXPERT_PARALLEL LOAD
-    "$moec" compile $options --cluster bare.json --runtime_ngpus 2 --expert_parallel $1 --zero 0 --expert_load $2 >"$work/log" 2>&1 && ms 'predicted step' "$work/log"
+with_load() { # EXPERT_PARALLEL LOAD [CLUSTER]
+    "$moec" compile $options --cluster ${3:-bare}.json --runtime_ngpus 2 --expert_parallel $1 --zero 0 --expert_load $2 >"$work/log" 2>&1 && ms 'predicted step' "$work/log"
 }
 even=$(with_load 2 1) uneven=$(with_load 2 3)
 if awk "BEGIN { exit !($even > 0 && $uneven > 1.05 * $even) }"; then passed "uneven experts take longer ($even, $uneven ms)"; else failed "uneven experts: $even, $uneven ms"; fi
 ok "but not those that are not split" test "$(with_load 1 1)" = "$(with_load 1 3)"
+cluster shared.json ', "ranks_per_core": 2'
+even=$(with_load 2 1 shared) uneven=$(with_load 2 3 shared)
+ok "nor where ranks share a core ($even, $uneven ms)" test -n "$even" -a "$even" = "$uneven"
+# Gradients of which one rank owns more: it takes longer to send it the sums, but not where the others have its core meanwhile.
+slices() { "$moec" compile $options --cluster $1.json --runtime_ngpus 2 --expert_parallel 1 --tensor_parallel 1 --pipeline_stages 1 --zero 3 >"$work/log" 2>&1 && sed -n 's/.*weight collectives \([0-9.]*\) ms.*/\1/p' "$work/log"; }
+apart=$(slices bare) together=$(slices shared)
+if awk "BEGIN { exit !($together > 0 && $together < 0.95 * $apart) }"; then passed "sums for one owner of two ranks ($apart, $together ms)"; else failed "sums for one owner: $apart ms, ranks that share a core $together"; fi
 ok "simulate a pipeline" "$moec" simulate $options --cluster two.json --runtime_ngpus 2 --pipeline_stages 2 --micro_batch_size 4 --trace stages.json --trace_ranks 1
 cp log stages.sim
 shows "no deadlock in a pipeline" 'no deadlock'
