@@ -59,8 +59,8 @@ void comm_doing_instruction(const char *what, const char *list,
  * once, so that all memory and connections are there. Groups of the same ranks share their communicator. */
 struct comm_group *comm_split(struct arena *a, const char *name, int color);
 void comm_barrier(void);
-void comm_broadcast(void *data, size_t bytes); /* from rank 0 */
-bool comm_agree(uint64_t hash);                /* the same on all ranks? */
+void comm_broadcast(int from, void *data, size_t bytes);
+bool comm_agree(uint64_t hash); /* the same on all ranks? */
 /* Element-wise sum over all ranks; exact when at most one rank holds a non-zero value in each place. */
 void comm_sum_doubles(double *x, int64_t n);
 void comm_sum_integers(int64_t *x, int64_t n);

@@ -198,11 +198,11 @@ void comm_barrier(void)
         OK_ALL(MPI_Barrier(MPI_COMM_WORLD));
 }
 
-void comm_broadcast(void *data, size_t bytes)
+void comm_broadcast(int from, void *data, size_t bytes)
 {
     for (size_t at = 0; active && at < bytes; at += 1u << 30) {
         const size_t left = bytes - at;
-        OK_ALL(MPI_Bcast((char *)data + at, (int)(left < 1u << 30 ? left : 1u << 30), MPI_BYTE, 0,
+        OK_ALL(MPI_Bcast((char *)data + at, (int)(left < 1u << 30 ? left : 1u << 30), MPI_BYTE, from,
                          MPI_COMM_WORLD));
     }
 }

@@ -5,13 +5,14 @@
 #include "base/rng.h"
 #include "graph/registry.h"
 #include "ops/adamw.h"
+#include "run/measure_steps.h"
 #include "run/weights.h"
 #include "sched/predict.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { BATCHES = 15, MOST_CALLS = 50, FEWEST_STEPS = 3, MOST_STEPS = 25, ACCUMULATION = 2 };
+enum { BATCHES = 15, MOST_CALLS = 50, ACCUMULATION = 2 };
 static const double steps_seconds = 5, layout_seconds = 2; /* no further steps; of one layout */
 /* Calls between two waits take about so long: on the CPU less, so that few batches are interrupted. */
 static const double batch_seconds[BACKENDS] = { [CPU] = 1e-3, [CUDA] = 3e-3 };
@@ -29,7 +30,7 @@ static bool same_call(const struct instr *x, const struct instr *y)
     return rates_same_call(&a, &b);
 }
 
-static struct measured *find_call(struct measure *m, enum list_kind list, const struct instr *in)
+struct measured *measure_find(struct measure *m, enum list_kind list, const struct instr *in)
 {
     for (int i = 0; i < m->n; i++)
         if (m->call[i].list == list && same_call(m->call[i].first, in))
@@ -139,7 +140,7 @@ static void find_calls_of(struct measure *m, enum list_kind which)
     for (int i = 0; i < l->n; i++) {
         if (!is_call(&l->item[i]))
             continue;
-        struct measured *r = find_call(m, which, &l->item[i]);
+        struct measured *r = measure_find(m, which, &l->item[i]);
         if (r->calls++ > 0)
             continue;
         sched_cost(m->engine.program.graph, r->first, &r->flops, &r->cost_bytes);
@@ -171,80 +172,13 @@ static void time_list(struct measure *m, enum list_kind which)
     const struct list *l = &m->engine.program.list[which];
     for (int i = 0; i < l->n; i++) {
         struct at at = { &m->engine.exec, which, i };
-        struct measured *r = is_call(&l->item[i]) ? find_call(m, which, &l->item[i]) : NULL;
+        struct measured *r = is_call(&l->item[i]) ? measure_find(m, which, &l->item[i]) : NULL;
         if (r && r->first == &l->item[i])
             time_batches(m, launch, &at, &r->seconds, &r->least_seconds);
         else if (r || l->item[i].kind == RUN_ZERO)
             launch(&at);
     }
     m->setup.device->wait();
-}
-
-struct timed {                 /* a whole step */
-    double seconds;            /* of the slowest rank */
-    double call[MEASURE_MOST]; /* of a distinct call, on this rank: others may have other ranges of a flat */
-};
-
-static void clear_spent(struct exec *x)
-{
-    for (int k = 0; k < LISTS; k++)
-        memset(x->spent[k], 0, (size_t)x->program->list[k].n * sizeof *x->spent[k]);
-}
-
-static void time_step(struct measure *m, struct timed *out)
-{
-    struct exec *x = &m->engine.exec;
-    double times[MEASURE_MOST] = { 0 }; /* that a call was run by this rank */
-    *out = (struct timed){ 0 };
-    clear_spent(x);
-    comm_barrier();
-    const double start = exec_now();
-    step_train(&m->stepper, 0, 0, m->plan.global_batch);
-    out->seconds = comm_max(exec_now() - start);
-    for (int k = 0; k < LISTS; k++)
-        for (int i = 0; i < x->program->list[k].n; i++)
-            if (is_call(&x->program->list[k].item[i]) && x->spent[k][i] > 0) {
-                const int64_t at = find_call(m, (enum list_kind)k, &x->program->list[k].item[i]) - m->call;
-                out->call[at] += x->spent[k][i];
-                times[at] += (double)(k == LIST_MICRO ? m->plan.accumulation : 1);
-            }
-    for (int i = 0; i < m->n; i++)
-        out->call[i] /= fmax(1, times[i]);
-}
-
-static int shorter_first(const void *x, const void *y)
-{
-    const struct timed *a = x, *b = y;
-    return ascending(&a->seconds, &b->seconds);
-}
-
-/* Sorted rows have room for more than there are; a call's time is taken as if all were there. */
-static double whole_call(const struct measure *m, const struct measured *r)
-{
-    return 1 / sched_rows_part(&m->engine.program, r->first);
-}
-
-/* Whole steps: a call that is repeated finds in the caches what the one before it left. The mean of the quicker half, for what
- * else the machine does belongs to no operator, and ranks that share a core interrupt each other. */
-static void time_steps(struct measure *m, struct arena *a, double enough_seconds)
-{
-    struct exec *x = &m->engine.exec;
-    struct timed *steps = ARENA_NEW(a, struct timed, MOST_STEPS);
-    int n = 0;
-    for (int k = 0; k < LISTS; k++)
-        x->spent[k] = ARENA_NEW(a, double, x->program->list[k].n + 1);
-    for (const double begin = exec_now();
-         n < FEWEST_STEPS || (n < MOST_STEPS && comm_max(exec_now() - begin) < enough_seconds);)
-        time_step(m, &steps[n++]);
-    qsort(steps, (size_t)n, sizeof *steps, shorter_first);
-    const int half = (n + 1) / 2;
-    for (int i = 0; i < m->n; i++) {
-        double sum = 0;
-        for (int k = 0; k < half; k++)
-            sum += steps[k].call[i];
-        if (m->call[i].seconds == 0 && sum > 0)
-            m->call[i].seconds = m->call[i].least_seconds = sum / half * whole_call(m, &m->call[i]);
-    }
 }
 
 static void product_new(struct measure *m)
@@ -363,6 +297,12 @@ static bool start(struct measure *m, struct arena *a, const struct config *c, st
     return begin(m, a, c), true;
 }
 
+/* The first of those that have most. */
+static int rank_of_most(double x)
+{
+    return comm_ranks() - (int)comm_max(x == comm_max(x) ? comm_ranks() - comm_rank() : 0);
+}
+
 /* What the device reaches, and every call. */
 bool measure_calls(struct measure *m, struct arena *a, const struct config *c, struct err *e)
 {
@@ -372,7 +312,7 @@ bool measure_calls(struct measure *m, struct arena *a, const struct config *c, s
     m->flops_per_s = product_rate(m);
     m->bytes_per_s = stream_rate(m);
     if (m->setup.backend == CPU) {
-        time_steps(m, a, steps_seconds);
+        m->slowest = rank_of_most(measure_steps(m, a, steps_seconds, NULL, NULL));
     } else {
         time_list(m, LIST_MICRO);
         time_list(m, LIST_UPDATE);
@@ -403,23 +343,37 @@ static bool plan_layout(struct measure *m, const struct config *c, int experts, 
     return true;
 }
 
-static void measure_layout(struct measure *m, struct arena *a, const struct config *c, int experts,
-                           int tensors)
+/* Microseconds of a message, on the rank for which the others wait. */
+static double wait_of(const struct measure *m, const struct waits *w)
 {
-    if (!plan_layout(m, c, experts, tensors))
-        return; /* nobody can train it either */
-    begin(m, a, c);
-    time_steps(m, a, layout_seconds);
-    exec_free(&m->engine.exec);
+    double us = comm_rank() == m->slowest && w->messages > 0 ? fmax(0, w->us / w->messages) : 0;
+    comm_sum_doubles(&us, 1);
+    return us;
 }
 
-void measure_layouts(struct measure *m, struct arena *a, const struct config *c)
+/* Returns what a message waits. */
+static double measure_layout(struct measure *m, struct arena *a, const struct config *c, int experts,
+                             int tensors, const struct cluster *links)
 {
+    struct waits w = { 0, 0 };
+    if (!plan_layout(m, c, experts, tensors))
+        return 0; /* nobody can train it either */
+    begin(m, a, c);
+    measure_steps(m, a, layout_seconds, links, &w);
+    exec_free(&m->engine.exec);
+    return wait_of(m, &w);
+}
+
+void measure_layouts(struct measure *m, struct arena *a, const struct config *c, struct cluster *links)
+{
+    double wait_us = 0;
     for (int n = 2; n <= comm_ranks() && m->setup.backend == CPU; n++) {
         if (comm_ranks() % n)
             continue;
         if (m->setup.model.experts)
-            measure_layout(m, a, c, n, 1);
-        measure_layout(m, a, c, 1, n);
+            measure_layout(m, a, c, n, 1, links);
+        const double us = measure_layout(m, a, c, 1, n, links);
+        wait_us = n == comm_local_ranks() ? us : wait_us;
     }
+    links->inside.latency_us += wait_us;
 }

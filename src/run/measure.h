@@ -7,7 +7,7 @@ struct measured {             /* a distinct call */
     enum list_kind list;
     const struct instr *first;
     int64_t calls; /* of it in the lists */
-    /* Of one: median and least of several batches; on the CPU both are the mean in the quicker half of several steps. */
+    /* Of one: median and least of several batches; on the CPU both are the mean in the quicker half of several steps, on this rank. */
     double seconds, least_seconds;
     double flops, cost_bytes; /* of the record */
     double bytes;             /* least memory traffic */
@@ -25,11 +25,14 @@ struct measure {
     struct stepper stepper;
     struct dense_product product;
     double flops_per_s, bytes_per_s; /* reached by a rank: the product, a copy (read and written bytes) */
+    int slowest; /* the rank whose calls took longest, all computing at once: the others wait for it, so its times count */
     int n;
     struct measured call[MEASURE_MOST];
 };
 /* By all ranks together, each with a model of its own, of as few layers as have every kind or as many as config.layers. */
 bool measure_calls(struct measure *m, struct arena *a, const struct config *c, struct err *e);
+struct measured *measure_find(struct measure *m, enum list_kind list, const struct instr *in);
 /* Behind it, on the CPU: the calls of those layouts that split experts or tensors over some or all of the ranks, where their
- * sizes are others. */
-void measure_layouts(struct measure *m, struct arena *a, const struct config *c);
+ * sizes are others. Links inside a machine (links.h) get what a message waits for the other ranks besides, seen where tensors are
+ * split over all of them: ranks that compute do not come to an exchange at once. */
+void measure_layouts(struct measure *m, struct arena *a, const struct config *c, struct cluster *links);

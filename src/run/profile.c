@@ -11,7 +11,7 @@
 #include <string.h>
 
 /* The least times: what else the machine does belongs to no operator. */
-static bool write_table(const struct measure *m, struct arena *a, const char *path, struct err *e)
+static struct str table_of(const struct measure *m, struct arena *a)
 {
     struct rates_entry *all = ARENA_NEW(a, struct rates_entry, m->n);
     struct str s = str_new(a, 64u << 20);
@@ -22,7 +22,19 @@ static bool write_table(const struct measure *m, struct arena *a, const char *pa
         sched_call(r->first, &all[i].call);
     }
     rates_write(&(struct rates){ .backend = m->setup.backend, .n_entries = m->n, .entry = all }, &s);
-    return file_write(path, s.text, s.bytes, e);
+    return s;
+}
+
+/* That of the slowest rank, on all. */
+static struct str slowest_table(const struct measure *m, struct arena *a)
+{
+    struct str s = table_of(m, a);
+    size_t bytes = s.bytes;
+    comm_broadcast(m->slowest, &bytes, sizeof bytes);
+    if (comm_rank() != m->slowest)
+        s = (struct str){ .text = ARENA_NEW(a, char, (int64_t)bytes + 1), .bytes = bytes };
+    comm_broadcast(m->slowest, s.text, bytes);
+    return s;
 }
 
 static bool write_cluster(const struct cluster *c, struct arena *a, const char *table, const char *path,
@@ -65,16 +77,17 @@ bool bench_profile(struct arena *a, const struct config *c, struct err *e)
     blas_warm_up();
     if (!measure_calls(m, a, c, e))
         return false;
-    measure_layouts(m, a, c);
     struct cluster here = m->setup.cluster;
     here.flops_per_s = m->flops_per_s;
     here.memory_bytes_per_s = m->bytes_per_s;
     here.ranks_per_core = ranks_per_core(m->setup.backend);
     if (comm_ranks() > 1)
         links_measure(a, m->setup.device, &here);
+    measure_layouts(m, a, c, &here);
+    const struct str rates = slowest_table(m, a);
     if (comm_rank() != 0)
         return true;
-    if (!write_table(m, a, table, e) || !write_cluster(&here, a, table, c->output, e))
+    if (!file_write(table, rates.text, rates.bytes, e) || !write_cluster(&here, a, table, c->output, e))
         return false;
     printf("%d calls measured, on %d rank%s at once; written to %s and %s\n", m->n, comm_ranks(),
            comm_ranks() > 1 ? "s" : "", c->output, table);

@@ -131,7 +131,8 @@ void progress_compare(struct run *r)
         return;
     for (int i = 0; i < COST_CLASSES; i++)
         rest -= each[i];
-    printf("predicted and measured time of a step (mean of %lld after the first):\n", (long long)m->n_steps);
+    printf("predicted and measured time of a step (mean of %lld after the first%s):\n", (long long)m->n_steps,
+           comm_ranks() > 1 ? "; predicted for the slowest rank, measured on rank 0" : "");
     compare("step", p->step_us, m->seconds / n);
     compare("compute", p->compute_us, each[COST_COMPUTE] / n);
     compare("exchange", p->exchange_us + p->bubble_us, each[COST_EXCHANGE] / n);

@@ -369,8 +369,8 @@ static void print_start(const struct run *r)
 /* Gives every rank the outcome of rank 0. */
 static bool share(bool ok, struct err *e)
 {
-    comm_broadcast(&ok, sizeof ok);
-    comm_broadcast(e, sizeof *e);
+    comm_broadcast(0, &ok, sizeof ok);
+    comm_broadcast(0, e, sizeof *e);
     return ok;
 }
 
@@ -395,11 +395,11 @@ static bool share_plan(struct run *r, struct err *e)
     r->directory = run_directory(r);
     if (!share(comm_rank() != 0 || (make_plan(r, e) && run_open_directory(r, e)), e))
         return false;
-    comm_broadcast(&r->plan, sizeof r->plan);
+    comm_broadcast(0, &r->plan, sizeof r->plan);
     char resumed[4096] = "";
     if (r->resumed_from)
         snprintf(resumed, sizeof resumed, "%s", r->resumed_from);
-    comm_broadcast(resumed, sizeof resumed);
+    comm_broadcast(0, resumed, sizeof resumed);
     if (resumed[0])
         r->resumed_from = arena_strdup(r->arena, resumed);
     return true;

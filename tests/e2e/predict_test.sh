@@ -30,6 +30,20 @@ shows "it counts their calls" '^[0-9]+ calls measured, on 2 ranks at once; writt
 shows "it tells the rates of links" '^links between 2 ranks of a machine: [0-9]+\.[0-9]+ GB/s'
 ok "and more calls, of layouts" test "$(grep -c operator two.rates.json)" -gt "$(grep -c operator here.rates.json)"
 ok "it names the table" grep -q '"table": "two.rates.json"' two.json
+# Everybody waits for a rank whose core somebody else uses too: what it measures counts.
+if taskset -c 0 true 2>/dev/null && taskset -c 1 true 2>/dev/null; then
+    bound='exec taskset -c "$OMPI_COMM_WORLD_LOCAL_RANK" "$0" "$@"'
+    for busy in alone beside; do
+        [ $busy = alone ] || { taskset -c 1 bash -c 'while :; do :; done' & hog=$!; }
+        $mpirun -np 2 bash -c "$bound" "$moec" $profile --output $busy.json >"$work/log" 2>&1 || failed "profile, bound to cores" log
+        [ $busy = alone ] || { kill $hog; wait $hog 2>/dev/null; }
+        "$moec" compile --model_id model --dataset_path data --global_batch_size 32 --micro_batch_size 8 --cluster $busy.json --runtime_ngpus 2 --plan_ngpus 1 --zero 0 --pipeline_stages 1 >$busy.plan 2>&1
+    done
+    alone=$(ms 'predicted step' alone.plan) beside=$(ms 'predicted step' beside.plan)
+    if awk "BEGIN { exit !($alone > 0 && $beside > 1.3 * $alone) }"; then passed "the slowest rank's times count ($alone, $beside ms)"; else failed "the slowest rank's times: $alone, $beside ms" beside.plan; fi
+else
+    skip "the slowest rank's times" "cores 0 and 1 are not there"
+fi
 cluster bare.json ""
 options="--model_id model --dataset_path data --global_batch_size 32 --micro_batch_size 8"
 for file in bare here; do
