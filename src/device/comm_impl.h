@@ -35,7 +35,8 @@ void mpi_exchange(const struct comm_group *g, const void *send, void *recv, cons
                   int64_t row_bytes);
 void mpi_broadcast(const struct comm_group *g, int from, void *data, size_t bytes);
 
-/* comm_staged.c: device memory, in the order of the lane in use; waits for its copies. What a member keeps is not moved. */
+/* comm_staged.c: device memory, in the order of the lane in use; waits for its copies. Rows
+ * that a member sends to itself are left alone: comm.c copies them. */
 void staged_reserve(size_t bytes); /* at least; twice */
 void staged_gather(const struct comm_group *g, void *all, const int64_t *cut);
 void staged_exchange(const struct comm_group *g, const void *send, void *recv, const struct comm_rows *rows,

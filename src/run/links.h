@@ -3,5 +3,6 @@
 #include "device/device.h"
 #include "plan/cluster.h"
 /* All ranks together, after comm_use(): the links inside a machine where it has several ranks, those between machines where
- * there are several; others stay as they are. Sets ranks_per_node. Needs memory of the device for messages as long as those of a step, to and fro. */
+ * there are several; others stay as they are. Sets ranks_per_node. Takes memory of the device for two messages as long as those
+ * of a step. */
 void links_measure(struct arena *a, const struct device *d, struct cluster *c);

@@ -31,6 +31,7 @@ struct measure {
 };
 /* By all ranks together, each with a model of its own, of as few layers as have every kind or as many as config.layers. */
 bool measure_calls(struct measure *m, struct arena *a, const struct config *c, struct err *e);
+/* The call that is the same, a new one where there is none. */
 struct measured *measure_find(struct measure *m, enum list_kind list, const struct instr *in);
 /* Behind it, on the CPU: the calls of those layouts that split experts or tensors over some or all of the ranks, where their
  * sizes are others. Links inside a machine (links.h) get what a message waits for the other ranks besides, seen where tensors are

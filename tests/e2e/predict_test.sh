@@ -34,7 +34,7 @@ ok "it names the table" grep -q '"table": "two.rates.json"' two.json
 if taskset -c 0 true 2>/dev/null && taskset -c 1 true 2>/dev/null; then
     bound='exec taskset -c "$OMPI_COMM_WORLD_LOCAL_RANK" "$0" "$@"'
     for busy in alone beside; do
-        [ $busy = alone ] || { taskset -c 1 bash -c 'while :; do :; done' & hog=$!; }
+        [ $busy = alone ] || { timeout 60 taskset -c 1 bash -c 'while :; do :; done' & hog=$!; }
         $mpirun -np 2 bash -c "$bound" "$moec" $profile --output $busy.json >"$work/log" 2>&1 || failed "profile, bound to cores" log
         [ $busy = alone ] || { kill $hog; wait $hog 2>/dev/null; }
         "$moec" compile --model_id model --dataset_path data --global_batch_size 32 --micro_batch_size 8 --cluster $busy.json --runtime_ngpus 2 --plan_ngpus 1 --zero 0 --pipeline_stages 1 >$busy.plan 2>&1
