@@ -211,6 +211,13 @@ static void add_all(struct world *w, struct plan p, struct brute *b)
         b->bytes[b->n] = bytes;
         b->us[b->n++] = p.cost.step_us;
     }
+    if (p.expert_parallel == 1)
+        return;
+    p.keep_rows = true; /* nothing repeated */
+    p.recompute = 0;
+    measure_ready(w, &(struct plan_bar){ INT64_MAX, -1, INFINITY }, &p);
+    b->bytes[b->n] = p.memory.peak_bytes + plan_ways(&p) * w->limits.way_bytes;
+    b->us[b->n++] = p.cost.step_us;
 }
 
 static void add_zero(struct world *w, struct plan p, struct brute *b)

@@ -12,7 +12,7 @@ enum { OVERLAP_AUTO, OVERLAP_ON, OVERLAP_OFF };
 enum { EXPLAIN_QUICK, EXPLAIN_FULL };
 enum { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
 /* comm: enum comm_way of device/comm.h; master, moments: 0 = auto, then 1 + the enums of base/num.h;
- * split_vocabulary, split_experts: enum split_choice of plan/plan.h */
+ * split_vocabulary, split_experts: enum split_choice, keep_rows: enum keep_choice of plan/plan.h */
 enum { GRADIENT_AUTO, GRADIENT_FP32, GRADIENT_BF16 };
 enum { ROUTING_UNIFORM, ROUTING_ZIPF, ROUTING_ONE };
 enum { RUN_MODE_RUN, RUN_MODE_COMPILE };

@@ -17,6 +17,12 @@ bool fit_too_slow(const struct space *s, double us)
     return us >= slow_us(s);
 }
 
+bool fit_cannot_win(const struct space *s, double us)
+{
+    return (s->before->n > 0 && us >= s->before->best[0].cost.step_us) ||
+           (s->out->n > 0 && us >= s->out->best[0].cost.step_us) || fit_too_slow(s, us);
+}
+
 static bool measure_with(const struct space *s, int recompute, struct plan *p, struct err *e)
 {
     const int64_t most = plan_slab_limit(s->l, p);
@@ -65,17 +71,36 @@ static bool try_lodgers(const struct space *s, const struct plan *first, struct 
     return true;
 }
 
+/* With the rows of experts kept, where that fits too: then less is computed and exchanged. Only where that may be the best plan. */
+static bool try_keeping(const struct space *s, const struct plan *first, struct plan *p, struct err *e)
+{
+    struct plan other = *first;
+    if (s->l->keep_rows != KEEP_AUTO || first->cost.kept_us == 0 ||
+        first->kept_bytes > plan_slab_limit(s->l, first) ||
+        fit_cannot_win(s, first->cost.step_us - first->cost.kept_us))
+        return true;
+    other.keep_rows = true;
+    if (!measure_with(s, first->recompute, &other, e))
+        return false;
+    if (!fit_has_room(s, &other))
+        found_keep(s->out->larger, &s->out->n_larger, &other);
+    else if (other.cost.step_us < first->cost.step_us)
+        *p = other;
+    return true;
+}
+
 bool fit_measure(struct space *s, struct plan *p, struct err *e)
 {
     const bool fixed = s->l->recompute >= 0;
+    p->keep_rows = s->l->keep_rows == KEEP_ON && p->expert_parallel > 1;
     if (!measure_with(s, fixed ? s->l->recompute : 0, p, e))
         return false;
     s->floor_us = fmax(floor_of(p), p->stages > 1 ? fit_stages_floor(s, s->floors, p) : 0);
     floor_note(s->noted, p);
-    if (fit_has_room(s, p))
-        return true;
-    found_keep(s->out->larger, &s->out->n_larger, p);
     const struct plan first = *p;
+    if (fit_has_room(s, p))
+        return try_keeping(s, &first, p, e);
+    found_keep(s->out->larger, &s->out->n_larger, p);
     if (!fixed && !repeat_until_it_fits(s, p, e))
         return false;
     const double gain_us = fit_has_room(s, p) ? p->cost.step_us - first.cost.step_us : INFINITY; /* at most */
@@ -92,6 +117,7 @@ bool fit_smallest(const struct space *s, struct plan *p, int64_t least, struct e
     if (smallest->n_ranks && least >= smallest->memory.peak_bytes)
         return true;
     const bool fixed = s->l->recompute >= 0;
+    p->keep_rows = s->l->keep_rows == KEEP_ON && p->expert_parallel > 1;
     if (!measure_with(s, fixed ? s->l->recompute : 0, p, e))
         return false;
     for (int i = 0; i < 2; i++) {

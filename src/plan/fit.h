@@ -19,6 +19,8 @@ struct space {
 extern const struct plan_bar fit_no_bar; /* nothing is beyond it */
 /* Can nothing that takes so long be kept any more? */
 bool fit_too_slow(const struct space *s, double us);
+/* Can what takes so long not be the best plan? */
+bool fit_cannot_win(const struct space *s, double us);
 /* Does a measured candidate fit? So does what is too slow: its memory is not known. */
 bool fit_has_room(const struct space *s, const struct plan *p);
 double fit_stages_floor(const struct space *s, const struct floors *f, const struct plan *p);

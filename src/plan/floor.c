@@ -4,7 +4,7 @@
 
 double floor_of(const struct plan *p)
 {
-    return p->cost.compute_us + p->cost.exchange_us;
+    return p->cost.compute_us + p->cost.exchange_us - p->cost.kept_us;
 }
 
 static struct floor floor_at(const struct plan *p, double us)

@@ -16,7 +16,7 @@
 #include "base/err.h"
 #include "graph/graph.h"
 #include "plan/cluster.h"
-enum { PLAN_VERSION = 10, PLAN_CHUNKS = 16, PLAN_PARTS = 256 };
+enum { PLAN_VERSION = 11, PLAN_CHUNKS = 16, PLAN_PARTS = 256 };
 enum { PLAN_TREE_LEVELS = 12, PLAN_SHARDS = 1 << PLAN_TREE_LEVELS };
 enum memory_class {
     MEM_WEIGHTS,
@@ -35,6 +35,7 @@ struct plan_memory {                  /* bytes of one rank; the largest rank's i
 struct plan_cost { /* of one step, predicted; exchange and reduce: what compute waits for them */
     double compute_us, exchange_us, reduce_us, optimizer_us, bubble_us, step_us;
     double beside_us; /* of communication, under compute: no part of the step */
+    double kept_us;   /* what keep_rows would save, at most */
 };
 struct plan_price { /* of reproducible and shards, against the same split without; per rank, predicted */
     int64_t bytes;
@@ -50,6 +51,11 @@ struct
     int recompute;     /* -1 = as little as fits */
     int lodgers; /* plan.lodgers, where they may be; -1 = where it does not fit without, as many as cost no time */
     enum split_choice { SPLIT_AUTO, SPLIT_ON, SPLIT_OFF } vocabulary, widths;
+    enum keep_choice {
+        KEEP_AUTO,
+        KEEP_ON,
+        KEEP_OFF
+    } keep_rows; /* plan.keep_rows; auto = where that fits without recomputation */
     bool reproducible;
     bool any_stages;   /* stages 0: any number, if it is faster; else the least that fits */
     int shards;        /* plan.shards */
@@ -88,9 +94,11 @@ struct plan {
     int lodgers; /* values that lie in the room of moments, which are in host memory meanwhile, at most (sched/offload.h) */
     int lodgers_most;   /* found by measuring: so many cost no time */
     int64_t host_bytes; /* likewise: of moments in host memory, of the rank that has most */
+    int64_t kept_bytes; /* likewise: of the slab at least, with keep_rows */
     int64_t head_chunk; /* rows of logits alive at a time */
     bool reproducible;
-    bool overlap; /* communication has a lane of its own (sched/lanes.h) */
+    bool overlap;   /* communication has a lane of its own (sched/lanes.h) */
+    bool keep_rows; /* what experts of a rank got from others stays until backward (sched/exchange.c) */
     int shards; /* of a step, whose gradients are added in one tree whatever the number of workers (plan/tree.h); 0 = off */
     struct plan_price price;
     char model[17], cluster[17]; /* signatures */

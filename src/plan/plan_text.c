@@ -30,12 +30,14 @@ static void add_decisions(const struct plan *p, struct str *s)
              "\"accumulation\": %lld,\n",
              (long long)p->sequence, (long long)p->global_batch, (long long)p->micro_batch,
              (long long)p->accumulation);
-    str_addf(s,
-             "  \"row_capacity\": %lld,\n  \"tile\": %lld,\n  \"head_chunk\": %lld,\n  \"recompute\": %d,\n  "
-             "\"offload\": %d,\n  "
-             "\"reproducible\": %s,\n  \"reproducible_shards\": %d,\n  \"overlap\": %s,\n",
-             (long long)p->row_capacity, (long long)p->tile, (long long)p->head_chunk, p->recompute,
-             p->lodgers, p->reproducible ? "true" : "false", p->shards, p->overlap ? "true" : "false");
+    str_addf(
+        s,
+        "  \"row_capacity\": %lld,\n  \"tile\": %lld,\n  \"head_chunk\": %lld,\n  \"recompute\": %d,\n  "
+        "\"offload\": %d,\n  "
+        "\"reproducible\": %s,\n  \"reproducible_shards\": %d,\n  \"overlap\": %s,\n  \"keep_rows\": %s,\n",
+        (long long)p->row_capacity, (long long)p->tile, (long long)p->head_chunk, p->recompute, p->lodgers,
+        p->reproducible ? "true" : "false", p->shards, p->overlap ? "true" : "false",
+        p->keep_rows ? "true" : "false");
 }
 
 void plan_hash(const struct plan *p, char hash[17])
@@ -223,7 +225,8 @@ static bool read_plan(const struct json *j, struct plan *p, struct err *e)
         !json_want_int(j, r, "offload", 0, 1 << 20, &lodgers, e) ||
         !json_want_bool(j, r, "reproducible", &p->reproducible, e) ||
         !json_want_int(j, r, "reproducible_shards", 0, PLAN_SHARDS, &shards, e) ||
-        !json_want_bool(j, r, "overlap", &p->overlap, e) || !read_memory(j, p, e) ||
+        !json_want_bool(j, r, "overlap", &p->overlap, e) ||
+        !json_want_bool(j, r, "keep_rows", &p->keep_rows, e) || !read_memory(j, p, e) ||
         !read_price(j, &p->price, e))
         return false;
     p->recompute = (int)recompute;

@@ -66,8 +66,10 @@ static bool try_levels(struct space *s, struct plan p, struct err *e)
         tried.zero = level;
         if (!try(s, &tried, e))
             return false;
-        const bool enough =
-            tried.cost.step_us > 0 && fit_has_room(s, &tried) && tried.recompute <= tried.recompute_least;
+        const bool may_keep = s->l->keep_rows == KEEP_AUTO && !tried.keep_rows && tried.cost.kept_us > 0 &&
+                              !fit_cannot_win(s, tried.cost.step_us - tried.cost.kept_us);
+        const bool enough = tried.cost.step_us > 0 && fit_has_room(s, &tried) &&
+                            tried.recompute <= tried.recompute_least && !may_keep;
         if (!s->for_smallest && (enough || fit_too_slow(s, s->floor_us)))
             break;
     }
@@ -86,6 +88,7 @@ static void look_at(const struct space *s, struct plan *one)
     one->stages = one->chunks = one->zero_ranks = 1;
     one->accumulation = 1;
     one->zero = one->recompute = one->shards = 0;
+    one->keep_rows = false;
     one->global_batch = one->micro_batch * plan_workers(one);
     one->row_capacity = default_rows(one, s->l, s->token_copies, s->experts);
     if (!plan_check(one, NULL, &why))

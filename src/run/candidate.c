@@ -162,6 +162,7 @@ static struct drawn *make_ready(struct measuring *m, struct plan *p, struct err 
         return NULL;
     struct plan like = *p, same = *p;
     same.recompute = like.recompute = like.zero = 0;
+    same.keep_rows = like.keep_rows = false;
     like.zero_ranks = 1;
     if (!is_still(d->like, &like)) {
         arena_reset(d->arena, d->behind_graph);
@@ -200,6 +201,7 @@ static bool measure_stage(const struct setup *s, struct arena *a, const struct d
     bare.cost = (struct plan_cost){ 0 };
     lower_rank(s, a, d->graph, &bare, &d->layout[stage], &program, t);
     p->recompute_most = program.recompute_most;
+    p->kept_bytes = program.kept_bytes > p->kept_bytes ? program.kept_bytes : p->kept_bytes;
     p->lodgers_most = t->lodgers_hidden;
     p->host_bytes = program.offload.bytes > p->host_bytes ? program.offload.bytes : p->host_bytes;
     if (program.offload.each_bytes && p->lodgers_most > s->host_bytes / program.offload.each_bytes)
@@ -220,7 +222,7 @@ static bool measure_all(struct measuring *m, const struct plan_bar *bar, struct 
     p->memory = (struct plan_memory){ 0 };
     p->cost = (struct plan_cost){ 0 };
     p->recompute_next = p->recompute_most = 0;
-    p->host_bytes = 0;
+    p->host_bytes = p->kept_bytes = 0;
     for (int stage = 0; ok && stage < p->stages && sched_works_us(&p->cost) < bar->us; stage++) {
         arena_reset(m->work, 0);
         ok = measure_stage(m->s, m->work, d, stage, bar, p, &stage_times[stage], e);

@@ -318,6 +318,8 @@ static bool is_first(const struct exec *x, const struct rows *rows)
 static bool run_one(struct exec *x, enum list_kind which, int index, const struct rows *rows)
 {
     const struct instr *in = &x->program->list[which].item[index];
+    if (rows_are_left(x, in, rows))
+        return true;
     switch (in->kind) {
     case RUN_OP:
     case RUN_ZERO:

@@ -87,12 +87,13 @@ static void add_kinds(struct str *out, const struct node_kind *kind, int n)
 
 static void add_layout(struct str *out, const struct plan *p)
 {
-    str_addf(
-        out,
-        "experts / %d, tensors%s / %d, stages %d x %d, ZeRO %d / %d, micro-batch %lld x %lld, %d repeated%s",
-        p->expert_parallel, p->width_parallel > 1 ? " and widths of experts" : "", p->tensor_parallel,
-        p->stages, p->chunks, p->zero, p->zero_ranks, (long long)p->micro_batch, (long long)p->accumulation,
-        p->recompute, p->lodgers ? ", moments in host memory" : "");
+    str_addf(out,
+             "experts / %d, tensors%s / %d, stages %d x %d, ZeRO %d / %d, micro-batch %lld x %lld, %d "
+             "repeated%s%s",
+             p->expert_parallel, p->width_parallel > 1 ? " and widths of experts" : "", p->tensor_parallel,
+             p->stages, p->chunks, p->zero, p->zero_ranks, (long long)p->micro_batch,
+             (long long)p->accumulation, p->recompute, p->keep_rows ? ", rows kept" : "",
+             p->lodgers ? ", moments in host memory" : "");
 }
 
 static void add_purchase(struct str *out, const struct plan *best, const struct purchase *b)
@@ -144,11 +145,12 @@ static void add_plan(struct str *out, const struct plan *p)
              "{\"expert_parallel\": %d, \"tensor_parallel\": %d, \"width_parallel\": %d, \"stages\": %d, "
              "\"chunks\": %d, \"zero\": %d, \"zero_ranks\": %d, "
              "\"micro_batch\": %lld, \"accumulation\": %lld, \"recompute\": %d, \"offload\": %d, "
+             "\"keep_rows\": %s, "
              "\"step_us\": %.0f, "
              "\"peak_bytes\": %lld}",
              p->expert_parallel, p->tensor_parallel, p->width_parallel, p->stages, p->chunks, p->zero,
              p->zero_ranks, (long long)p->micro_batch, (long long)p->accumulation, p->recompute, p->lodgers,
-             p->cost.step_us, (long long)p->memory.peak_bytes);
+             p->keep_rows ? "true" : "false", p->cost.step_us, (long long)p->memory.peak_bytes);
 }
 
 void explain_json(struct str *out, const struct graph *g, const struct plan *p, const struct explanation *x)

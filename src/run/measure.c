@@ -331,6 +331,8 @@ static bool plan_layout(struct measure *m, const struct config *c, int experts, 
     const struct plan_limits l = { .n_ranks = comm_ranks(),
                                    .unit_ranks = unit,
                                    .expert_parallel = experts,
+                                   .keep_rows =
+                                       KEEP_OFF, /* else calls that make them again would have no time */
                                    .tensor_parallel = tensors,
                                    .stages = 1,
                                    .chunks = 1,

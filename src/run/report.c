@@ -26,7 +26,8 @@ void report_numbers(struct str *out, const struct plan *p)
         str_addf(out,
                  "; up to %d values lie where moments are, of which %lld bytes are in host memory meanwhile",
                  p->lodgers, (long long)p->host_bytes);
-    str_addf(out, "; backward repeats %d of %d operators\n", p->recompute, p->recompute_most);
+    str_addf(out, "; backward repeats %d of %d operators%s\n", p->recompute, p->recompute_most,
+             p->keep_rows ? ", rows of experts are kept" : "");
 }
 
 static void add_memory(struct str *out, const struct plan *p, int64_t limit)

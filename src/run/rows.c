@@ -277,8 +277,15 @@ void rows_begin(struct exec *x, const struct instr *head, struct rows *r)
     r->once = head->copies && r->n_rounds <= 1;
     x->rounds = r->n_rounds;
     x->most_rounds = r->n_rounds > x->most_rounds ? r->n_rounds : x->most_rounds;
-    count_sent(x, r);
+    if (!rows_are_left(x, head, r))
+        count_sent(x, r);
     set_tables(x, r);
+}
+
+bool rows_are_left(const struct exec *x, const struct instr *in, const struct rows *r)
+{
+    const struct plan *p = &x->program->plan;
+    return in->anew && p->keep_rows && r->n_rounds <= plan_at_once(p);
 }
 
 bool rows_next(struct exec *x, struct rows *r)

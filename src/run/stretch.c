@@ -6,7 +6,7 @@ enum { FEWEST = 8 }; /* instructions: shorter ones gain nothing */
 
 static bool launches_only(const struct instr *in)
 {
-    return in->kind == RUN_OP || in->kind == RUN_ZERO;
+    return (in->kind == RUN_OP || in->kind == RUN_ZERO) && !in->anew;
 }
 
 /* Sections are run apart. */

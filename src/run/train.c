@@ -56,6 +56,7 @@ bool train_limits(const struct config *c, struct plan_limits *l, struct err *e)
         .max_degree = (int)c->max_degree,
         .vocabulary = (enum split_choice)c->split_vocabulary,
         .widths = (enum split_choice)c->split_experts,
+        .keep_rows = (enum keep_choice)c->keep_rows,
         .memory_bytes = (int64_t)(c->mem_constraint * 1e9),
         .reproducible = c->reproducible || c->reproducible_shards > 0,
         .shards = (int)c->reproducible_shards,

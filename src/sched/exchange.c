@@ -39,6 +39,33 @@ static void for_edges(struct lower *l, enum list_kind which, const struct region
     }
 }
 
+/* Rows that backward of a region reads: those of `to` are those of `from`, by round under way and value. */
+static void share_saved(const struct lower *l, const struct region *r, struct ref *const *from,
+                        struct ref *const *to)
+{
+    for (int i = r->first; i < r->last; i++) {
+        const struct node *n = &l->p->graph->nodes[i];
+        for (int j = 0; j < n->anno->n_args; j++)
+            for (int k = 0; k < 2 && (n->anno->saved >> j & 1); k++)
+                to[k][n->arg[j]] = from[k][n->arg[j]];
+    }
+}
+
+/* What backward would find if it did not get the rows again. Of a value that several nodes read, one counts. */
+static void count_saved(const struct lower *l, const struct region *r)
+{
+    int last = -1;
+    for (int i = r->first; i < r->last; i++) {
+        const struct node *n = &l->p->graph->nodes[i];
+        for (int j = 0; j < n->anno->n_args; j++)
+            for (int k = 0; k < 2 && (n->anno->saved >> j & 1); k++) {
+                const int buffer = l->inner[k][n->arg[j]].buffer;
+                l->p->kept_bytes += buffer > last ? l->p->buffers[buffer].bytes : 0;
+                last = buffer > last ? buffer : last;
+            }
+    }
+}
+
 /* Returns the instruction, valid until the next one is emitted. */
 static struct instr *exchange(struct lower *l, enum list_kind which, enum instr_kind kind, int node,
                               struct ref outer, struct ref inner)
@@ -263,7 +290,18 @@ void lower_region_forward(struct lower *l, enum list_kind which, const struct re
     }
     l->round = 0;
     forward_beside(l, which, half_of(beside), beside.to);
+    if (which == LIST_MICRO)
+        count_saved(l, r);
+    if (l->p->plan.keep_rows && which == LIST_MICRO)
+        share_saved(l, r, l->inner, l->left); /* until a further turn of the loop writes over them */
     lower_emit(l, which, RUN_ROUND_END, l->p->graph->nodes[r->first].name);
+}
+
+/* What was emitted from instruction `from` on makes what forward has left with plan.keep_rows. */
+static void mark_anew(struct lower *l, int from)
+{
+    for (int i = from; i < l->p->list[LIST_MICRO].n; i++)
+        l->p->list[LIST_MICRO].item[i].anew = true;
 }
 
 /* Nodes of the region whose outputs its backward steps read: they run again. */
@@ -288,15 +326,18 @@ static void mark_recompute(const struct lower *l, const struct region *r, bool *
 static void round_backward(struct lower *l, const struct region *r, const bool *again)
 {
     const struct graph *g = l->p->graph;
+    const int from = l->p->list[LIST_MICRO].n;
     for (int node = r->first; node < r->last; node++)
         if (again[node])
             lower_again_op(l, node, true);
+    mark_anew(l, from);
     for (int i = 0; i < g->n_backs; i++)
         if (lower_in_region(r, g->backs[i].node))
             lower_backward_op(l, &g->backs[i], true);
 }
 
-/* Rows are sent again instead of being kept for all rounds, so the buffers stay bounded. */
+/* Rows are sent again instead of being kept for all rounds, so the buffers stay bounded; with plan.keep_rows those of one round
+ * are where they were. */
 void lower_region_backward(struct lower *l, const struct region *r, struct section beside)
 {
     const struct graph *g = l->p->graph;
@@ -313,11 +354,17 @@ void lower_region_backward(struct lower *l, const struct region *r, struct secti
     }
     for (int i = beside.from; i < beside.to; i++)
         lower_touch_params(l, g->backs[i].node, true);
+    const int head = l->p->list[LIST_MICRO].n;
     begin_rounds(l, LIST_MICRO, r);
+    mark_anew(l, head);
+    if (l->p->plan.keep_rows)
+        share_saved(l, r, l->left, l->inner);
     l->round = 0;
     backward_beside(l, beside.from, half_of(beside));
     for (; l->round < at_once(l); l->round++) {
+        const int from = l->p->list[LIST_MICRO].n;
         for_edges(l, LIST_MICRO, r, true, send_value);
+        mark_anew(l, from);
         for_edges(l, LIST_MICRO, r, false, send_grad);
     }
     for (l->round = 0; l->round < at_once(l); l->round++) {

@@ -387,6 +387,7 @@ static struct lower begin(struct arena *a, const struct graph *g, const struct p
                        .p = p,
                        .split = ARENA_NEW(a, struct node_split, g->n_nodes),
                        .inner = { no_refs(a, g->n_values), no_refs(a, g->n_values) },
+                       .left = { no_refs(a, g->n_values), no_refs(a, g->n_values) },
                        .inner_grad = { no_refs(a, g->n_values), no_refs(a, g->n_values) },
                        .kept = no_refs(a, g->n_values),
                        .parts = no_refs(a, g->params.n),
@@ -442,6 +443,8 @@ void sched_lower_lists(struct arena *a, const struct graph *g, const struct plan
     p->recompute_place = l.stash.place;
     lower_shards_begin(&l);
     lower_make_persistent(&l, training);
+    for (int i = 0; i < p->n_buffers; i++)
+        p->kept_bytes += p->buffers[i].bytes;
     use_kept(&l);
     if (training) {
         offload_choose(&l);

@@ -19,6 +19,7 @@ struct lower {
     struct node_split *split; /* by node */
     struct ref *inner[2],
         *inner_grad[2];  /* by round under way and value: copies inside the current exchange region */
+    struct ref *left[2]; /* likewise: those of any region that forward leaves to backward (plan.keep_rows) */
     struct ref *kept;    /* by value */
     struct ref *parts;   /* by parameter: gradients apart by sender */
     bool *in_place;      /* by node (in_place.h) */

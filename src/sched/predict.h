@@ -24,4 +24,6 @@ double sched_rows_part(const struct program *p, const struct instr *in);
 void sched_call(const struct instr *in, struct rates_call *out);
 /* Microseconds of an instruction, on this rank. */
 double sched_instr_us(const struct program *p, const struct instr *in, const struct cluster *c);
+/* Is it not run with plan.keep_rows, as one turn of the loop over rounds is enough? */
+bool sched_may_be_left(const struct program *p, const struct instr *in, const struct cluster *c);
 enum cost_class sched_cost_class(const struct instr *in, enum list_kind which);

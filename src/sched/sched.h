@@ -78,12 +78,15 @@ struct instr {
     bool backward, again; /* again: the kernel of that name, or saved_again, instead of fwd */
     bool both;            /* with backward: that kernel instead of bwd, and nothing ran forward */
     bool once;            /* inside a loop: the first time alone */
-    bool last;            /* in the last micro-batch of a step alone */
-    bool start;           /* in the first micro-batch of a sum alone (exec.first) */
-    bool beside;          /* runs in the lane of communication (lanes.h); else in that of compute */
-    bool spread;          /* of RUN_REDUCE */
-    bool twins;           /* of RUN_SEND */
-    int round;            /* of a loop: which of those that are under way together (plan_at_once) */
+    /* Makes what forward left with plan.keep_rows: not run where the loop has one turn, as forward had. Of RUN_ROUND: there are
+     * such instructions in the loop. */
+    bool anew;
+    bool last;   /* in the last micro-batch of a step alone */
+    bool start;  /* in the first micro-batch of a sum alone (exec.first) */
+    bool beside; /* runs in the lane of communication (lanes.h); else in that of compute */
+    bool spread; /* of RUN_REDUCE */
+    bool twins;  /* of RUN_SEND */
+    int round;   /* of a loop: which of those that are under way together (plan_at_once) */
     int after; /* 1 + index of the instruction of the other lane that has to end before this one begins; 0: none */
     int mark; /* 1 + number of the place behind it that others wait for; 0: none does */
     int node, flat, n_parts;
@@ -189,7 +192,9 @@ struct program {
     struct ref control, chunk_sums, nll_weight, aux_weight; /* control: of op_adamw */
     struct ref inputs, kept; /* whole buffers: inputs and loss weights; values that the host reads */
     int recompute_most;      /* stash.h */
-    int *recompute_place;    /* by node: stash.h */
+    int64_t
+        kept_bytes; /* what lives throughout, and what plan.keep_rows keeps or would keep: the slab is not smaller then */
+    int *recompute_place; /* by node: stash.h */
 };
 struct adamw {
     double beta1, beta2, eps, weight_decay;

@@ -50,6 +50,14 @@ else
 fi
 
 # Communication in a lane of its own takes the same way to the same bits; so do one and many rounds.
+# What backward finds of the rows that experts of other ranks got changes no bit: in one round, in several, in two at once.
+for options in "--expert_parallel 4 --micro_batch_size 4" "--expert_parallel 4 --row_capacity 40 --micro_batch_size 4" "--expert_parallel 4 --overlap on --micro_batch_size 4" \
+    "--expert_parallel 2 --zero 3 --recompute 1000" "--pipeline_stages 2 --expert_parallel 2" "--tensor_parallel 2 --expert_parallel 2 --split_experts on"; do
+    name=kept-$(echo "$options" | tr -dc 'a-z0-9')
+    layout $name-off 4 $options --keep_rows off
+    layout $name-on 4 $options --keep_rows on
+    same "$name" $name-on $name-off
+done
 for options in "--expert_parallel 4 --zero 1" "--expert_parallel 1 --tensor_parallel 1 --zero 0" "--plan_ngpus 2 --expert_parallel 2 --tensor_parallel 1 --zero 1" "--expert_parallel 4 --row_capacity 40 --recompute 1000" \
     "--expert_parallel 2 --tensor_parallel 1 --zero 2" "--expert_parallel 2 --tensor_parallel 1 --zero 3 --recompute 20" "--tensor_parallel 2 --expert_parallel 4 --zero 1" "--pipeline_stages 2 --expert_parallel 2"; do
     name=lanes-$(echo "$options" | tr -dc 'a-z0-9')

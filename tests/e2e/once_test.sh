@@ -30,6 +30,11 @@ else
     failed "mpi_count.c does not compile" count.err
 fi
 
+# What is kept is not sent again.
+ok "rows that are sent again" train 4 again $common --row_capacity 4096 --comm mpi --keep_rows off
+same "rows kept and sent again" once again
+if [ "$(summed again sent_rows)" = $((2 * rows)) ]; then passed "twice as many rows"; else failed "$(summed again sent_rows) rows sent again, $rows where they are kept"; fi
+
 # Several rounds move copies; with --reproducible they have the same bits.
 ok "one round" train 4 one $common --reproducible --row_capacity 4096
 ok "several rounds" train 4 several $common --reproducible --row_capacity 64

@@ -74,6 +74,7 @@ draw_layout() {
     layout="$layout $exact"
     one_of 1 2 3 && threads=$drawn
     one_of auto on on && layout="$layout --overlap $drawn"
+    one_of auto on off && layout="$layout --keep_rows $drawn"
 }
 decision() { # NAME RUN: what the plan of a run says
     sed -n "s/^  \"$1\": \"\{0,1\}\([^\",]*\).*/\1/p" "runs/$2/plan.json"
