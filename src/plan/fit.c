@@ -23,6 +23,11 @@ bool fit_cannot_win(const struct space *s, double us)
            (s->out->n > 0 && us >= s->out->best[0].cost.step_us) || fit_too_slow(s, us);
 }
 
+static bool always_keeps(const struct space *s, const struct plan *p)
+{
+    return s->l->keep_rows == KEEP_ON && p->expert_parallel > 1;
+}
+
 static bool measure_with(const struct space *s, int recompute, struct plan *p, struct err *e)
 {
     const int64_t most = plan_slab_limit(s->l, p);
@@ -92,7 +97,7 @@ static bool try_keeping(const struct space *s, const struct plan *first, struct 
 bool fit_measure(struct space *s, struct plan *p, struct err *e)
 {
     const bool fixed = s->l->recompute >= 0;
-    p->keep_rows = s->l->keep_rows == KEEP_ON && p->expert_parallel > 1;
+    p->keep_rows = always_keeps(s, p);
     if (!measure_with(s, fixed ? s->l->recompute : 0, p, e))
         return false;
     s->floor_us = fmax(floor_of(p), p->stages > 1 ? fit_stages_floor(s, s->floors, p) : 0);
@@ -117,7 +122,7 @@ bool fit_smallest(const struct space *s, struct plan *p, int64_t least, struct e
     if (smallest->n_ranks && least >= smallest->memory.peak_bytes)
         return true;
     const bool fixed = s->l->recompute >= 0;
-    p->keep_rows = s->l->keep_rows == KEEP_ON && p->expert_parallel > 1;
+    p->keep_rows = always_keeps(s, p);
     if (!measure_with(s, fixed ? s->l->recompute : 0, p, e))
         return false;
     for (int i = 0; i < 2; i++) {

@@ -88,7 +88,6 @@ static void look_at(const struct space *s, struct plan *one)
     one->stages = one->chunks = one->zero_ranks = 1;
     one->accumulation = 1;
     one->zero = one->recompute = one->shards = 0;
-    one->keep_rows = false;
     one->global_batch = one->micro_batch * plan_workers(one);
     one->row_capacity = default_rows(one, s->l, s->token_copies, s->experts);
     if (!plan_check(one, NULL, &why))

@@ -31,9 +31,9 @@ static struct waits waits_of(const struct measure *m, const struct cluster *link
     later.between.latency_us += 1;
     for (int i = 0; i < p->list[LIST_MICRO].n; i++) {
         const struct instr *in = &p->list[LIST_MICRO].item[i];
-        const double told = sched_instr_us(p, in, links);
         if (sched_cost_class(in, LIST_MICRO) != COST_EXCHANGE)
             continue;
+        const double told = sched_instr_us(p, in, links);
         w.us += 1e6 * x->spent[LIST_MICRO][i] - times * told;
         w.messages += times * (sched_instr_us(p, in, &later) - told);
     }
