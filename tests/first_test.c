@@ -170,7 +170,7 @@ TEST(the_first_micro_batch_writes)
         struct plan p = random_plan(&d);
         p.accumulation *= 2;
         p.global_batch *= 2;
-        p.overlap = below(&d, 2);
+        p.overlap = below(&d, 3);
         const struct graph *g = random_graph(a, &d, &p); /* tied: two nodes give the embedding its gradient */
         struct program x;
         if (is_legal(g, &p)) {

@@ -56,10 +56,11 @@ static void touch_call(const struct program *p, const struct instr *in, struct t
 static void touch(const struct program *p, const struct instr *in, struct touched *t)
 {
     static const char *const writes[] = {
-        [RUN_ROUTE] = "14",        [RUN_ROUND] = "1",           [RUN_SEND] = "14",    [RUN_RETURN] = "04",
-        [RUN_TENSOR_GATHER] = "1", [RUN_TENSOR_SCATTER] = "12", [RUN_PARTS] = "01",   [RUN_MIRROR] = "0",
-        [RUN_SUM_ENDS] = "01",     [RUN_PASS_IN] = "01",        [RUN_PASS_OUT] = "1", [RUN_NORM_SUM] = "01",
-        [RUN_GATHER] = "1",        [RUN_ROUND_END] = "",        [RUN_FROM_HOST] = "0"
+        [RUN_ROUTE] = "14",        [RUN_ROUND] = "1",           [RUN_SEND] = "14",     [RUN_RETURN] = "04",
+        [RUN_TENSOR_GATHER] = "1", [RUN_TENSOR_SCATTER] = "12", [RUN_PARTS] = "01",    [RUN_MIRROR] = "0",
+        [RUN_SUM_ENDS] = "01",     [RUN_PASS_IN] = "01",        [RUN_PASS_OUT] = "1",  [RUN_NORM_SUM] = "01",
+        [RUN_GATHER] = "1",        [RUN_ROUND_END] = "",        [RUN_FROM_HOST] = "0", [RUN_PACK] = "14",
+        [RUN_UNPACK] = "1"
     };
     t->n = 0;
     if (in->kind == RUN_OP) {
@@ -201,7 +202,7 @@ TEST(shared_experts_run_while_rows_travel)
     p.n_ranks = p.unit_ranks = p.expert_parallel = 4;
     p.row_capacity = 64;
     p.global_batch = 4;
-    p.overlap = true;
+    p.overlap = 1;
     sched_lower(a, small_model_graph(a, &p), &p, 1, true, &adam, &x);
     const struct span *span = lanes_spans(a, &x, LIST_MICRO);
     for (int i = 0; i < x.list[LIST_MICRO].n; i++) {
@@ -229,7 +230,7 @@ TEST(gradients_are_summed_in_the_last_backward)
     p.expert_parallel = 2;
     p.row_capacity = 64;
     p.global_batch = 8;
-    p.overlap = true;
+    p.overlap = 1;
     sched_lower(a, small_model_graph(a, &p), &p, 1, true, &adam, &x);
     for (int i = 0; i < x.list[LIST_MICRO].n; i++) {
         const struct instr *in = &x.list[LIST_MICRO].item[i];
@@ -259,7 +260,7 @@ TEST(weights_travel_before_they_are_needed)
     p.n_ranks = p.unit_ranks = p.zero_ranks = 4;
     p.zero = 3;
     p.global_batch = 8;
-    p.overlap = true;
+    p.overlap = 1;
     sched_lower(a, small_model_graph(a, &p), &p, 1, true, &adam, &x);
     const struct list *list = &x.list[LIST_MICRO];
     const struct span *span = lanes_spans(a, &x, LIST_MICRO);

@@ -118,7 +118,7 @@ static struct plan offload_plan(struct draw *d)
     p.accumulation = 1 + below(d, 3);
     p.global_batch = p.micro_batch * p.accumulation * p.n_ranks;
     p.recompute = below(d, 3) * below(d, 20);
-    p.overlap = below(d, 2);
+    p.overlap = below(d, 3);
     p.lodgers = below(d, 2) ? 1 + below(d, 4) : 100; /* as many as there is room for */
     return p;
 }

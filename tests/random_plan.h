@@ -40,7 +40,7 @@ static inline struct plan random_plan(struct draw *d)
     p.tile = plan_tile(CPU, p.reproducible);
     p.row_capacity = p.expert_parallel > 1 ? 8 * (1 + below(d, 8)) : 0;
     p.recompute = below(d, 2) * below(d, 60);
-    p.overlap = true;
+    p.overlap = 1 + below(d, 2);
     p.keep_rows = p.expert_parallel > 1 && below(d, 2);
     return p;
 }

@@ -353,7 +353,7 @@ static bool draw_plan(struct world *w, struct plan *p)
     p->vocabulary_parallel = p->width_parallel = 1;
     p->zero = unit > 1 ? (int)draw(w, 4) : 0;
     p->zero_ranks = p->zero ? unit : 1;
-    p->overlap = draw(w, 2);
+    p->overlap = (int)draw(w, 3);
     p->micro_batch = 1 + (int64_t)draw(w, 2);
     p->accumulation = 1 + (int64_t)draw(w, 3);
     p->global_batch = p->micro_batch * p->accumulation * unit;

@@ -118,7 +118,7 @@ TEST(compute_waits_for_what_is_beside)
     struct plan_cost cost;
     for (int r = 0; r < 2; r++) {
         begin(&h[r], 2, 1);
-        h[r].p.plan.overlap = true;
+        h[r].p.plan.overlap = 1;
         h[r].p.plan.numbers.backend = CUDA;
         emit(&h[r], LIST_MICRO, RUN_ZERO, "first", r ? 12 : 5);
         emit(&h[r], LIST_MICRO, RUN_ROUTE, "route", 10);

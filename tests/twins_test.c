@@ -70,6 +70,6 @@ TEST(the_prediction_knows_what_travels)
     p.row_capacity = 63; /* two rounds: copies */
     EXPECT(fabs(send_us(&p, &c, &once) - 64 * 0.75 * row_us - 2 * call_us) < 1e-9 && once);
     p.row_capacity = 64;
-    p.overlap = true; /* two rounds at once, each with half of the rows */
+    p.overlap = PLAN_AT_ONCE; /* two rounds at once, each with half of the rows */
     EXPECT(fabs(send_us(&p, &c, &once) - 32 * 0.75 * row_us - call_us) < 1e-9 && !once);
 }

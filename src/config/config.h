@@ -8,7 +8,7 @@
 /* The words of CHOICE options, in the order of config.def. */
 enum { INIT_AUTO, INIT_RANDOM, INIT_PRETRAINED };
 enum { GRAPHS_AUTO, GRAPHS_ON, GRAPHS_OFF };
-enum { OVERLAP_AUTO, OVERLAP_ON, OVERLAP_OFF };
+enum { OVERLAP_AUTO, OVERLAP_ON, OVERLAP_ROUNDS, OVERLAP_OFF };
 enum { EXPLAIN_QUICK, EXPLAIN_FULL };
 enum { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
 /* comm: enum comm_way of device/comm.h; master, moments: 0 = auto, then 1 + the enums of base/num.h;

@@ -31,7 +31,8 @@
  *   in_place  output 0 may lie where input 0 does (which is gone then), and the gradient of input 0 where that of
  *          output 0 does: the kernels read an element before they write it, and leave alone what stays the same
  *   copies  row i of its output is a copy of a row of some input, of row row[i] / dim[each], and `place` is the inverse of
- *          `row`: copies of one row are numbered one after the other. output 0: there is no such output
+ *          `row`: copies of one row are numbered one after the other. each 0: there is no such output
+ *   grad_copies  so is row i of the gradient of an input; where bwd adds to it, what it adds
  *   both   forward and backward in one call, for a node whose outputs no other node reads: nothing lives between the
  *          two. Reads the inputs and grad[] of outputs, writes outputs and grad[] of inputs with the bits of fwd
  *          and bwd; outputs without a gradient are its workspace. NULL = there is no such kernel.
@@ -62,7 +63,7 @@ struct op_case {
     double attr[OP_ATTRS];
 };
 struct op_copies { /* arguments, and the letter that counts the copies of a row */
-    int output, row, place, each;
+    int of, row, place, each;
 };
 struct op {
     const char *name, *anno, *attrs, *saved;
@@ -79,7 +80,7 @@ struct op {
     uint32_t passes, sums;
     bool joins;
     bool in_place;
-    struct op_copies copies;
+    struct op_copies copies, grad_copies;
     const struct op_case *cases; /* sizes for test, bench and profile; a case with dim[0] = 0 ends the list */
     const struct op_case *cuda_cases; /* sizes that the CUDA kernels take, where not all are; else NULL */
 };

@@ -36,6 +36,7 @@ const struct op op_combine = {
     .name = "combine",
     .anno = "z: r(n) d^, row: r(n) @i32, place: n k^ @i32 -> y: n d^",
     .saved = "row place",
+    .grad_copies = { .of = Z, .row = ROW, .place = PLACE, .each = K },
     .sums = 1 << Z,
     .cost = cost,
     .fwd = { [CPU] = fwd, [CUDA] = combine_fwd_cuda },

@@ -48,6 +48,7 @@ const struct op op_combine_add = {
     .name = "combine_add",
     .anno = "z: r(n) d^, base: n d^, row: r(n) @i32, place: n k^ @i32 -> y: n d^",
     .saved = "row place",
+    .grad_copies = { .of = Z, .row = ROW, .place = PLACE, .each = K },
     .cost = cost,
     .passes = 1 << BASE,
     .sums = 1 << Z | 1 << BASE,

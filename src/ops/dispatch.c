@@ -85,7 +85,7 @@ const struct op op_dispatch = {
     .name = "dispatch",
     .anno = "x: n d^, gate: n k^ @f32, row: r(n) @i32, place: n k^ @i32 -> xs: r(n) d^, gates: r(n) @f32",
     .saved = "place",
-    .copies = { .output = XS, .row = ROW, .place = PLACE, .each = K },
+    .copies = { .of = XS, .row = ROW, .place = PLACE, .each = K },
     .cost = cost,
     .fwd = { [CPU] = fwd, [CUDA] = dispatch_fwd_cuda },
     .bwd = { [CPU] = bwd, [CUDA] = dispatch_bwd_cuda },

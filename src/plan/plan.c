@@ -49,7 +49,7 @@ int64_t plan_master_bytes(const struct plan *p, int64_t n)
 
 int plan_at_once(const struct plan *p)
 {
-    return p->overlap && p->expert_parallel > 1 ? 2 : 1;
+    return p->expert_parallel > 1 && p->overlap > 1 ? p->overlap : 1;
 }
 
 bool plan_sends_once(const struct plan *p)

@@ -16,7 +16,7 @@
 #include "base/err.h"
 #include "graph/graph.h"
 #include "plan/cluster.h"
-enum { PLAN_VERSION = 11, PLAN_CHUNKS = 16, PLAN_PARTS = 256 };
+enum { PLAN_VERSION = 12, PLAN_CHUNKS = 16, PLAN_PARTS = 256, PLAN_AT_ONCE = 2 };
 enum { PLAN_TREE_LEVELS = 12, PLAN_SHARDS = 1 << PLAN_TREE_LEVELS };
 enum memory_class {
     MEM_WEIGHTS,
@@ -97,7 +97,7 @@ struct plan {
     int64_t kept_bytes; /* likewise: of the slab at least, with keep_rows */
     int64_t head_chunk; /* rows of logits alive at a time */
     bool reproducible;
-    bool overlap;   /* communication has a lane of its own (sched/lanes.h) */
+    int overlap; /* rounds of an exchange that are under way in a lane of communication (sched/lanes.h); 0: there is none */
     bool keep_rows; /* what experts of a rank got from others stays until backward (sched/exchange.c) */
     int shards; /* of a step, whose gradients are added in one tree whatever the number of workers (plan/tree.h); 0 = off */
     struct plan_price price;

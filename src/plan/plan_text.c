@@ -34,10 +34,9 @@ static void add_decisions(const struct plan *p, struct str *s)
         s,
         "  \"row_capacity\": %lld,\n  \"tile\": %lld,\n  \"head_chunk\": %lld,\n  \"recompute\": %d,\n  "
         "\"offload\": %d,\n  "
-        "\"reproducible\": %s,\n  \"reproducible_shards\": %d,\n  \"overlap\": %s,\n  \"keep_rows\": %s,\n",
+        "\"reproducible\": %s,\n  \"reproducible_shards\": %d,\n  \"overlap\": %d,\n  \"keep_rows\": %s,\n",
         (long long)p->row_capacity, (long long)p->tile, (long long)p->head_chunk, p->recompute, p->lodgers,
-        p->reproducible ? "true" : "false", p->shards, p->overlap ? "true" : "false",
-        p->keep_rows ? "true" : "false");
+        p->reproducible ? "true" : "false", p->shards, p->overlap, p->keep_rows ? "true" : "false");
 }
 
 void plan_hash(const struct plan *p, char hash[17])
@@ -203,7 +202,7 @@ static bool read_plan(const struct json *j, struct plan *p, struct err *e)
 {
     const jval r = json_root(j);
     const int64_t top = 1 << 24;
-    int64_t recompute, lodgers, zero, shards;
+    int64_t recompute, lodgers, zero, shards, overlap;
     char hash[17], stored[17];
     if (!json_want_version(j, PLAN_VERSION, e) || !want_text(j, "model", p->model, e) ||
         !want_text(j, "cluster", p->cluster, e) || !want_text(j, "hash", stored, e) ||
@@ -225,12 +224,13 @@ static bool read_plan(const struct json *j, struct plan *p, struct err *e)
         !json_want_int(j, r, "offload", 0, 1 << 20, &lodgers, e) ||
         !json_want_bool(j, r, "reproducible", &p->reproducible, e) ||
         !json_want_int(j, r, "reproducible_shards", 0, PLAN_SHARDS, &shards, e) ||
-        !json_want_bool(j, r, "overlap", &p->overlap, e) ||
+        !json_want_int(j, r, "overlap", 0, PLAN_AT_ONCE, &overlap, e) ||
         !json_want_bool(j, r, "keep_rows", &p->keep_rows, e) || !read_memory(j, p, e) ||
         !read_price(j, &p->price, e))
         return false;
     p->recompute = (int)recompute;
     p->lodgers = (int)lodgers;
+    p->overlap = (int)overlap;
     p->zero = (int)zero;
     p->shards = (int)shards;
     plan_hash(p, hash);

@@ -138,6 +138,8 @@ static const char *name_of(const struct instr *in)
                                         [RUN_ROUND_END] = "(rounds)",
                                         [RUN_SEND] = "(send)",
                                         [RUN_RETURN] = "(return)",
+                                        [RUN_PACK] = "(pack)",
+                                        [RUN_UNPACK] = "(unpack)",
                                         [RUN_PARTS] = "(parts)",
                                         [RUN_REDUCE] = "(reduce)",
                                         [RUN_MIRROR] = "(mirror)",

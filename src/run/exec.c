@@ -329,10 +329,10 @@ static bool run_one(struct exec *x, enum list_kind which, int index, const struc
         rows_route(x, in);
         return true;
     case RUN_SEND:
-        rows_send(x, in, rows);
-        return true;
     case RUN_RETURN:
-        rows_return(x, in, rows);
+    case RUN_PACK:
+    case RUN_UNPACK:
+        rows_run(x, in, rows);
         return true;
     case RUN_TENSOR_GATHER:
         tensor_gather(x, in);

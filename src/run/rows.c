@@ -250,11 +250,11 @@ static void set_tables(struct exec *x, const struct rows *all)
     exec_put(x, all->head->ref[1], x->ends, n * ROUND_TABLES * all->experts * (int64_t)sizeof *x->ends);
 }
 
-/* Copies of tokens that others hold the experts of, and rows that travel for them. */
+/* Of all rounds: copies of tokens that others hold the experts of, and rows that travel for them. */
 static void count_sent(struct exec *x, const struct rows *r)
 {
     const int me = x->program->layout.ep_index;
-    for (int m = 0; m < r->members && r->head->copies; m++)
+    for (int m = 0; m < r->members; m++)
         if (m != me) {
             const int64_t copies = rows_for(r, me, m);
             x->sent_copies += copies;
@@ -277,8 +277,6 @@ void rows_begin(struct exec *x, const struct instr *head, struct rows *r)
     r->once = head->copies && r->n_rounds <= 1;
     x->rounds = r->n_rounds;
     x->most_rounds = r->n_rounds > x->most_rounds ? r->n_rounds : x->most_rounds;
-    if (!rows_are_left(x, head, r))
-        count_sent(x, r);
     set_tables(x, r);
 }
 
@@ -363,15 +361,12 @@ static void move_rows(struct exec *x, const struct instr *in, const struct rows 
                                            .pack = pack });
 }
 
-/* From the first rows among those sorted by expert to the room of those received; across; to the places of all. */
-static void send_once(struct exec *x, const struct instr *in, const struct rows *r)
+/* The first rows among those sorted by expert to the room of those received, by receiver. */
+static void pack_once(struct exec *x, const struct instr *in, const struct rows *r)
 {
     const int32_t *tables = exec_at(x, in->ref[2]);
-    void *const room = exec_at(x, in->ref[1]), *const staging = exec_at(x, in->ref[4]);
-    struct comm_rows c;
-    plan_once(x, r, &c);
     x->device->move(&(struct device_move){ .rows = exec_at(x, in->ref[0]),
-                                           .packed = room,
+                                           .packed = exec_at(x, in->ref[1]),
                                            .end = tables + BACK_END * r->experts,
                                            .from = tables + BACK_ONCE * r->experts,
                                            .twin = exec_at(x, in->ref[6]),
@@ -380,9 +375,14 @@ static void send_once(struct exec *x, const struct instr *in, const struct rows 
                                            .n_rows = n_rows(x, in->ref[0], in->row_bytes),
                                            .row_bytes = in->row_bytes,
                                            .pack = true });
-    comm_exchange(x->expert, room, staging, &c, in->row_bytes);
-    x->device->move(&(struct device_move){ .rows = room,
-                                           .packed = staging,
+}
+
+/* Those that came, to the places of all their twins. */
+static void unpack_once(struct exec *x, const struct instr *in, const struct rows *r)
+{
+    const int32_t *tables = exec_at(x, in->ref[2]);
+    x->device->move(&(struct device_move){ .rows = exec_at(x, in->ref[1]),
+                                           .packed = exec_at(x, in->ref[4]),
                                            .end = tables + ROUND_END * r->experts,
                                            .from = tables + ROUND_ONCE * r->experts,
                                            .twin = exec_at(x, in->ref[5]),
@@ -390,6 +390,33 @@ static void send_once(struct exec *x, const struct instr *in, const struct rows 
                                            .tile = x->program->plan.tile,
                                            .n_rows = x->program->plan.row_capacity,
                                            .row_bytes = in->row_bytes });
+}
+
+static bool travels_once(const struct instr *in, const struct rows *r)
+{
+    return in->copies && r->once;
+}
+
+/* Nobody asks for twins of rows that do not travel once. */
+static bool is_idle(const struct instr *in, const struct rows *r)
+{
+    return in->twins && !r->once;
+}
+
+static void pack(struct exec *x, const struct instr *in, const struct rows *r)
+{
+    if (travels_once(in, r))
+        pack_once(x, in, r);
+    else if (!in->copies) /* on their way back; copies are sent from where they are */
+        move_rows(x, in, r, true);
+}
+
+static void unpack(struct exec *x, const struct instr *in, const struct rows *r)
+{
+    if (travels_once(in, r))
+        unpack_once(x, in, r);
+    else if (!is_idle(in, r))
+        move_rows(x, in, r, false);
 }
 
 /* `mine` is what this rank shows the others, `to` where its rows go; twins: of those that travel once. */
@@ -414,27 +441,39 @@ static void pull_rows(struct exec *x, const struct instr *in, const struct rows 
     comm_looked(x->expert);
 }
 
-void rows_send(struct exec *x, const struct instr *in, const struct rows *r)
+/* Across, to the room of what came, by sender. */
+static void send_rows(struct exec *x, const struct instr *in, const struct rows *r)
 {
     const struct rows of = round_of(x, r, in->round);
-    const bool once = in->copies && r->once;
     struct comm_rows c;
-    if (in->twins && !r->once)
-        return;
-    if (pulls(x)) {
-        pull_rows(x, in, r, in->ref[0], in->ref[1], once ? in->ref[5] : (struct ref){ .buffer = -1 }, false);
-        return;
-    }
-    if (once) {
-        send_once(x, in, &of);
-        return;
-    }
-    plan_exchange(x, &of, &c);
-    comm_exchange(x->expert, exec_at(x, in->ref[0]), exec_at(x, in->ref[4]), &c, in->row_bytes);
-    move_rows(x, in, r, false);
+    const bool once = travels_once(in, r);
+    if (once)
+        plan_once(x, &of, &c);
+    else
+        plan_exchange(x, &of, &c);
+    comm_exchange(x->expert, exec_at(x, in->ref[once ? 1 : 0]), exec_at(x, in->ref[4]), &c, in->row_bytes);
 }
 
-void rows_return(struct exec *x, const struct instr *in, const struct rows *r)
+static void send(struct exec *x, const struct instr *in, const struct rows *r)
+{
+    const bool alone = !x->program->plan.overlap; /* no other instruction packs */
+    if (is_idle(in, r))
+        return;
+    if (in->copies && r->loop == 0)
+        count_sent(x, r);
+    if (pulls(x)) {
+        pull_rows(x, in, r, in->ref[0], in->ref[1],
+                  travels_once(in, r) ? in->ref[5] : (struct ref){ .buffer = -1 }, false);
+        return;
+    }
+    if (alone && travels_once(in, r))
+        pack_once(x, in, r);
+    send_rows(x, in, r);
+    if (alone)
+        unpack(x, in, r);
+}
+
+static void give_back(struct exec *x, const struct instr *in, const struct rows *r)
 {
     const struct rows of = round_of(x, r, in->round);
     struct comm_rows c;
@@ -442,8 +481,17 @@ void rows_return(struct exec *x, const struct instr *in, const struct rows *r)
         pull_rows(x, in, r, in->ref[1], in->ref[0], (struct ref){ .buffer = -1 }, true);
         return;
     }
+    if (!x->program->plan.overlap)
+        move_rows(x, in, r, true);
     plan_exchange(x, &of, &c);
-    move_rows(x, in, r, true);
     const struct comm_rows back = { c.recv_rows, c.recv_at, c.send_rows, c.send_at };
     comm_exchange(x->expert, exec_at(x, in->ref[4]), exec_at(x, in->ref[0]), &back, in->row_bytes);
+}
+
+void rows_run(struct exec *x, const struct instr *in, const struct rows *r)
+{
+    static void (*const run[])(struct exec *, const struct instr *, const struct rows *) = {
+        [RUN_SEND] = send, [RUN_RETURN] = give_back, [RUN_PACK] = pack, [RUN_UNPACK] = unpack
+    };
+    run[in->kind](x, in, r);
 }

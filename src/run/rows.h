@@ -24,5 +24,5 @@ void rows_begin(struct exec *x, const struct instr *head, struct rows *r);
 bool rows_next(struct exec *x, struct rows *r); /* advances; false after the last round */
 /* Is what the instruction makes (in->anew) still there from forward, whose loop had one turn as this one has? */
 bool rows_are_left(const struct exec *x, const struct instr *in, const struct rows *r);
-void rows_send(struct exec *x, const struct instr *in, const struct rows *r);
-void rows_return(struct exec *x, const struct instr *in, const struct rows *r);
+void rows_run(struct exec *x, const struct instr *in,
+              const struct rows *r); /* one of the loop's RUN_SEND to RUN_UNPACK */

@@ -87,7 +87,7 @@ static bool write_description(struct run *r, struct err *e)
         chosen.split_vocabulary = r->plan.vocabulary_parallel > 1 ? SPLIT_ON : SPLIT_OFF;
         chosen.split_experts = r->plan.width_parallel > 1 ? SPLIT_ON : SPLIT_OFF;
     }
-    chosen.overlap = r->plan.overlap ? OVERLAP_ON : OVERLAP_OFF;
+    chosen.overlap = r->plan.overlap > 1 ? OVERLAP_ROUNDS : r->plan.overlap ? OVERLAP_ON : OVERLAP_OFF;
     chosen.keep_rows = r->plan.keep_rows ? KEEP_ON : KEEP_OFF;
     chosen.pipeline_stages = r->plan.stages;
     chosen.pipeline_chunks = r->plan.chunks;

@@ -185,13 +185,18 @@ static struct numbers numbers_of(const struct setup *s, int way)
     return n;
 }
 
+static int overlap_of(const struct setup *s)
+{
+    return s->overlap == OVERLAP_ON ? 1 : s->overlap == OVERLAP_ROUNDS ? PLAN_AT_ONCE : 0;
+}
+
 static void base_plan(const struct setup *s, int64_t sequence, bool reproducible, struct plan *p)
 {
     *p = (struct plan){ .sequence = sequence,
                         .numbers = numbers_of(s, 0),
                         .head_chunk = head_chunk(s),
                         .reproducible = reproducible,
-                        .overlap = s->overlap == OVERLAP_ON,
+                        .overlap = overlap_of(s),
                         .tile = plan_tile(s->backend, reproducible) };
     memcpy(p->model, s->model.fingerprint, sizeof p->model);
     cluster_signature(&s->cluster, p->cluster);

@@ -72,7 +72,8 @@ int access_list(const struct program *p, const struct instr *in, struct access o
         [RUN_PARTS] = 1 << 0 | 1 << 1,    [RUN_MIRROR] = 1 << 0,
         [RUN_SUM_ENDS] = 1 << 0 | 1 << 1, [RUN_PASS_OUT] = 1 << 1,
         [RUN_PASS_IN] = 1 << 0 | 1 << 1,  [RUN_NORM_SUM] = 1 << 0 | 1 << 1,
-        [RUN_FROM_HOST] = 1 << 0,         [RUN_GATHER] = 1 << 1
+        [RUN_FROM_HOST] = 1 << 0,         [RUN_GATHER] = 1 << 1,
+        [RUN_PACK] = 1 << 1 | 1 << 4,     [RUN_UNPACK] = 1 << 1
     };
     struct accesses x = { p, out, 0 };
     if (in->kind == RUN_OP)

@@ -1,5 +1,5 @@
 /* exchange.c - regions whose rows are split by expert: the rows of tokens are sent to the ranks that hold their
- * experts, computed there and returned, in as many rounds as the counts need. With plan.overlap two rounds are under way
+ * experts, computed there and returned, in as many rounds as the counts need. plan_at_once() of them are under way
  * together: rows of the second travel while experts work on the first, and back from the first while on the second. */
 #include "sched/lower.h"
 
@@ -66,9 +66,14 @@ static void count_saved(const struct lower *l, const struct region *r)
     }
 }
 
-/* Returns the instruction, valid until the next one is emitted. */
-static struct instr *exchange(struct lower *l, enum list_kind which, enum instr_kind kind, int node,
-                              struct ref outer, struct ref inner)
+static int copies_of(const struct node *copier)
+{
+    return (int)copier->dim[copier->op->copies.each];
+}
+
+/* How rows travel: NULL: all of them; else once, as copies that this node makes. */
+static void exchange(struct lower *l, enum list_kind which, enum instr_kind kind, int node, struct ref outer,
+                     struct ref inner, const struct node *copier)
 {
     const struct plan *p = &l->p->plan;
     struct instr *i = lower_emit(l, which, kind, l->p->graph->nodes[node].name);
@@ -82,7 +87,11 @@ static struct instr *exchange(struct lower *l, enum list_kind which, enum instr_
     i->ref[4] =
         (struct ref){ lower_buffer(l, "exchange staging", MEM_EXCHANGE, l->p->buffers[inner.buffer].bytes),
                       0 };
-    return i;
+    if (!copier)
+        return;
+    i->copies = copies_of(copier);
+    i->ref[5] = l->twins_inside;
+    i->ref[6] = l->twins;
 }
 
 static struct ref outer_ref(struct lower *l, int node, int arg, bool grad)
@@ -105,12 +114,7 @@ static struct ref outer_ref(struct lower *l, int node, int arg, bool grad)
 static const struct node *copier_of(const struct graph *g, value v)
 {
     const struct node *n = g->values[v].node < 0 ? NULL : &g->nodes[g->values[v].node];
-    return n && n->op->copies.output && n->arg[n->op->copies.output] == v ? n : NULL;
-}
-
-static int copies_of(const struct node *copier)
-{
-    return (int)copier->dim[copier->op->copies.each];
+    return n && n->op->copies.each && n->arg[n->op->copies.of] == v ? n : NULL;
 }
 
 static struct ref integers(struct lower *l, const char *name, int64_t n)
@@ -118,45 +122,76 @@ static struct ref integers(struct lower *l, const char *name, int64_t n)
     return (struct ref){ lower_buffer(l, name, MEM_ACTIVATIONS, n * (int64_t)sizeof(int32_t)), 0 };
 }
 
+/* One more instruction, with all of what instruction `index` has. */
+static void emit_like(struct lower *l, enum list_kind which, enum instr_kind kind, int index)
+{
+    struct instr *i = lower_emit(l, which, kind, NULL);
+    *i = l->p->list[which].item[index];
+    i->kind = kind;
+}
+
+/* In front of the last instruction. */
+static void put_before(struct lower *l, enum list_kind which, enum instr_kind kind)
+{
+    const int last = l->p->list[which].n - 1;
+    const enum instr_kind was = l->p->list[which].item[last].kind;
+    emit_like(l, which, was, last);
+    l->p->list[which].item[last].kind = kind;
+}
+
 /* What the receiver has to know of the rows that travel once: which of its rows are the same. Backward still has it: a
  * message that all wait for costs more than the place. */
 static void send_twins(struct lower *l, enum list_kind which, const struct region *r, int node)
 {
     l->twins_inside = l->node_twins_inside[r->first] = integers(l, "twins received", l->p->plan.row_capacity);
-    exchange(l, which, RUN_SEND, node, l->twins, l->twins_inside)->twins = true;
+    exchange(l, which, RUN_SEND, node, l->twins, l->twins_inside, NULL);
+    l->p->list[which].item[l->p->list[which].n - 1].twins = true;
+}
+
+/* With a lane of communication what kernels do with rows on their way has instructions of its own, in that of compute: beside
+ * products they would wait for room on the device. */
+static void send(struct lower *l, enum list_kind which, int node, struct ref outer, struct ref inner,
+                 const struct node *copier)
+{
+    exchange(l, which, RUN_SEND, node, outer, inner, copier);
+    if (l->p->plan.overlap && copier)
+        put_before(l, which, RUN_PACK);
+}
+
+static void give_back(struct lower *l, enum list_kind which, int node, struct ref outer, struct ref inner)
+{
+    exchange(l, which, RUN_RETURN, node, outer, inner, NULL);
+    if (l->p->plan.overlap)
+        put_before(l, which, RUN_PACK);
+}
+
+/* To the experts what was sent in this round, by instructions `from` and behind. */
+static void unpack(struct lower *l, enum list_kind which, int from)
+{
+    for (int i = from, n = l->p->list[which].n; i < n && l->p->plan.overlap; i++)
+        if (l->p->list[which].item[i].kind == RUN_SEND && l->p->list[which].item[i].round == l->round)
+            emit_like(l, which, RUN_UNPACK, i);
 }
 
 static void send_value(struct lower *l, enum list_kind which, int node, int arg)
 {
     const struct graph *g = l->p->graph;
-    const struct node *copier = copier_of(g, g->nodes[node].arg[arg]);
-    const bool once = copier && l->twins.buffer >= 0;
-    if (once && l->twins_inside.buffer < 0) {
+    const struct node *copier = l->twins.buffer < 0 ? NULL : copier_of(g, g->nodes[node].arg[arg]);
+    if (copier && l->twins_inside.buffer < 0) {
         const struct region r = lower_region_at(l, node);
         send_twins(l, which, &r, node);
     }
-    struct instr *i =
-        exchange(l, which, RUN_SEND, node, outer_ref(l, node, arg, false), lower_value(l, node, arg, true));
-    if (once) {
-        i->copies = copies_of(copier);
-        i->ref[5] = l->twins_inside;
-        i->ref[6] = l->twins;
-    }
+    send(l, which, node, outer_ref(l, node, arg, false), lower_value(l, node, arg, true), copier);
 }
 
 static void return_value(struct lower *l, enum list_kind which, int node, int arg)
 {
-    exchange(l, which, RUN_RETURN, node, outer_ref(l, node, arg, false), lower_value(l, node, arg, true));
-}
-
-static void send_grad(struct lower *l, enum list_kind which, int node, int arg)
-{
-    exchange(l, which, RUN_SEND, node, outer_ref(l, node, arg, true), lower_grad(l, node, arg, true));
+    give_back(l, which, node, outer_ref(l, node, arg, false), lower_value(l, node, arg, true));
 }
 
 static void return_grad(struct lower *l, enum list_kind which, int node, int arg)
 {
-    exchange(l, which, RUN_RETURN, node, outer_ref(l, node, arg, true), lower_grad(l, node, arg, true));
+    give_back(l, which, node, outer_ref(l, node, arg, true), lower_grad(l, node, arg, true));
 }
 
 struct region lower_region_at(const struct lower *l, int node)
@@ -192,6 +227,32 @@ static const struct node *copier_for(const struct lower *l, const struct region 
     return NULL;
 }
 
+/* Of a value that leaves the region: is its gradient copies of rows, as those that the region gets? */
+static bool grad_is_copies(const struct lower *l, const struct region *r, value v)
+{
+    const struct graph *g = l->p->graph;
+    const struct node *copier = copier_for(l, r);
+    int n_readers = 0;
+    bool like = copier != NULL;
+    for (int i = r->last; i < g->n_nodes && like; i++)
+        for (int j = 0; j < g->nodes[i].anno->n_inputs; j++)
+            if (g->nodes[i].arg[j] == v) {
+                const struct node *n = &g->nodes[i];
+                const struct op_copies *of = &n->op->grad_copies, *to = &copier->op->copies;
+                like = n_readers++ == 0 && of->each && of->of == j &&
+                       n->arg[of->row] == copier->arg[to->row] && n->arg[of->place] == copier->arg[to->place];
+            }
+    return like && n_readers == 1;
+}
+
+static void send_grad(struct lower *l, enum list_kind which, int node, int arg)
+{
+    const struct region r = lower_region_at(l, node);
+    const bool copies = grad_is_copies(l, &r, l->p->graph->nodes[node].arg[arg]);
+    send(l, which, node, outer_ref(l, node, arg, true), lower_grad(l, node, arg, true),
+         copies ? copier_for(l, &r) : NULL);
+}
+
 static int at_once(const struct lower *l)
 {
     return plan_at_once(&l->p->plan);
@@ -221,8 +282,8 @@ static void begin_rounds(struct lower *l, enum list_kind which, const struct reg
     i->copies = l->twins.buffer < 0 ? 0 : copies_of(copier_for(l, r));
 }
 
-/* What was emitted from instruction `from` on runs in the first round alone. Behind the head of a loop it stands in front of
- * the sends, which do not wait for it: a host that launches them meanwhile leaves no lane without work. */
+/* What was emitted from instruction `from` on runs in the first round alone. It stands behind the sends: kernels that pack them
+ * come first, and rows travel while it runs. */
 static void mark_once(struct lower *l, enum list_kind which, int from)
 {
     for (int i = from; i < l->p->list[which].n; i++)
@@ -279,11 +340,13 @@ void lower_region_forward(struct lower *l, enum list_kind which, const struct re
         lower_touch_params(l, node, false);
     route(l, which, r);
     begin_rounds(l, which, r);
+    const int from = l->p->list[which].n;
+    for (l->round = 0; l->round < at_once(l); l->round++)
+        for_edges(l, which, r, true, send_value);
     l->round = 0;
     forward_beside(l, which, beside.from, half_of(beside));
-    for (; l->round < at_once(l); l->round++)
-        for_edges(l, which, r, true, send_value);
-    for (l->round = 0; l->round < at_once(l); l->round++) {
+    for (; l->round < at_once(l); l->round++) {
+        unpack(l, which, from);
         for (int node = r->first; node < r->last; node++)
             lower_forward_op(l, which, node, true);
         for_edges(l, which, r, false, return_value);
@@ -359,15 +422,17 @@ void lower_region_backward(struct lower *l, const struct region *r, struct secti
     mark_anew(l, head);
     if (l->p->plan.keep_rows)
         share_saved(l, r, l->left, l->inner);
-    l->round = 0;
-    backward_beside(l, beside.from, half_of(beside));
-    for (; l->round < at_once(l); l->round++) {
+    const int sends = l->p->list[LIST_MICRO].n;
+    for (l->round = 0; l->round < at_once(l); l->round++) {
         const int from = l->p->list[LIST_MICRO].n;
         for_edges(l, LIST_MICRO, r, true, send_value);
         mark_anew(l, from);
         for_edges(l, LIST_MICRO, r, false, send_grad);
     }
-    for (l->round = 0; l->round < at_once(l); l->round++) {
+    l->round = 0;
+    backward_beside(l, beside.from, half_of(beside));
+    for (; l->round < at_once(l); l->round++) {
+        unpack(l, LIST_MICRO, sends);
         round_backward(l, r, again);
         for_edges(l, LIST_MICRO, r, true, return_grad);
     }

@@ -27,6 +27,8 @@ enum group_kind sched_group(enum instr_kind kind)
     case RUN_ZERO:
     case RUN_ROUND:
     case RUN_ROUND_END:
+    case RUN_PACK:
+    case RUN_UNPACK:
     case RUN_PARTS:
     case RUN_TO_HOST:
     case RUN_FROM_HOST:

@@ -218,10 +218,12 @@ void sched_assign(struct program *p, struct arena *a)
     classes_at_peak(p, a);
 }
 
-const char *const sched_kind_name[] = { "op",     "zero",    "route",         "round",          "round end",
-                                        "send",   "return",  "tensor gather", "tensor scatter", "parts",
-                                        "reduce", "mirror",  "sum of ends",   "pass out",       "pass in",
-                                        "norm",   "to host", "from host",     "await host",     "gather" };
+const char *const sched_kind_name[] = { "op",         "zero",          "route",          "round",
+                                        "round end",  "send",          "return",         "pack",
+                                        "unpack",     "tensor gather", "tensor scatter", "parts",
+                                        "reduce",     "mirror",        "sum of ends",    "pass out",
+                                        "pass in",    "norm",          "to host",        "from host",
+                                        "await host", "gather" };
 
 static void print_ref(const struct program *p, struct str *out, const char *label, struct ref r)
 {

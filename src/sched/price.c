@@ -165,7 +165,11 @@ static const struct link *links_of(const struct program *p, const struct cluster
 
 /* Rows that leave a rank are (ep-1)/ep of its copies, or what is different of them where it is packed first, which takes the
  * device's memory too; the fullest rank of experts receives as much more as it has rows. */
-static double exchange_us(const struct program *p, const struct instr *in, const struct cluster *c)
+struct exchanged {
+    double rounds, bytes, sent, packed; /* bytes: of all rows of the experts; packed: by the sender */
+};
+
+static struct exchanged exchanged(const struct program *p, const struct instr *in, const struct cluster *c)
 {
     const int ep = p->plan.expert_parallel;
     const struct sorted s = real_rows(p, in, c);
@@ -174,13 +178,29 @@ static double exchange_us(const struct program *p, const struct instr *in, const
                  bytes = (double)rows * (double)in->row_bytes;
     const bool once = in->copies > 1 && rounds <= 1;
     if (in->twins && rounds > 1)
-        return 0; /* nobody asks for them */
+        return (struct exchanged){ 0 }; /* nobody asks for them */
     const double sent =
-                     once ? bytes / in->copies * plan_rows_once(&p->plan, in->copies) : bytes * (ep - 1) / ep,
-                 packed = once ? sent * ep / (ep - 1) : 0; /* this rank's own too */
-    return 1e6 * 2 * (bytes + packed) / c->memory_bytes_per_s +
-           link_us(sent, (int)rounds * (ep - 1), links_of(p, c, ep, p->plan.width_parallel),
-                   TRANSFER_EXCHANGE);
+        once ? bytes / in->copies * plan_rows_once(&p->plan, in->copies) : bytes * (ep - 1) / ep;
+    return (struct exchanged){ rounds, bytes, sent,
+                               once ? sent * ep / (ep - 1) : 0 }; /* packed: this rank's own too */
+}
+
+/* What passes through the memory of a device is a part of it where one lane does all. */
+static double exchange_us(const struct program *p, const struct instr *in, const struct cluster *c)
+{
+    const int ep = p->plan.expert_parallel;
+    const struct exchanged x = exchanged(p, in, c);
+    const double moved = p->plan.overlap ? 0 : x.bytes + x.packed;
+    return 1e6 * 2 * moved / c->memory_bytes_per_s + link_us(x.sent, (int)x.rounds * (ep - 1),
+                                                             links_of(p, c, ep, p->plan.width_parallel),
+                                                             TRANSFER_EXCHANGE);
+}
+
+static double pack_us(const struct program *p, const struct instr *in, const struct cluster *c)
+{
+    const struct exchanged x = exchanged(p, in, c);
+    const double moved = in->kind == RUN_PACK && in->copies ? x.packed : x.bytes;
+    return 1e6 * 2 * moved / c->memory_bytes_per_s + (moved > 0 ? c->call_us : 0);
 }
 
 /* The numbers of one member go to all; before that, twins are looked for among the copies of each token. */
@@ -259,6 +279,8 @@ enum cost_class sched_cost_class(const struct instr *in, enum list_kind which)
     case RUN_ROUTE:
     case RUN_SEND:
     case RUN_RETURN:
+    case RUN_PACK:
+    case RUN_UNPACK:
     case RUN_TENSOR_GATHER:
     case RUN_TENSOR_SCATTER:
     case RUN_PASS_OUT:
@@ -295,6 +317,9 @@ double sched_instr_us(const struct program *p, const struct instr *in, const str
     case RUN_SEND:
     case RUN_RETURN:
         return exchange_us(p, in, c);
+    case RUN_PACK:
+    case RUN_UNPACK:
+        return pack_us(p, in, c);
     case RUN_ROUTE:
         return route_us(p, in, c);
     case RUN_REDUCE:

@@ -31,6 +31,8 @@ enum instr_kind {
     RUN_ROUND_END,
     RUN_SEND, /* rows ref[0] (sorted by expert) -> rows ref[1] at the owners of the experts; ref[2] ends; ref[3] counts; ref[4] staging. copies: rows travel once, with the twins ref[5] of received rows and ref[6] of rows sent. twins: those of ref[0] -> ref[1], where rows travel once at all */
     RUN_RETURN, /* rows ref[1] -> back to ref[0]; as RUN_SEND */
+    RUN_PACK, /* with plan.overlap, of the RUN_SEND or RUN_RETURN with the same refs, which has no kernels then: ref[0], rows that travel once (copies) -> ref[1], first ones by receiver; else ref[1] -> ref[4], by sender */
+    RUN_UNPACK, /* likewise: of a RUN_SEND, rows by sender ref[4] -> ref[1] */
     RUN_TENSOR_GATHER, /* rows ref[0] of all members of the tensor group -> ref[1], in their order; n bytes of one member */
     RUN_TENSOR_SCATTER, /* partial sums ref[0] of rows of all members -> this member's rows ref[1], added in a tree; n elements of one member; add: to what is there; ref[2] staging */
     RUN_PARTS,  /* tree sum of the n_parts parts ref[0] into ref[1], n elements; add: to what is there */
@@ -98,7 +100,7 @@ struct instr {
     uint32_t add,
         wide; /* of a call; add also of RUN_PARTS, RUN_REDUCE and RUN_TENSOR_SCATTER, whose elements are float32 if wide */
     uint32_t first_writes; /* bits of add that the first micro-batch of a sum lacks (instr_add) */
-    int copies; /* of a token among the rows, which travel once to each rank; of RUN_ROUTE, RUN_ROUND, RUN_SEND; 0: as they are */
+    int copies; /* of a token among the rows, which travel once to each rank; of RUN_ROUTE, RUN_ROUND, RUN_SEND and its like; 0: as they are */
     int64_t dim[OP_DIMS];
     double attr[OP_ATTRS];
 };

@@ -51,8 +51,8 @@ fi
 
 # Communication in a lane of its own takes the same way to the same bits; so do one and many rounds.
 # What backward finds of the rows that experts of other ranks got changes no bit: in one round, in several, in two at once.
-for options in "--expert_parallel 4 --micro_batch_size 4" "--expert_parallel 4 --row_capacity 40 --micro_batch_size 4" "--expert_parallel 4 --overlap on --micro_batch_size 4" \
-    "--expert_parallel 2 --zero 3 --recompute 1000" "--pipeline_stages 2 --expert_parallel 2" "--tensor_parallel 2 --expert_parallel 2 --split_experts on"; do
+for options in "--expert_parallel 4 --micro_batch_size 4" "--expert_parallel 4 --row_capacity 40 --micro_batch_size 4" "--expert_parallel 4 --overlap rounds --micro_batch_size 4" \
+    "--expert_parallel 4 --overlap on --micro_batch_size 4" "--expert_parallel 2 --zero 3 --recompute 1000" "--pipeline_stages 2 --expert_parallel 2" "--tensor_parallel 2 --expert_parallel 2 --split_experts on"; do
     name=kept-$(echo "$options" | tr -dc 'a-z0-9')
     layout $name-off 4 $options --keep_rows off
     layout $name-on 4 $options --keep_rows on
@@ -64,6 +64,9 @@ for options in "--expert_parallel 4 --zero 1" "--expert_parallel 1 --tensor_para
     layout $name-off 4 $options --micro_batch_size 4 --overlap off
     MOEC_TEST_LATE=1 layout $name-on 4 $options --micro_batch_size 4 --overlap on # as late as compute allows
     same "$name" $name-on $name-off
+    [[ $options != *"expert_parallel 4"* ]] && continue
+    MOEC_TEST_LATE=1 layout $name-rounds 4 $options --micro_batch_size 4 --overlap rounds
+    same "$name, two rounds at once" $name-rounds $name-off
 done
 
 reproducible() { # NAME REFERENCE OPTIONS...
@@ -87,6 +90,7 @@ for core in "" Haswell; do
     reproducible same-recompute-some$tag same-ep-1$tag --expert_parallel 1 --zero 0 --recompute 13
     reproducible same-recompute-ep$tag same-ep-1$tag --expert_parallel 2 --zero 0 --recompute 3
     reproducible same-lanes$tag same-ep-1$tag --expert_parallel 4 --zero 1 --overlap on
+    reproducible same-lanes-rounds$tag same-ep-1$tag --expert_parallel 4 --zero 1 --overlap rounds
     reproducible same-lanes-zero$tag same-ep-1$tag --expert_parallel 1 --zero 1 --overlap on
     reproducible same-rounds$tag same-ep-1$tag --expert_parallel 4 --zero 1 --row_capacity 40 --threads 1
 done

@@ -73,7 +73,7 @@ draw_layout() {
     case $exact in *shards) one_of 1 2 2 4 4 && exact="$exact $((drawn * (groups > 0 ? groups : 3)))" ;; esac
     layout="$layout $exact"
     one_of 1 2 3 && threads=$drawn
-    one_of auto on on && layout="$layout --overlap $drawn"
+    one_of auto on rounds && layout="$layout --overlap $drawn"
     one_of auto on off && layout="$layout --keep_rows $drawn"
 }
 decision() { # NAME RUN: what the plan of a run says
