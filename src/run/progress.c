@@ -121,18 +121,36 @@ static void compare(const char *name, double predicted_us, double measured_s)
     printf("\n");
 }
 
+/* The rank that computes longest, for which predictions are made. Gives all ranks its sums, and what they leave of its steps. */
+static int slowest_rank(double sums[COST_CLASSES + 1])
+{
+    const double mine = sums[COST_COMPUTE], most = comm_max(mine);
+    const int rank = comm_ranks() - (int)comm_max(mine >= most ? comm_ranks() - comm_rank() : 0);
+    for (int i = 0; i <= COST_CLASSES && rank != comm_rank(); i++)
+        sums[i] = 0;
+    comm_sum_doubles(sums, COST_CLASSES + 1);
+    for (int i = 0; i < COST_CLASSES; i++)
+        sums[COST_CLASSES] -= sums[i];
+    return rank;
+}
+
 void progress_compare(struct run *r)
 {
     const struct plan_cost *p = &r->plan.cost;
     const struct measured *m = &r->measured;
-    const double n = (double)m->n_steps, *each = m->class_seconds;
-    double rest = m->seconds;
+    const double n = (double)m->n_steps;
+    double each[COST_CLASSES + 1];
+    char whose[64] = "";
+    memcpy(each, m->class_seconds, sizeof m->class_seconds);
+    each[COST_CLASSES] = m->seconds;
+    const int rank = m->n_steps ? slowest_rank(each) : 0;
     if (comm_rank() != 0 || r->config->json || m->n_steps == 0)
         return;
-    for (int i = 0; i < COST_CLASSES; i++)
-        rest -= each[i];
+    if (comm_ranks() > 1)
+        snprintf(whose, sizeof whose, "; of the rank that computes longest, here %d", rank);
+    const double rest = each[COST_CLASSES];
     printf("predicted and measured time of a step (mean of %lld after the first%s):\n", (long long)m->n_steps,
-           comm_ranks() > 1 ? "; predicted for the slowest rank, measured on rank 0" : "");
+           whose);
     compare("step", p->step_us, m->seconds / n);
     compare("compute", p->compute_us, each[COST_COMPUTE] / n);
     compare("exchange", p->exchange_us + p->bubble_us, each[COST_EXCHANGE] / n);

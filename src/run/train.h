@@ -62,5 +62,5 @@ void run_log(struct run *r, const struct step_report *s); /* rank 0: terminal li
 /* progress.c: what rank 0 prints for a step; nothing on other ranks, which are never in a bar. */
 void progress_open(struct run *r); /* chooses bar or lines */
 void progress_print(struct run *r, const struct step_report *s, double tokens_per_s, double mfu);
-void progress_compare(struct run *r);  /* at the end: predicted and measured times of a step */
+void progress_compare(struct run *r);  /* at the end, collective: predicted and measured times of a step */
 void progress_end_line(struct run *r); /* before anything else is printed */
