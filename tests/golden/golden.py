@@ -337,17 +337,28 @@ def check_float32(reference, config, weights, batches, found, wide):
             assert x < (2e-5 if k == "logits" else 5e-5 if k.startswith("grad") else 5e-6), k
 
 
+def dithered_errors(reference, config, weights, batches, found, wide):
+    """Of single numbers, losses and norms, whose error in one run is chance: how far further runs are off."""
+    for seed in range(rounding.DITHERS):
+        with rounding.dithered(seed):
+            low, gates = run(reference, config, weights, batches, torch.bfloat16)
+        assert same_choices(gates, wide)
+        yield {k: x for k, x in errors(low, found).items() if k.startswith(("loss", "aux", "train_loss", "grad_norm"))}
+
+
 def run_bfloat16(reference, config, weights, batches, found, wide):
     """The largest error of each number over correct runs in bfloat16, and whether all chose the same experts."""
     most, all_same = {}, True
     for what, ways in rounding.RUNS.items():
         with rounding.active(reference[1], ways):
             low, gates = run(reference, config, weights, batches, torch.bfloat16)
+            for e in dithered_errors(reference, config, weights, batches, found, wide):
+                most |= {k: max(x, most.get(k, 0)) for k, x in e.items()}
         e = errors(low, found)
         same = same_choices(gates, wide)
         print(f"  bfloat16, {what}: {worst(e)}; {'the same' if same else 'OTHER'} experts, smallest gap "
               f"{gates.gap:.2f}")
-        most = {k: max(x, most.get(k, 0)) for k, x in e.items()}
+        most |= {k: max(x, most.get(k, 0)) for k, x in e.items()}
         all_same &= same
     return most, all_same
 
