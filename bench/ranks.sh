@@ -1,10 +1,10 @@
 #!/bin/bash
-# ranks.sh - predicted against measured steps, for several numbers of ranks and layouts of each. A profile is taken with as many
+# ranks.sh - predicted against measured steps, for several numbers of ranks and layouts of each. Profiles are taken with as many
 # ranks as train; how uneven experts are is what the first layout had, which has them whole. Prints a table, and which pairs of
 # layouts were predicted in the wrong order.
 #   ranks.sh [RANKS...]   default 1 2 4 8; more than there are cores is allowed, and said
 #   DEVICE=cuda           all ranks on one GPU, messages through the host (--comm mpi), a wider model; default cpu
-#   ROUNDS=2              runs of each layout, in turn; their mean counts, and how far they are apart
+#   ROUNDS=2              profiles, each followed by a run of each layout; their means count, and how far runs are apart
 #   STEPS=8               of each run; the first is not counted, the median of the others is
 . "$(dirname "$0")/../tests/e2e/lib.sh" # small inputs
 unset MOEC_TEST_POISON
@@ -58,10 +58,10 @@ common="$shared --global_batch_size 32 --max_steps $steps --save_every -1 --epoc
 echo "$device; cores: $(nproc); a step is 32 sequences of $sequence tokens, threads: 1 a rank"
 printf '%5s  %-20s %12s %12s %7s %9s\n' ranks layout "predicted ms" "measured ms" off "of runs"
 for ranks in "$@"; do
-    $mpirun -np "$ranks" "$moec" profile --model_id model --sequence_length $sequence --micro_batch_size 4 --layers 2 $shared --output here.json >profile.log 2>&1 ||
-        { grep -a moec: profile.log; exit 1; }
     uneven=1
     for round in $(seq "$rounds"); do
+        $mpirun -np "$ranks" "$moec" profile --model_id model --sequence_length $sequence --micro_batch_size 4 --layers 2 $shared --output here.json >profile.log 2>&1 ||
+            { grep -a moec: profile.log; exit 1; }
         while read -r name unit experts tensors stages options; do
             train "$ranks" run $common --micro_batch_size $((4 * unit / stages)) --cluster here.json --plan_ngpus "$unit" --expert_parallel "$experts" \
                 --tensor_parallel "$tensors" --pipeline_stages "$stages" --expert_load $uneven $options || { tail -n 3 run.err; continue; }
@@ -70,10 +70,10 @@ for ranks in "$@"; do
         done < <(layouts "$ranks")
     done
     echo "$ranks ranks: the fullest expert of a layer has $uneven times the mean"
-    awk -v ranks="$ranks" '$1 == ranks { if (!n[$2]++) name[++names] = $2; p[$2] = $3; sum[$2] += $4
+    awk -v ranks="$ranks" '$1 == ranks { if (!n[$2]++) name[++names] = $2; p[$2] += $3; sum[$2] += $4
             if (n[$2] == 1 || $4 < least[$2]) least[$2] = $4
             if (n[$2] == 1 || $4 > most[$2]) most[$2] = $4 }
-        END { for (i = 1; i <= names; i++) { k = name[i]; print ranks, k, p[k], sum[k] / n[k], most[k] / least[k] - 1 } }' runs.txt | tee -a table |
+        END { for (i = 1; i <= names; i++) { k = name[i]; print ranks, k, p[k] / n[k], sum[k] / n[k], most[k] / least[k] - 1 } }' runs.txt | tee -a table |
         awk '{ printf "%5d  %-20s %12.1f %12.1f %+6.1f%% %8.1f%%\n", $1, $2, $3, $4, 100 * ($3 / $4 - 1), 100 * $5 }'
 done
 awk '{ r[NR] = $1; name[NR] = $2; p[NR] = $3; t[NR] = $4; spread[NR] = $5 }
