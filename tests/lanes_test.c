@@ -60,7 +60,7 @@ static void touch(const struct program *p, const struct instr *in, struct touche
         [RUN_TENSOR_GATHER] = "1", [RUN_TENSOR_SCATTER] = "12", [RUN_PARTS] = "01",    [RUN_MIRROR] = "0",
         [RUN_SUM_ENDS] = "01",     [RUN_PASS_IN] = "01",        [RUN_PASS_OUT] = "1",  [RUN_NORM_SUM] = "01",
         [RUN_GATHER] = "1",        [RUN_ROUND_END] = "",        [RUN_FROM_HOST] = "0", [RUN_PACK] = "14",
-        [RUN_UNPACK] = "1"
+        [RUN_UNPACK] = "1",        [RUN_TO_HOST] = "",          [RUN_AWAIT_HOST] = ""
     };
     t->n = 0;
     if (in->kind == RUN_OP) {
@@ -121,13 +121,13 @@ static void launch(struct walk *w, int i)
         w->marked[in->mark - 1] = w->n_done;
 }
 
-static void walk_section(struct walk *w, struct section s, int rounds, bool last)
+static void walk_section(struct walk *w, struct section s, int rounds, bool first, bool last)
 {
     int head = 0, round = 0;
     w->n_done = w->known[0] = w->known[1] = 0;
     for (int i = s.from; i < s.to; i++) {
         const struct instr *in = &w->list->item[i];
-        if ((in->once && round > 0) || (in->last && !last))
+        if ((in->once && round > 0) || (in->last && !last) || (in->start && !first))
             continue;
         launch(w, i);
         if (in->kind == RUN_ROUND)
@@ -140,7 +140,7 @@ static void walk_section(struct walk *w, struct section s, int rounds, bool last
     }
 }
 
-static int64_t check_program(struct arena *a, const struct program *p, int rounds, bool last)
+static int64_t check_program(struct arena *a, const struct program *p, int rounds, bool first, bool last)
 {
     int64_t n_beside = 0;
     for (int k = 0; k < LISTS; k++) {
@@ -154,7 +154,7 @@ static int64_t check_program(struct arena *a, const struct program *p, int round
         for (int i = 0; i < length; i++)
             touch(p, &p->list[k].item[i], &w.touched[i]);
         for (int i = 0; i < n; i++)
-            walk_section(&w, section[i], rounds, last);
+            walk_section(&w, section[i], rounds, first, last);
         n_beside += w.n_beside;
     }
     return n_beside;
@@ -167,14 +167,16 @@ TEST(lanes_never_meet)
         struct arena *a = arena_new("lanes");
         struct draw d = { seed, 0 };
         struct plan p = random_plan(&d);
+        p.lodgers = p.stages == 1 && p.expert_parallel == 1 ? below(&d, 8) : 0;
         const struct graph *g = random_graph(a, &d, &p);
         struct program x;
         if (is_legal(g, &p)) {
             sched_lower(a, g, &p, below(&d, p.n_ranks), true, &adam, &x);
-            n_beside += check_program(a, &x, 1, true) > 0;
-            check_program(a, &x, 1, false);
-            check_program(a, &x, ROUNDS, true);
-            check_program(a, &x, ROUNDS, false);
+            n_beside += check_program(a, &x, 1, true, true) > 0;
+            check_program(a, &x, 1, true, false);
+            check_program(a, &x, 1, false, false);
+            check_program(a, &x, ROUNDS, false, true);
+            check_program(a, &x, ROUNDS, true, false);
             n++;
         }
         arena_free(a);

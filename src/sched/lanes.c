@@ -68,12 +68,23 @@ static void check_once(const struct maker *m, int tail)
                   m->item[i].name, m->item[k].name);
 }
 
+/* In some micro-batches alone (offload.h): nobody may wait by it for what every micro-batch needs. */
+static bool is_rare(const struct instr *in)
+{
+    return !in->beside && (in->start || in->last);
+}
+
+/* The instruction of compute in front of it that is there as often, at least. */
 static void order_beside(struct maker *m, int i)
 {
     struct instr *in = &m->item[i];
     int k = i - 1;
-    while (k >= m->section.from && (m->item[k].beside || (m->item[k].once && !in->once)))
+    while (k >= m->section.from &&
+           (m->item[k].beside || is_rare(&m->item[k]) || (m->item[k].once && !in->once))) {
+        CHECK(!is_rare(&m->item[k]) || !conflict(m, i, k), "%s needs %s, which is not always there", in->name,
+              m->item[k].name);
         k--;
+    }
     in->after = k < m->section.from ? 0 : k + 1;
     m->side[m->n_side++] = i;
     CHECK(!in->last || m->head < 0, "%s: the last time alone, inside a loop", in->name);
@@ -89,7 +100,7 @@ static void order_compute(struct maker *m, int i)
 {
     struct instr *in = &m->item[i];
     int last = in->kind == RUN_ROUND_END ? m->loop_side : -1;
-    if (!in->once && m->due > last)
+    if (!in->once && !is_rare(in) && m->due > last)
         last = m->due;
     for (int k = m->n_side - 1; k >= 0 && m->side[k] >= m->waited && m->side[k] > last; k--)
         if (conflict(m, i, m->side[k])) {
@@ -98,7 +109,7 @@ static void order_compute(struct maker *m, int i)
             last = m->side[k];
         }
     in->after = last < m->waited ? 0 : last + 1;
-    if (in->once)
+    if (in->once || is_rare(in))
         return;
     m->due = -1;
     if (last >= m->waited)
@@ -170,7 +181,8 @@ void lanes_make(struct program *p, struct arena *a)
 /* Whether `waiting`, where it runs at all, holds compute back until instruction i beside has ended. */
 static bool ends(const struct instr *item, int i, int waiting)
 {
-    return !item[waiting].beside && item[waiting].after > i && (item[i].once || !item[waiting].once);
+    return !item[waiting].beside && item[waiting].after > i && !is_rare(&item[waiting]) &&
+           (item[i].once || !item[waiting].once);
 }
 
 struct span *lanes_spans(struct arena *a, const struct program *p, enum list_kind which)
