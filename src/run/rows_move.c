@@ -55,19 +55,32 @@ static void plan_once(struct exec *x, const struct rows *r, struct comm_rows *c)
     CHECK(sent <= x->program->plan.row_capacity, "%lld rows that travel once", (long long)sent);
 }
 
-/* Between the packed rows, which stand by sender, and those of the experts. */
+static bool travels_once(const struct instr *in, const struct rows *r)
+{
+    return in->copies && r->once;
+}
+
+/* Of received rows, where they travel once: the first of their twins came. */
+static struct ref twins_of(const struct instr *in, const struct rows *r)
+{
+    return travels_once(in, r) ? in->ref[5] : (struct ref){ .buffer = -1 };
+}
+
+/* Between the packed rows, which stand by sender, and those of the experts: each to the places of all its twins. */
 static void move_rows(struct exec *x, const struct instr *in, const struct rows *r, bool pack)
 {
     const int32_t *end = exec_at(x, in->ref[2]);
-    x->device->move(&(struct device_move){ .rows = exec_at(x, in->ref[1]),
-                                           .packed = exec_at(x, in->ref[4]),
-                                           .end = end,
-                                           .from = end + ROUND_PACKED * r->experts,
-                                           .n_segments = r->experts,
-                                           .tile = x->program->plan.tile,
-                                           .n_rows = x->program->plan.row_capacity,
-                                           .row_bytes = in->row_bytes,
-                                           .pack = pack });
+    x->device->move(
+        &(struct device_move){ .rows = exec_at(x, in->ref[1]),
+                               .packed = exec_at(x, in->ref[4]),
+                               .end = end,
+                               .from = end + (travels_once(in, r) ? ROUND_ONCE : ROUND_PACKED) * r->experts,
+                               .twin = exec_at(x, twins_of(in, r)),
+                               .n_segments = r->experts,
+                               .tile = x->program->plan.tile,
+                               .n_rows = x->program->plan.row_capacity,
+                               .row_bytes = in->row_bytes,
+                               .pack = pack });
 }
 
 /* The first rows among those sorted by expert to the room of those received, by receiver. */
@@ -86,26 +99,6 @@ static void pack_once(struct exec *x, const struct instr *in, const struct rows 
                                            .pack = true });
 }
 
-/* Those that came, to the places of all their twins. */
-static void unpack_once(struct exec *x, const struct instr *in, const struct rows *r)
-{
-    const int32_t *tables = exec_at(x, in->ref[2]);
-    x->device->move(&(struct device_move){ .rows = exec_at(x, in->ref[1]),
-                                           .packed = exec_at(x, in->ref[4]),
-                                           .end = tables + ROUND_END * r->experts,
-                                           .from = tables + ROUND_ONCE * r->experts,
-                                           .twin = exec_at(x, in->ref[5]),
-                                           .n_segments = r->experts,
-                                           .tile = x->program->plan.tile,
-                                           .n_rows = x->program->plan.row_capacity,
-                                           .row_bytes = in->row_bytes });
-}
-
-static bool travels_once(const struct instr *in, const struct rows *r)
-{
-    return in->copies && r->once;
-}
-
 /* Nobody asks for twins of rows that do not travel once. */
 static bool is_idle(const struct instr *in, const struct rows *r)
 {
@@ -122,9 +115,7 @@ static void pack(struct exec *x, const struct instr *in, const struct rows *r)
 
 static void unpack(struct exec *x, const struct instr *in, const struct rows *r)
 {
-    if (travels_once(in, r))
-        unpack_once(x, in, r);
-    else if (!is_idle(in, r))
+    if (!is_idle(in, r))
         move_rows(x, in, r, false);
 }
 
@@ -183,8 +174,7 @@ static void send(struct exec *x, const struct instr *in, const struct rows *r)
     if (in->copies && r->loop == 0)
         count_sent(x, r);
     if (rows_are_pulled(x)) {
-        pull_rows(x, in, r, in->ref[0], in->ref[1],
-                  travels_once(in, r) ? in->ref[5] : (struct ref){ .buffer = -1 }, false);
+        pull_rows(x, in, r, in->ref[0], in->ref[1], twins_of(in, r), false);
         return;
     }
     if (alone && travels_once(in, r))

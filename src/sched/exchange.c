@@ -71,7 +71,25 @@ static int copies_of(const struct node *copier)
     return (int)copier->dim[copier->op->copies.each];
 }
 
-/* How rows travel: NULL: all of them; else once, as copies that this node makes. */
+/* One more instruction, with all of what instruction `index` has. */
+static void emit_like(struct lower *l, enum list_kind which, enum instr_kind kind, int index)
+{
+    struct instr *i = lower_emit(l, which, kind, NULL);
+    *i = l->p->list[which].item[index];
+    i->kind = kind;
+}
+
+/* In front of the last instruction. */
+static void put_before(struct lower *l, enum list_kind which, enum instr_kind kind)
+{
+    const int last = l->p->list[which].n - 1;
+    const enum instr_kind was = l->p->list[which].item[last].kind;
+    emit_like(l, which, was, last);
+    l->p->list[which].item[last].kind = kind;
+}
+
+/* copier: makes the rows as copies, which travel once; NULL: all rows travel. With a lane of communication what kernels do with
+ * rows on their way has instructions of its own, in that of compute: beside products they would wait for room on the device. */
 static void exchange(struct lower *l, enum list_kind which, enum instr_kind kind, int node, struct ref outer,
                      struct ref inner, const struct node *copier)
 {
@@ -87,11 +105,13 @@ static void exchange(struct lower *l, enum list_kind which, enum instr_kind kind
     i->ref[4] =
         (struct ref){ lower_buffer(l, "exchange staging", MEM_EXCHANGE, l->p->buffers[inner.buffer].bytes),
                       0 };
-    if (!copier)
-        return;
-    i->copies = copies_of(copier);
-    i->ref[5] = l->twins_inside;
-    i->ref[6] = l->twins;
+    if (copier) {
+        i->copies = copies_of(copier);
+        i->ref[5] = l->twins_inside;
+        i->ref[6] = l->twins;
+    }
+    if (p->overlap && (copier || kind == RUN_RETURN))
+        put_before(l, which, RUN_PACK);
 }
 
 static struct ref outer_ref(struct lower *l, int node, int arg, bool grad)
@@ -122,23 +142,6 @@ static struct ref integers(struct lower *l, const char *name, int64_t n)
     return (struct ref){ lower_buffer(l, name, MEM_ACTIVATIONS, n * (int64_t)sizeof(int32_t)), 0 };
 }
 
-/* One more instruction, with all of what instruction `index` has. */
-static void emit_like(struct lower *l, enum list_kind which, enum instr_kind kind, int index)
-{
-    struct instr *i = lower_emit(l, which, kind, NULL);
-    *i = l->p->list[which].item[index];
-    i->kind = kind;
-}
-
-/* In front of the last instruction. */
-static void put_before(struct lower *l, enum list_kind which, enum instr_kind kind)
-{
-    const int last = l->p->list[which].n - 1;
-    const enum instr_kind was = l->p->list[which].item[last].kind;
-    emit_like(l, which, was, last);
-    l->p->list[which].item[last].kind = kind;
-}
-
 /* What the receiver has to know of the rows that travel once: which of its rows are the same. Backward still has it: a
  * message that all wait for costs more than the place. */
 static void send_twins(struct lower *l, enum list_kind which, const struct region *r, int node)
@@ -148,27 +151,12 @@ static void send_twins(struct lower *l, enum list_kind which, const struct regio
     l->p->list[which].item[l->p->list[which].n - 1].twins = true;
 }
 
-/* With a lane of communication what kernels do with rows on their way has instructions of its own, in that of compute: beside
- * products they would wait for room on the device. */
-static void send(struct lower *l, enum list_kind which, int node, struct ref outer, struct ref inner,
-                 const struct node *copier)
-{
-    exchange(l, which, RUN_SEND, node, outer, inner, copier);
-    if (l->p->plan.overlap && copier)
-        put_before(l, which, RUN_PACK);
-}
-
-static void give_back(struct lower *l, enum list_kind which, int node, struct ref outer, struct ref inner)
-{
-    exchange(l, which, RUN_RETURN, node, outer, inner, NULL);
-    if (l->p->plan.overlap)
-        put_before(l, which, RUN_PACK);
-}
-
 /* To the experts what was sent in this round, by instructions `from` and behind. */
 static void unpack(struct lower *l, enum list_kind which, int from)
 {
-    for (int i = from, n = l->p->list[which].n; i < n && l->p->plan.overlap; i++)
+    if (!l->p->plan.overlap)
+        return;
+    for (int i = from, n = l->p->list[which].n; i < n; i++)
         if (l->p->list[which].item[i].kind == RUN_SEND && l->p->list[which].item[i].round == l->round)
             emit_like(l, which, RUN_UNPACK, i);
 }
@@ -181,17 +169,19 @@ static void send_value(struct lower *l, enum list_kind which, int node, int arg)
         const struct region r = lower_region_at(l, node);
         send_twins(l, which, &r, node);
     }
-    send(l, which, node, outer_ref(l, node, arg, false), lower_value(l, node, arg, true), copier);
+    exchange(l, which, RUN_SEND, node, outer_ref(l, node, arg, false), lower_value(l, node, arg, true),
+             copier);
 }
 
 static void return_value(struct lower *l, enum list_kind which, int node, int arg)
 {
-    give_back(l, which, node, outer_ref(l, node, arg, false), lower_value(l, node, arg, true));
+    exchange(l, which, RUN_RETURN, node, outer_ref(l, node, arg, false), lower_value(l, node, arg, true),
+             NULL);
 }
 
 static void return_grad(struct lower *l, enum list_kind which, int node, int arg)
 {
-    give_back(l, which, node, outer_ref(l, node, arg, true), lower_grad(l, node, arg, true));
+    exchange(l, which, RUN_RETURN, node, outer_ref(l, node, arg, true), lower_grad(l, node, arg, true), NULL);
 }
 
 struct region lower_region_at(const struct lower *l, int node)
@@ -227,8 +217,9 @@ static const struct node *copier_for(const struct lower *l, const struct region 
     return NULL;
 }
 
-/* Of a value that leaves the region: is its gradient copies of rows, as those that the region gets? */
-static bool grad_is_copies(const struct lower *l, const struct region *r, value v)
+/* The node that copies the rows which the region gets, if the gradient of v, which leaves the region, is such copies too; else
+ * NULL. */
+static const struct node *grad_copier_of(const struct lower *l, const struct region *r, value v)
 {
     const struct graph *g = l->p->graph;
     const struct node *copier = copier_for(l, r);
@@ -242,15 +233,14 @@ static bool grad_is_copies(const struct lower *l, const struct region *r, value 
                 like = n_readers++ == 0 && of->each && of->of == j &&
                        n->arg[of->row] == copier->arg[to->row] && n->arg[of->place] == copier->arg[to->place];
             }
-    return like && n_readers == 1;
+    return like && n_readers == 1 ? copier : NULL;
 }
 
 static void send_grad(struct lower *l, enum list_kind which, int node, int arg)
 {
     const struct region r = lower_region_at(l, node);
-    const bool copies = grad_is_copies(l, &r, l->p->graph->nodes[node].arg[arg]);
-    send(l, which, node, outer_ref(l, node, arg, true), lower_grad(l, node, arg, true),
-         copies ? copier_for(l, &r) : NULL);
+    exchange(l, which, RUN_SEND, node, outer_ref(l, node, arg, true), lower_grad(l, node, arg, true),
+             grad_copier_of(l, &r, l->p->graph->nodes[node].arg[arg]));
 }
 
 static int at_once(const struct lower *l)

@@ -352,13 +352,12 @@ def run_bfloat16(reference, config, weights, batches, found, wide):
     for what, ways in rounding.RUNS.items():
         with rounding.active(reference[1], ways):
             low, gates = run(reference, config, weights, batches, torch.bfloat16)
-            for e in dithered_errors(reference, config, weights, batches, found, wide):
-                most |= {k: max(x, most.get(k, 0)) for k, x in e.items()}
-        e = errors(low, found)
+            each = [errors(low, found), *dithered_errors(reference, config, weights, batches, found, wide)]
         same = same_choices(gates, wide)
-        print(f"  bfloat16, {what}: {worst(e)}; {'the same' if same else 'OTHER'} experts, smallest gap "
+        print(f"  bfloat16, {what}: {worst(each[0])}; {'the same' if same else 'OTHER'} experts, smallest gap "
               f"{gates.gap:.2f}")
-        most |= {k: max(x, most.get(k, 0)) for k, x in e.items()}
+        for e in each:
+            most |= {k: max(x, most.get(k, 0)) for k, x in e.items()}
         all_same &= same
     return most, all_same
 
